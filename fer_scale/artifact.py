@@ -1,0 +1,170 @@
+"""A folder that travels: an encoder or an expression model as plain files, every byte of which can be checked.
+
+    model.safetensors  config.json     what timm and transformers read
+    README.md  curves.png ...          the card and its pictures
+    manifest.json                      {"version": 1, "files": {NAME: {"bytes": N, "sha256": HEX}}}, written last
+
+The manifest leaves README.md out: a card may be corrected by hand, on the Hub too, without breaking the rest. A folder
+is put in place by renames; whoever kills that leaves the old folder or the new one.
+"""
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.errors import UserError
+
+CARD, MANIFEST = "README.md", "manifest.json"
+WEIGHTS = "model.safetensors"
+NEEDED = ("config.json", WEIGHTS)
+_SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
+
+
+class ArtifactError(UserError):
+    """A folder that is not, or cannot become, what its manifest says."""
+
+
+def belongs(name: str) -> bool:
+    """Whether a file of this name may travel: no folders, no hidden files, and nothing that may hold a pickle."""
+    plain = "/" not in name and "\\" not in name and not name.startswith(".")
+    return plain and (name == "LICENSE" or Path(name).suffix in _SUFFIXES)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by name, in order; a folder with anything in it that must not travel is refused."""
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder")
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    foreign = [path.name for path in found if not belongs(path.name) or not path.is_file()]
+    if foreign:
+        raise ArtifactError(
+            f"{folder}: holds {', '.join(foreign[:5])}, which is no part of a published model (safetensors, JSON, card "
+            "and pictures; never a pickle); move it elsewhere"
+        )
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise ArtifactError(
+            f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes"
+        )
+    return {path.name: path for path in found}
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a finished folder."""
+    listed = {
+        name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in files(folder).items()
+        if name not in (CARD, MANIFEST)
+    }
+    beside = folder / f".{MANIFEST}.part"
+    beside.write_text(json.dumps({"version": 1, "files": listed}, indent=2) + "\n")
+    beside.replace(folder / MANIFEST)
+
+
+def manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
+    """Bytes and sha256 of every file that the folder's manifest lists, or None where there is no manifest."""
+    place = folder / MANIFEST
+    if not place.is_file():
+        return None
+    try:
+        said = json.loads(place.read_text())
+        version = said["version"]
+        listed = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in said["files"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArtifactError(f"{place}: not a manifest ({error!r}); pull or publish the model again") from None
+    if version != 1:
+        raise ArtifactError(f"{place}: of version {version}, this program reads 1; update fer_scale")
+    return listed
+
+
+def check(folder: Path) -> None:
+    """Read every byte again that the manifest lists; the damaged and the missing are named, all of them."""
+    damaged = []
+    for name, (size, digest) in (manifest(folder) or {}).items():
+        path = folder / name
+        if not belongs(name) or not path.is_file():
+            damaged.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            damaged.append(f"{name} has {path.stat().st_size} bytes, not {size}")
+        elif sha256(path) != digest:
+            damaged.append(f"{name} has changed since it was published")
+    if damaged:
+        raise ArtifactError(f"{folder}: damaged: {'; '.join(damaged)}; pull or publish it again")
+
+
+def put(source: Path, place: Path) -> None:
+    """Copy the model in `source` to `place`: afterwards `place` is the new folder whole, or what it was before.
+
+    An older model of ours is replaced; a folder that holds anything else is left alone, and that is an error.
+    """
+    offered, place = files(source), place.resolve()
+    beside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not place.exists():
+            old.rename(place)  # killed between the two renames below
+        if _same(offered, place):
+            return
+        _refuse_foreign(place)
+        for rest in (beside, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        try:
+            beside.mkdir()
+            for name, path in offered.items():
+                shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
+            if place.exists():
+                place.rename(old)
+            beside.rename(place)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Says in plain words what the disk under `place` refused."""
+    try:
+        yield
+    except OSError as error:
+        words = {
+            errno.ENOSPC: "the disk is full; free some space or choose another disk",
+            errno.EDQUOT: "the disk quota is used up; free some space or choose another disk",
+            errno.EROFS: "the file system is read-only; choose another folder",
+            errno.EACCES: "no right to write there; choose another folder",
+            errno.EPERM: "no right to write there; choose another folder",
+            errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
+            errno.EEXIST: "a file stands where a folder is needed; choose another folder",
+        }.get(error.errno or 0)
+        if words is None:
+            raise
+        raise ArtifactError(f"{place}: {words}") from error
+
+
+def _same(offered: dict[str, Path], place: Path) -> bool:
+    if not place.is_dir() or {path.name for path in place.iterdir()} != set(offered):
+        return False
+    return all(sha256(path) == sha256(place / name) for name, path in offered.items())
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    if not place.is_dir():
+        raise ArtifactError(f"{place}: is a file; give a folder")
+    ours = {CARD, MANIFEST, *(manifest(place) or {})}
+    others = sorted(path.name for path in place.iterdir() if path.name not in ours)
+    if others or not (place / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{place}: is not empty and holds what was not published there ({', '.join(others[:5])}); nothing was "
+            "written; give another folder, or empty this one first"
+        )
