@@ -1,0 +1,177 @@
+"""A shard set on disk: what its files say, and how one sample is read.
+
+    index.json                what the set holds: shards with counts and sha256, sizes, colours, classes
+    NAME-000000.tar           the samples, as plain WebDataset (sample.py)
+    NAME-000000.idx           12 bytes a sample, little-endian: offset / 512, length, crc32 of all its members
+    NAME-000000.hashes        48 bytes a sample: pixel hash and perceptual hash (pixels.py), to find copies
+    NAME-000000.origin.gz     a line a sample: where it came from
+    left_out.jsonl            a line a file that did not become a sample: path and reason
+
+A sample is read by one positional read and checked by its crc32. Offsets in blocks of 512 bytes reach 2 TiB.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import ShardError
+from shards.sample import Sample
+from shards.tar import BLOCK, parse
+
+FORMAT = 1
+INDEX = "index.json"
+ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
+HASH_BYTES = 16, 32  # of the pixels; perceptual
+_OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
+
+
+class _Shard(NamedTuple):
+    fd: int
+    entries: bytes
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What index.json of the set at `path` says; ShardError where there is none that we understand."""
+    file = path / INDEX
+    try:
+        index = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(
+            f"{path}: no shard set ({INDEX} is missing); make one with `fer-scale pack`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
+    found = index.get("format") if isinstance(index, dict) else None
+    if found != FORMAT:
+        raise ShardError(
+            f"{file}: format version {found!r}, this program reads {FORMAT}; "
+            "pack the set again, or use the release that made it"
+        )
+    return index
+
+
+def fingerprint_of(index: dict[str, Any]) -> str:
+    """The sha256 that two sets share exactly when their tars are the same, in the same order."""
+    lines = [f"{shard['sha256']} {shard['samples']}\n" for shard in index["shards"]]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class ShardSet:
+    """A packed set, open for reading; cheap to open, to pickle, and safe to use after a fork."""
+
+    def __init__(self, path: Path, index: dict[str, Any]) -> None:
+        self.path, self.index = path, index
+        self.name: str = index["name"]
+        self.counts: list[int] = [shard["samples"] for shard in index["shards"]]
+        self.samples = sum(self.counts)
+        self.fingerprint = fingerprint_of(index)
+        self._opened: OrderedDict[int, _Shard] = OrderedDict()
+
+    @classmethod
+    def open(cls, path: Path | str) -> "ShardSet":
+        """The set at `path`; ShardError if there is none, or a shard is missing or was cut short."""
+        path = Path(path)
+        index = read_index(path)
+        for shard in index["shards"]:
+            fault = size_fault(path, shard)
+            if fault:
+                raise ShardError(f"{path}/{fault}; copy the set again, or pack it again from its source")
+        return cls(path, index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": OrderedDict()}
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.path)!r}, {self.samples} samples in {len(self.counts)} shards)"
+
+    def file(self, shard: int, kind: str) -> Path:
+        """The file of a shard: kind "tar", "idx", "hashes" or "origin.gz"."""
+        return self.path / f"{self.index['shards'][shard]['name']}.{kind}"
+
+    def read(self, shard: int, row: int) -> Sample:
+        """Sample `row` of shard `shard`; ShardError, which names it, if its bytes are not those packed."""
+        opened = self._shard(shard)
+        offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
+        span = os.pread(opened.fd, length, offset * BLOCK)
+        if len(span) != length or zlib.crc32(span) != crc:
+            raise ShardError(
+                f"{self.where(shard, row)}: bytes differ from those packed; copy the shard again"
+            )
+        try:
+            return parse(span)
+        except ValueError as error:
+            raise ShardError(f"{self.where(shard, row)}: {error}") from None
+
+    def where(self, shard: int, row: int) -> str:
+        """How messages name a sample: set/shard.tar[row] and where it came from."""
+        try:
+            origin = self.origins(shard)[row]
+        except (OSError, EOFError, ValueError, IndexError, zlib.error):
+            origin = "(origin unknown)"
+        return f"{self.name}/{self.file(shard, 'tar').name}[{row:06d}] {origin}"
+
+    def origins(self, shard: int) -> list[str]:
+        """Where the samples of a shard came from: "set:path/in/the/dataset.jpg"."""
+        lines = gzip.decompress(self.file(shard, "origin.gz").read_bytes())
+        return lines.decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+    def keys(self, shard: int) -> list[str]:
+        """The keys of a shard's samples in order; reads their first headers only."""
+        opened = self._shard(shard)
+        offsets = (entry[0] for entry in ENTRY.iter_unpack(opened.entries))
+        names = (os.pread(opened.fd, 100, offset * BLOCK).rstrip(b"\0").decode() for offset in offsets)
+        return [name.partition(".")[0] for name in names]
+
+    def samples_in_order(self) -> Iterator[Sample]:
+        """All samples as they lie on disk."""
+        for shard, count in enumerate(self.counts):
+            for row in range(count):
+                yield self.read(shard, row)
+
+    def hashes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Of all samples as they lie on disk: pixel hashes [N, 16] and perceptual hashes [N, 32]."""
+        data = b"".join(self.file(shard, "hashes").read_bytes() for shard in range(len(self.counts)))
+        both = np.frombuffer(data, np.uint8).reshape(self.samples, sum(HASH_BYTES))
+        return both[:, : HASH_BYTES[0]], both[:, HASH_BYTES[0] :]
+
+    def _shard(self, shard: int) -> _Shard:
+        """A shard's open file and index entries; the least recently used is closed when there are too many."""
+        if shard in self._opened:
+            self._opened.move_to_end(shard)
+            return self._opened[shard]
+        if len(self._opened) >= _OPEN_SHARDS:
+            os.close(self._opened.popitem(last=False)[1].fd)
+        try:
+            entries = self.file(shard, "idx").read_bytes()
+            opened = _Shard(os.open(self.file(shard, "tar"), os.O_RDONLY | os.O_CLOEXEC), entries)
+        except OSError as error:
+            raise ShardError(f"{error.filename}: {error.strerror}; is the shard set still there?") from None
+        self._opened[shard] = opened
+        return opened
+
+
+def size_fault(path: Path, shard: dict[str, Any]) -> str | None:
+    """What is wrong with the sizes of a shard's files; None where nothing is."""
+    expected = {
+        "tar": shard["bytes"],
+        "idx": shard["samples"] * ENTRY.size,
+        "hashes": shard["samples"] * sum(HASH_BYTES),
+    }
+    for kind, size in expected.items():
+        try:
+            found = (path / f"{shard['name']}.{kind}").stat().st_size
+        except OSError:
+            return f"{shard['name']}.{kind}: missing"
+        if found != size:
+            return f"{shard['name']}.{kind}: {found} bytes, the index says {size}"
+    return None

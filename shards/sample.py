@@ -1,0 +1,64 @@
+"""One face, and how it lies in a shard: the contract between all who write shards and all who read them.
+
+A shard is a plain tar that any WebDataset reader opens. A sample is the run of members that share its key:
+
+    000000017.jpg     the image, the bytes that its source had (jpg, png or webp)
+    000000017.json    {"box":[0.0,0.0,1.0,1.0],"box_source":"template","expression":"happiness"}
+
+The key is the place that the sample was planned to have in the whole set, so a file that was left out leaves
+a gap. The JSON holds what is known of the face, and nothing else: an unlabeled face without a box of its own
+is the image alone, since a JSON costs 1 KiB of tar. TarWriter sorts a sample's members by extension, so a png
+comes behind its json: go by the names. Where a sample came from does not lie in the tar but beside it (see
+index.py), for it is read only when something is wrong.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from shards.boxes import Box, box_from
+from shards.expressions import expression_from
+
+EXTENSIONS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What is known of a face; None: not known."""
+
+    expression: str | None = None  # one of expressions.EXPRESSIONS
+    votes: dict[str, float] | None = None  # by expression, also "unknown" and "NF"; without the zeros
+    box: Box | None = None
+    box_source: str | None = None  # "annotation", "detector" or "template"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A face as it comes out of a shard."""
+
+    key: str
+    image: bytes
+    extension: str  # one of EXTENSIONS
+    face: Face | None = None
+    origin: str = ""  # "set:path/in/the/dataset.jpg" when known
+
+
+def to_json(face: Face) -> bytes:
+    """The JSON member that says `face`."""
+    known = {name: value for name, value in asdict(face).items() if value is not None}
+    return json.dumps(known, sort_keys=True, separators=(",", ":")).encode()
+
+
+def from_json(data: bytes) -> Face:
+    """The face that a JSON member says; fields of other people's are passed over. ValueError: what is wrong."""
+    fields = json.loads(data)
+    if not isinstance(fields, dict):
+        raise ValueError(f"a face is a JSON object, not {type(fields).__name__}")
+    expression, votes, box = fields.get("expression"), fields.get("votes"), fields.get("box")
+    if votes is not None and not isinstance(votes, dict):
+        raise ValueError(f"votes are a JSON object of name: number, not {votes!r}")
+    return Face(
+        expression=None if expression is None else expression_from(expression),
+        votes=None if votes is None else {str(name): float(n) for name, n in votes.items()},
+        box=None if box is None else box_from(box),
+        box_source=None if box is None else str(fields.get("box_source", "annotation")),
+    )

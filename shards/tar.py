@@ -1,0 +1,45 @@
+"""Samples out of a tar: the bytes of one sample, headers included, are all that is needed to read it.
+
+Writing is in writer.py, apart from this, because webdataset's TarWriter brings torch with it where torch is.
+"""
+
+from collections.abc import Iterator
+
+from shards.sample import EXTENSIONS, Sample, from_json
+
+BLOCK = 512
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to whole blocks of a tar."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def members(span: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each member of a piece of a tar; ValueError where it is no such piece."""
+    place = 0
+    while place < len(span):
+        header = span[place : place + BLOCK]
+        checksum = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+        if len(header) < BLOCK or int(header[148:156].rstrip(b" \0") or b"0", 8) != checksum:
+            raise ValueError(f"damaged tar header at byte {place} of the sample")
+        size = int(header[124:136].rstrip(b" \0") or b"0", 8)
+        place += BLOCK
+        if place + size > len(span):
+            raise ValueError(f"a member of {size} bytes does not end inside the sample's {len(span)}")
+        yield header[:100].rstrip(b"\0").decode(), span[place : place + size]
+        place += padded(size)
+
+
+def parse(span: bytes, *, origin: str = "") -> Sample:
+    """The sample that lies in `span`, all its members with their headers; ValueError where there is none."""
+    key, image, extension, face = "", b"", "", None
+    for name, content in members(span):
+        key, _, kind = name.partition(".")
+        if kind in EXTENSIONS:
+            image, extension = content, kind
+        elif kind == "json":
+            face = from_json(content)
+    if not extension:
+        raise ValueError(f"sample {key!r} has no image ({', '.join(EXTENSIONS)})")
+    return Sample(key, image, extension, face, origin)
