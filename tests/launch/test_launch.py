@@ -1,0 +1,247 @@
+"""The scripts of launch/, without a cluster: what they would run, what they export, and how a Slurm job comes back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / "launch/slurm.sbatch", ROOT / ".ci/run"])
+RECIPE = ["pretrain", "configs/pretrain/demo.toml", "run.out=a b"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """A plain machine without a graphics card, whatever this one is."""
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CUDA_VISIBLE_DEVICES": ""} | changes
+
+
+def output(*command: str | Path, cwd: Path = ROOT, **env: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def exported(name: str, **env: str) -> str:
+    return output("bash", "-c", f'set -euo pipefail; source launch/env.sh; environment; echo "${{{name}:-}}"', **env)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_is_valid_bash_that_stops_at_the_first_failure(script: Path) -> None:
+    output("bash", "-n", script)
+    assert script.name == "env.sh" or "set -euo pipefail" in script.read_text() or "exec bash" in script.read_text()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    output("shellcheck", "-x", script.relative_to(ROOT))
+
+
+def test_a_node_runs_torchrun_with_its_place_among_the_nodes() -> None:
+    line = output("bash", "launch/node.sh", *RECIPE, DRY_RUN="1", NODES="4", NODE="2", MAIN="node0:1234", RANKS="8")
+    assert line == (
+        "torchrun --nnodes 4 --node-rank 2 --nproc-per-node 8 --master-addr node0 --master-port 1234 "
+        "--max-restarts 0 -m fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b"
+    )
+
+
+def test_scripts_work_from_any_folder(tmp_path: Path) -> None:
+    line = output("bash", ROOT / "launch/node.sh", *RECIPE, DRY_RUN="1", cwd=tmp_path)
+    assert "--nnodes 1 --node-rank 0 --nproc-per-node 2" in line
+
+
+def test_ssh_gives_deepspeed_the_hostfile_and_takes_our_variables_along(tmp_path: Path) -> None:
+    hosts = "launch/hostfile.example"
+    line = output("bash", "launch/ssh.sh", *RECIPE, DRY_RUN="1", HOSTFILE=hosts, MAIN="10.0.0.1", TMPDIR=str(tmp_path))
+    assert line.startswith(f"deepspeed --hostfile {hosts} --force_multi --master_addr 10.0.0.1 --master_port 29500 ")
+    assert line.endswith("--module fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b")
+    [taken] = tmp_path.iterdir()
+    assert {"DS_ACCELERATOR=cpu", "NCCL_DEBUG=WARN"} <= set(taken.read_text().splitlines())
+
+
+def test_ssh_without_a_hostfile_says_how_to_get_one() -> None:
+    done = subprocess.run(
+        ["bash", "launch/ssh.sh", *RECIPE],
+        cwd=ROOT,
+        env=environment(HOSTFILE="nowhere"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "ssh.sh: no nowhere: copy launch/hostfile.example and name your hosts in it\n"
+
+
+def test_without_a_graphics_card_deepspeed_is_told_so_and_with_one_it_is_not() -> None:
+    assert exported("DS_ACCELERATOR") == "cpu"
+    assert exported("DS_ACCELERATOR", CUDA_VISIBLE_DEVICES="0,1") == ""
+
+
+def test_ranks_share_the_cores_and_a_value_that_is_set_stays() -> None:
+    assert int(exported("OMP_NUM_THREADS", RANKS="1")) == len(os.sched_getaffinity(0))
+    assert exported("OMP_NUM_THREADS", RANKS="1000") == "1"
+    assert exported("OMP_NUM_THREADS", OMP_NUM_THREADS="3") == "3"
+
+
+def test_one_name_sets_the_interface_of_nccl_and_of_gloo() -> None:
+    assert (
+        exported("NCCL_SOCKET_IFNAME", INTERFACE="eth7") == exported("GLOO_SOCKET_IFNAME", INTERFACE="eth7") == "eth7"
+    )
+    assert exported("GLOO_SOCKET_IFNAME") == ""
+
+
+# --- setup ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose .venv holds a python that only writes down what it was asked to do."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    (tmp_path / "pyproject.toml").write_text("one")
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    for name in ("python", "fer-scale", "ruff", "mypy"):
+        tool = tools / name
+        tool.write_text(
+            f'#!/bin/bash\nprintf "{name}:" >> {tmp_path}/calls\nprintf " %s" "$@" >> {tmp_path}/calls\n'
+            f"echo >> {tmp_path}/calls\n"
+        )
+        tool.chmod(0o755)
+    return tmp_path
+
+
+def calls(checkout: Path) -> list[str]:
+    """What was run since the last look, but for the question whether pip is there."""
+    file = checkout / "calls"
+    lines = file.read_text().splitlines()
+    file.write_text("")
+    return [line for line in lines if line != "python: -m pip --version"]
+
+
+def test_the_demo_installs_once_passes_its_arguments_on_and_installs_again_when_the_project_changed(
+    checkout: Path,
+) -> None:
+    install = "python: -m pip install --quiet --disable-pip-version-check --editable ."
+    output("bash", "launch/demo.sh", "--seed", "7", cwd=checkout)
+    assert calls(checkout) == [install, "fer-scale: demo --seed 7"]
+    output("bash", "launch/demo.sh", cwd=checkout)
+    assert calls(checkout) == ["fer-scale: demo"]
+    (checkout / "pyproject.toml").write_text("two")
+    output("bash", "launch/demo.sh", cwd=checkout)
+    assert calls(checkout) == [install, "fer-scale: demo"]
+
+
+def test_the_tests_install_more_than_the_demo_and_what_they_install_serves_both(checkout: Path) -> None:
+    install = "python: -m pip install --quiet --disable-pip-version-check --editable .[dev]"
+    checks = ["ruff: check .", "mypy: shards fer_scale"]
+    output("bash", "launch/demo.sh", cwd=checkout)
+    calls(checkout)
+    output("bash", "launch/test.sh", "-k", "word", cwd=checkout)
+    assert calls(checkout) == [install, *checks, "python: -m pytest -k word"]
+    (checkout / ".venv/installed").unlink()
+    output("bash", "launch/demo.sh", cwd=checkout)
+    assert calls(checkout) == ["fer-scale: demo"]
+
+
+def test_an_installation_that_failed_is_tried_again(checkout: Path) -> None:
+    pip = checkout / ".venv/bin/python"
+    works = pip.read_text()
+    pip.write_text(works + "[[ $* != *install* ]]\n")
+    done = subprocess.run(["bash", "launch/demo.sh"], cwd=checkout, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "pip could not install" in done.stderr
+    pip.write_text(works)
+    calls(checkout)
+    output("bash", "launch/demo.sh", cwd=checkout)
+    assert len(calls(checkout)) == 2
+
+
+# --- Slurm ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(checkout: Path) -> Path:
+    """A checkout with Slurm's commands on PATH, which write down what they are asked; srun lasts until `finish`."""
+    fakes = checkout / "fakes"
+    fakes.mkdir()
+    scripts = {
+        "srun": 'echo "srun: $*" "$MASTER_ADDR" >> calls\nuntil [[ -e finish ]]; do sleep .05; done\nexit "$(cat finish)"',
+        "scontrol": 'echo "scontrol: $*" >> calls\necho node1\necho node2',
+        "scancel": 'echo "scancel: $*" >> calls\necho "${SAVED:-0}" > finish',
+    }
+    for name, body in scripts.items():
+        (fakes / name).write_text(f"#!/bin/bash\ncd {checkout}\n{body}\n")
+        (fakes / name).chmod(0o755)
+    return checkout
+
+
+def start(cluster: Path, **env: str) -> subprocess.Popen[bytes]:
+    path = f"{cluster / 'fakes'}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(cluster)}
+    job = subprocess.Popen(
+        ["bash", "launch/slurm.sbatch", *RECIPE], cwd=cluster, env=environment(PATH=path, **slurm, **env)
+    )
+    for _ in range(200):
+        if "srun" in ((cluster / "calls").read_text() if (cluster / "calls").exists() else ""):
+            return job
+        time.sleep(0.05)
+    raise AssertionError("srun was never called")
+
+
+def test_a_slurm_job_that_ends_in_time_does_not_come_back(cluster: Path) -> None:
+    job = start(cluster)
+    (cluster / "finish").write_text("0")
+    assert job.wait(10) == 0
+    assert calls(cluster) == [
+        "scontrol: show hostnames node[1-2]",
+        "srun: --kill-on-bad-exit=1 python -m fer_scale pretrain configs/pretrain/demo.toml run.out=a b node1",
+    ]
+
+
+def test_a_slurm_job_whose_time_is_nearly_up_lets_the_ranks_save_and_queues_again(cluster: Path) -> None:
+    job = start(cluster)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(10) == 0
+    assert calls(cluster)[2:] == ["scancel: --signal=USR1 42", "scontrol: requeue 42"]
+
+
+def test_a_slurm_job_that_failed_does_not_come_back(cluster: Path) -> None:
+    job = start(cluster, SAVED="1")
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(10) == 1
+    assert calls(cluster)[2:] == ["scancel: --signal=USR1 42"]
+
+
+def test_a_cancelled_slurm_job_waits_for_what_the_ranks_save(cluster: Path) -> None:
+    job = start(cluster)
+    job.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        job.wait(0.5)
+    (cluster / "finish").write_text("143")
+    assert job.wait(10) == 143
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def test_the_kubernetes_job_agrees_with_itself_and_calls_node_sh_with_the_names_it_reads() -> None:
+    service, job = yaml.safe_load_all((ROOT / "launch/k8s.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    env = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+    name = job["metadata"]["name"]
+    assert spec["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
+    assert spec["parallelism"] == spec["completions"] == int(env["NODES"])
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    assert service["spec"]["clusterIP"] == "None" and service["metadata"]["name"] == pod["subdomain"]
+    assert env["MAIN"] == f"{name}-0.{pod['subdomain']}:29500"
+    assert "job-completion-index" in env["NODE"]["fieldRef"]["fieldPath"]
+    assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
+    assert container["command"] == ["bash", "launch/node.sh"] and container["args"][0] == "pretrain"
+    line = output(
+        *container["command"], *container["args"], DRY_RUN="1", NODES=env["NODES"], NODE="1", MAIN=env["MAIN"]
+    )
+    assert "--nnodes 2 --node-rank 1" in line and f"--master-addr {name}-0.{pod['subdomain']}" in line
