@@ -1,0 +1,191 @@
+"""Read a recipe: a TOML file plus `section.key=value` overrides, as one frozen dataclass.
+
+The dataclass is the schema. Every key must name a field, every value must have the field's type, and every field
+without a default must be given. All mistakes are reported at once, each with the place where it stands and, where
+there is one, the name that was probably meant.
+
+Every key is of one kind: `maths` changes what is computed, `layout` only where and how, `watch` what one sees of it.
+A run that goes on refuses another value of a `maths` key.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from shards.errors import UserError
+
+Recipe = TypeVar("Recipe")
+Kind = Literal["maths", "layout", "watch"]
+_MISSING = dataclasses.MISSING
+
+
+class ConfigError(UserError):
+    """A recipe that cannot be run as written."""
+
+
+def knob(default: Any = _MISSING, *, kind: Kind = "maths", help: str) -> Any:
+    """A field of a recipe's section; `help` gives unit, meaning and source, and is what `fer-scale keys` prints."""
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
+
+
+def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Build `schema` from the TOML at `path`; later overrides win over earlier ones and the file."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"{path}: no such recipe; see the files in configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+    mistakes: list[str] = []
+    for override in overrides:
+        _apply(override, values, mistakes)
+    recipe = _build(schema, values, "", mistakes)
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{path}: {count}\n" + "\n".join(f"  {line}" for line in mistakes))
+    return recipe
+
+
+def dump(recipe: Any) -> str:
+    """The recipe with every default written out, as TOML that `load` reads back to an equal one."""
+    lines: list[str] = []
+    for section in dataclasses.fields(recipe):
+        lines.append(f"[{section.name}]")
+        body = getattr(recipe, section.name)
+        for field in dataclasses.fields(body):
+            value = getattr(body, field.name)
+            if value is not None:
+                lines.append(f"{field.name} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def keys(schema: type) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    """Every `section.key` of a recipe with its field, in order."""
+    for name, section in typing.get_type_hints(schema).items():
+        for field in dataclasses.fields(section):
+            yield f"{name}.{field.name}", field
+
+
+def describe(schema: type) -> list[tuple[str, str, str, str]]:
+    """(key, default, kind, help) of every key of a recipe, as `fer-scale keys` prints them."""
+    rows = []
+    for name, field in keys(schema):
+        if field.default is _MISSING:
+            default = "must be given"
+        else:
+            default = "-" if field.default is None else _toml(field.default)
+        rows.append((name, default, field.metadata["kind"], field.metadata["help"]))
+    return rows
+
+
+def differences(old: Any, new: Any, kind: Kind = "maths") -> list[str]:
+    """The keys of `kind` whose values differ between two recipes of one schema, each as `key: old -> new`."""
+    found = []
+    for name, field in keys(type(new)):
+        section, key = name.split(".")
+        was, now = getattr(getattr(old, section), key), getattr(getattr(new, section), key)
+        if field.metadata["kind"] == kind and was != now:
+            found.append(f"{name}: {_toml(was)} -> {_toml(now)}")
+    return found
+
+
+def _apply(override: str, values: dict[str, Any], mistakes: list[str]) -> None:
+    """Write one `section.key=value` into `values`; a value that is not TOML is a plain string."""
+    dotted, equals, text = override.partition("=")
+    section, dot, key = dotted.partition(".")
+    if not (equals and dot and section and key):
+        mistakes.append(f"{override!r}: an override is written section.key=value, as optim.base_lr=1e-4")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    body = values.setdefault(section, {})
+    if isinstance(body, dict):
+        body[key] = value
+    else:
+        mistakes.append(f"{section}: is a section, written [{section}], not a single value")
+
+
+def _build(schema: type, values: dict[str, Any], prefix: str, mistakes: list[str]) -> Any:
+    types_of = typing.get_type_hints(schema)
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    kind = "key" if prefix else "section"
+    before = len(mistakes)
+
+    for name in [name for name in values if name not in fields]:
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"{kind}s here: {', '.join(fields)}"
+        mistakes.append(f"{prefix}{name}: unknown {kind}; {hint}")
+
+    chosen: dict[str, Any] = {}
+    for name, field in fields.items():
+        where, wanted = prefix + name, types_of[name]
+        if dataclasses.is_dataclass(wanted):
+            body = values.get(name, {})
+            if isinstance(body, dict):
+                chosen[name] = _build(typing.cast(type, wanted), body, f"{where}.", mistakes)
+            else:
+                mistakes.append(f"{where}: is a section, written [{where}], not a single value")
+        elif name in values:
+            chosen[name] = _convert(values[name], wanted, where, mistakes)
+        elif field.default is _MISSING and field.default_factory is _MISSING:
+            mistakes.append(f"{where}: missing; it has no default")
+    if len(mistakes) > before:
+        return None
+    try:
+        return schema(**chosen)
+    except UserError as error:  # raised by the section's own __post_init__, one line a mistake
+        mistakes.extend(f"{prefix}{line}" for line in str(error).splitlines())
+        return None
+
+
+def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
+    """`value` as the type `wanted`, or a mistake. A whole number may stand for a float, not the reverse."""
+    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is Literal:
+        if value in options:
+            return value
+        near = difflib.get_close_matches(str(value), map(str, options), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        mistakes.append(f"{where}: must be one of {', '.join(map(repr, options))}, not {value!r}{hint}")
+    elif origin in (typing.Union, types.UnionType):  # only `X | None` is used in recipes
+        return None if value == "none" else _convert(value, options[0], where, mistakes)
+    elif origin is tuple and options[-1] is Ellipsis:  # one value stands for a list of one
+        return tuple(_convert(v, options[0], where, mistakes) for v in (value if isinstance(value, list) else [value]))
+    elif origin is tuple:
+        if isinstance(value, list) and len(value) == len(options):
+            pairs = zip(value, options, strict=True)
+            return tuple(_convert(item, option, where, mistakes) for item, option in pairs)
+        mistakes.append(f"{where}: must be a list of {len(options)} values, not {value!r}")
+    elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif wanted is Path and isinstance(value, str) and value:
+        return Path(value)
+    elif type(value) is wanted:
+        return value
+    else:
+        mistakes.append(f"{where}: must be {_NAMES[wanted]}, not {value!r}")
+    return None
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str | Path):
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

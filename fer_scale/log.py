@@ -1,0 +1,126 @@
+"""What a run says: progress on a terminal or in plain lines, and one JSON object a line in its folder."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Ticker = Callable[[int, int], None]  # (done, total)
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for the person who waits. Results go to stdout, talk goes to stderr."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `41s`, `3m05s`, `2h07m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+@contextmanager
+def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
+    """A callable (done, total) that shows rate and remaining time: a bar on a terminal, a line every ten seconds else."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=None, rate="")
+
+            def draw(done: int, total: int) -> None:
+                speed = bar.tasks[0].finished_speed or bar.tasks[0].speed or 0
+                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s")
+
+            yield draw
+        return
+
+    began = said = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done and now - said >= 10:
+            said = now
+            rate = done / (now - began)
+            say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration((total - done) / rate)} left")
+
+    yield line
+
+
+class Journal:
+    """`metrics.jsonl` and `events.jsonl` of a run, written by its main rank; nothing is written where `folder` is None."""
+
+    def __init__(self, folder: Path | None, *, tensorboard: bool = False):
+        self._folder = folder
+        self._board: Any = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter  # an extra; only where it is asked for
+
+                self._board = SummaryWriter(folder / "tensorboard")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines past `step`: a resumed run computes them again."""
+        file = self._folder / "metrics.jsonl" if self._folder else None
+        if file is not None and file.exists():
+            rows = [line for line in file.read_text().splitlines() if _step_of(line) is not None]
+            kept = [line for line in rows if (_step_of(line) or 0) <= step]
+            file.write_text("".join(f"{line}\n" for line in kept))
+
+    def metrics(self, **row: Any) -> None:
+        self._append("metrics.jsonl", row)
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, row["step"])
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self._append("events.jsonl", {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind} | facts)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        if self._folder is not None:
+            with (self._folder / name).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line that a kill cut short is left out."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if _step_of(line) is not None]
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of metrics (0 where it has none), or None for half a line."""
+    try:
+        return int(json.loads(line).get("step", 0))
+    except ValueError:
+        return None
+
+
+def print_json(value: Any) -> None:
+    """A result for a script, on stdout."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")

@@ -1,0 +1,79 @@
+"""The pictures of a run; the only file that imports matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+matplotlib.use("agg")
+
+
+def curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Loss, learning rate and images a second over the steps, from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for axes, (name, log_scale) in zip(
+        figure.subplots(3, 1, sharex=True), (("loss", False), ("lr", False), ("images_per_s", False)), strict=True
+    ):
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+        if points:
+            axes.plot(*zip(*points, strict=True), linewidth=1)
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        if log_scale:
+            axes.set_yscale("log")
+    figure.axes[-1].set_xlabel("step")
+    figure.savefig(file, dpi=100)
+
+
+def reconstructions(originals: Tensor, masked: Tensor, filled: Tensor, file: Path) -> None:
+    """Three rows of pictures [B, 3, p, p] in 0..1: what was there, what the encoder saw, what the decoder filled in."""
+    rows = [np.concatenate(list(_bytes(batch)), axis=1) for batch in (originals, masked, filled)]
+    picture = Image.fromarray(np.concatenate(rows, axis=0))
+    scale = max(1, 96 // originals.shape[-1])
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(file)
+
+
+def _bytes(images: Tensor) -> NDArray[np.uint8]:
+    """[B, 3, p, p] in 0..1 as uint8 [B, p, p, 3]."""
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], file: Path) -> None:
+    """Counts [truth, predicted], shaded by the share of the true class."""
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(1.6 + 0.75 * len(names), 1.2 + 0.7 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(names)):
+        for column in range(len(names)):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            text = f"{share[row, column]:.2f}\n{matrix[row, column]}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    figure.savefig(file, dpi=120)
+
+
+def reliability(bins: Sequence[dict[str, float]], ece: float, file: Path) -> None:
+    """Accuracy against confidence; a bin is {"confidence", "accuracy", "count"}."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    filled = [b for b in bins if b["count"]]
+    most = max((b["count"] for b in filled), default=1)
+    sizes = [20 + 180 * b["count"] / most for b in filled]
+    axes.scatter([b["confidence"] for b in filled], [b["accuracy"] for b in filled], s=sizes, alpha=0.7)
+    axes.set_xlabel("confidence (area: share of the images)")
+    axes.set_ylabel("accuracy")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_title(f"expected calibration error {100 * ece:.1f} %")
+    figure.savefig(file, dpi=120)

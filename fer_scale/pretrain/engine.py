@@ -1,0 +1,225 @@
+"""DeepSpeed, and nothing else: a model, its optimizer and its gradients, sharded over the ranks.
+
+The recipe owns every number that changes the mathematics; the layout file owns only how ZeRO lays the state out. What
+DeepSpeed 0.19.8 does that this goes round:
+
+- Stage 0 neither clips, nor measures, nor skips a step whose gradient is not finite: done here. Stages 1-3 do it.
+- Adam's state exists only after the first step, and with more than one parameter group stages 1 and 2 link only the first
+  group's to the parameters: `_prime` creates and links it beforehand.
+- `safe_set_full_*` fails at stage 3 on the last rank when a tensor does not divide by the ranks: local setters are used.
+- `safe_set_full_fp32_param` does not touch the parameter that the model computes with: weights go into the module before
+  `deepspeed.initialize`, the fp32 masters are set after it.
+- Some layout options break the mapping from parameters to state without an error: what is saved is compared with the
+  live weights first, and layout.py lets only known options through.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_scale import optim
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.config import ConfigError
+from fer_scale.pretrain.layout import zero_layout
+from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.world import World
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import deepspeed
+    from deepspeed.utils import (
+        safe_get_full_fp32_param,
+        safe_get_full_optimizer_state,
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+State = dict[str, Tensor]
+MOMENTS = (("m", "exp_avg"), ("v", "exp_avg_sq"))
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    loss: Tensor  # summed over this rank's images
+    grad_norm: float  # of the whole gradient, before clipping; not finite where the step was skipped
+
+
+class Engine:
+    def __init__(self, model: nn.Module, recipe: Pretrain, plan: Plan, world: World):
+        layout = zero_layout(recipe.run.deepspeed)
+        self.stage: int = layout["stage"]
+        if recipe.run.compile and self.stage == 3:
+            raise ConfigError("run.compile: not at ZeRO stage 3, where the model breaks into many graphs; use stage 2")
+        self._world, self._plan, self._batch = world, plan, recipe.batch.size
+        self._clip = recipe.optim.clip_norm
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        groups = optim.parameter_groups(model, recipe.optim.weight_decay)
+        fused = world.device.type == "cuda"
+        self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=fused)
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own speedometer reads it; shares may be uneven
+            "gradient_accumulation_steps": plan.accumulation,
+            "gradient_clipping": self._clip if self.stage else 0.0,
+            "zero_optimization": layout,
+            "steps_per_print": 2**62,
+        }
+        if recipe.run.precision == "bf16":
+            safe: list[str] = []
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": safe}
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._adamw, config=config)
+        self._prime()
+        if recipe.run.compile:
+            self._engine.compile()
+        world.limit_waiting(recipe.run.hang_seconds)
+
+    @property
+    def module(self) -> nn.Module:
+        return self._engine.module
+
+    @property
+    def numel(self) -> int:
+        """Parameters in all; at stage 3 a rank's own tensors are empty between uses."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self.module.parameters())
+
+    def step(self, micro_batches: Iterator[tuple[Tensor, Tensor]], lr: float) -> Stepped:
+        """One optimizer step over all micro-batches of (images, keys)."""
+        for group in self._adamw.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        # DeepSpeed averages over ranks and micro-batches, which may be of unequal sizes: this makes it the mean over images.
+        weight = self._world.ranks * self._plan.accumulation / self._batch
+        total = torch.zeros((), device=self._world.device)
+        norm = float("nan")
+        for images, keys in micro_batches:
+            loss = self._engine(images, keys).sum()
+            self._engine.backward(loss * weight)
+            total += loss.detach()
+            if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
+                norm = self._clipped_norm()
+                with self._skipping(not torch.isfinite(torch.tensor(norm))):
+                    self._engine.step()
+            else:
+                self._engine.step()  # steps the optimizer on the last micro-batch only
+        if self.stage:
+            skipped = self._engine.skipped_steps
+            norm = float(self._engine.get_global_grad_norm() or 0.0) if skipped == self._skipped else float("nan")
+            self._skipped = skipped
+        return Stepped(total, norm)
+
+    _skipped = 0
+
+    def _clipped_norm(self) -> float:
+        return torch.nn.utils.clip_grad_norm_(self._trained, self._clip or float("inf")).item()
+
+    @contextmanager
+    def _skipping(self, skip: bool) -> Iterator[None]:
+        step: Callable[..., Any] = self._adamw.step
+        if skip:
+            self._adamw.step = lambda *_, **__: None  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self._adamw.step = step  # type: ignore[method-assign]
+
+    @property
+    def adam_step(self) -> int:
+        return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Every rank holds every weight inside; all ranks must enter."""
+        with deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self.stage == 3):
+            yield
+
+    def tensors(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+        """(name in the checkpoint, how to get it), in one fixed order; every rank must get each of them.
+
+        Which is why getting is apart from naming: a rank that does not write a tensor drops it at once.
+        """
+        for name, p in self.module.named_parameters():
+            yield f"{'w' if p.requires_grad else 'f'}.{name}", lambda p=p, name=name: self._weight(name, p)
+            if p.requires_grad:
+                for letter, key in MOMENTS:
+                    yield f"{letter}.{name}", lambda p=p, key=key: self._moment(p, key)
+        for name, buffer in self.module.state_dict(keep_vars=True).items():
+            if not isinstance(buffer, nn.Parameter):
+                yield f"b.{name}", lambda buffer=buffer: buffer
+
+    def _weight(self, name: str, p: nn.Parameter) -> Tensor:
+        master = safe_get_full_fp32_param(p) if self.stage and p.requires_grad else None
+        with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
+            live = p.detach().clone()
+        if master is None:
+            return live
+        if not torch.equal(master.to(live.dtype).reshape(live.shape), live):
+            raise CheckpointError(f"{name}: the gathered weights are not the live ones; nothing was saved")
+        return master.reshape(live.shape)
+
+    def _moment(self, p: nn.Parameter, key: str) -> Tensor:
+        if self.stage:
+            return safe_get_full_optimizer_state(p, key)
+        state = self._adamw.state.get(p)
+        return state[key] if state else torch.zeros_like(p)
+
+    def _prime(self) -> None:
+        """Create and link Adam's state before the first step, so that it can be read and set."""
+        if not self.stage:
+            return
+        zero = self._engine.optimizer
+        flats = getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
+        for flat in flats:
+            at = flat.device if self._adamw.defaults.get("fused") else "cpu"
+            self._adamw.state[flat] = {
+                "step": torch.tensor(0.0, device=at),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def restore(self, state: State, adam_step: int) -> None:
+        """Masters and moments as in a checkpoint; the weights went into the module before, see `load_weights`."""
+        for name, p in self.module.named_parameters():
+            if not p.requires_grad:
+                continue
+            w, m, v = (state[f"{letter}.{name}"] for letter in "wmv")
+            if not self.stage:
+                at = p.device if self._adamw.defaults.get("fused") else "cpu"
+                zero = torch.tensor(0.0, device=at)
+                self._adamw.state[p] = {"step": zero, "exp_avg": m.to(p.device), "exp_avg_sq": v.to(p.device)}
+                continue
+            for value, key in ((w, None), (m, "exp_avg"), (v, "exp_avg_sq")):
+                self._set(p, value, key)
+        for entry in self._adamw.state.values():
+            entry["step"] = torch.tensor(float(adam_step), device=entry["step"].device)
+
+    def _set(self, p: nn.Parameter, value: Tensor, key: str | None) -> None:
+        if not hasattr(p, "ds_tensor"):
+            value = value.to(self._world.device)
+            safe_set_full_optimizer_state(p, value, key) if key else safe_set_full_fp32_param(p, value)
+            return
+        n = p.ds_tensor.ds_numel  # stage 3: this rank's slice of the padded flat tensor
+        flat = torch.zeros(n * self._world.ranks)
+        flat[: value.numel()] = value.flatten()
+        mine = flat[self._world.rank * n : (self._world.rank + 1) * n].to(self._world.device)
+        safe_set_local_optimizer_state(p, mine, key) if key else safe_set_local_fp32_param(p, mine)
+
+
+def versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "deepspeed": deepspeed.__version__}
+
+
+def load_weights(model: nn.Module, state: State) -> None:
+    """Weights, frozen parameters and buffers of a checkpoint, before the model is given to an Engine."""
+    own = model.state_dict()
+    wanted = {key[2:]: value for key, value in state.items() if key[0] in "wfb"}
+    odd = sorted(set(own) ^ set(wanted)) or [k for k in own if own[k].shape != wanted[k].shape]
+    if odd:
+        raise CheckpointError(f"the checkpoint is of another model: {', '.join(odd[:5])}; was the recipe changed?")
+    model.load_state_dict(wanted)

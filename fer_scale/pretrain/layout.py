@@ -1,0 +1,75 @@
+"""The DeepSpeed JSON: how ZeRO lays its state out, and nothing that changes the mathematics.
+
+DeepSpeed ignores a top-level key that it does not know: `zero_optimizaton` trains at stage 0 without a word, and clips at
+1.0 by default. So only known keys pass.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from fer_scale.config import ConfigError
+
+ZERO = {  # key -> type
+    "stage": int,
+    "reduce_bucket_size": int,
+    "allgather_bucket_size": int,
+    "overlap_comm": bool,
+    "contiguous_gradients": bool,
+    "reduce_scatter": bool,
+    "sub_group_size": int,
+    "stage3_prefetch_bucket_size": int,
+    "stage3_param_persistence_threshold": int,
+    "stage3_max_live_parameters": int,
+    "stage3_max_reuse_distance": int,
+}
+RECIPE_OWNS = {
+    "train_batch_size": "batch.size",
+    "train_micro_batch_size_per_gpu": "batch.micro",
+    "gradient_accumulation_steps": "batch.size and batch.micro",
+    "gradient_clipping": "optim.clip_norm",
+    "optimizer": "the section [optim]",
+    "scheduler": "the section [optim]",
+    "fp16": "run.precision",
+    "bf16": "run.precision",
+    "torch_autocast": "run.precision",
+    "activation_checkpointing": "run.recompute",
+}
+
+
+def zero_layout(file: Path) -> dict[str, Any]:
+    """The `zero_optimization` block of a layout file; every mistake in it at once."""
+    try:
+        layout = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"run.deepspeed: {file}: no such file; see configs/deepspeed/") from None
+    except ValueError as error:
+        raise ConfigError(f"run.deepspeed: {file}: not JSON: {error}") from None
+    mistakes = []
+    for key in layout:
+        if key in RECIPE_OWNS:
+            mistakes.append(f"{key}: is set in the recipe, by {RECIPE_OWNS[key]}; remove it here")
+        elif key != "zero_optimization":
+            mistakes.append(_unknown(key, ["zero_optimization"]))
+    block = layout.get("zero_optimization")
+    if not isinstance(block, dict):
+        mistakes.append('zero_optimization: missing; the least is {"zero_optimization": {"stage": 1}}')
+        block = {}
+    for key, value in block.items():
+        if key not in ZERO:
+            mistakes.append(_unknown(key, list(ZERO), "zero_optimization."))
+        elif type(value) is not ZERO[key]:
+            mistakes.append(f"zero_optimization.{key}: must be of type {ZERO[key].__name__}, not {value!r}")
+    if "stage" in block and block["stage"] not in (0, 1, 2, 3):
+        mistakes.append(f"zero_optimization.stage: must be 0, 1, 2 or 3, not {block['stage']!r}")
+    if mistakes:
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise ConfigError(f"{file}: {count}\n" + "\n".join(f"  {line}" for line in mistakes))
+    return {"stage": 0} | block
+
+
+def _unknown(key: str, known: list[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"keys here: {', '.join(known)}"
+    return f"{prefix}{key}: not a layout key; {hint}"

@@ -1,0 +1,275 @@
+"""The pre-training run: read `_train` first, it is the loop; `pretrain` sets the table for it.
+
+All ranks run this file. They decide alike because what they decide by is the same everywhere: the recipe, the step, and
+what `World.agree` says.
+"""
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fer_scale import __version__, checkpoint, config, images, loader, log, plots
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.loader import Batch, Faces
+from fer_scale.optim import lr_at
+from fer_scale.pretrain import outcome, recipe, setup, state, world
+from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
+from fer_scale.pretrain.mae import MaskedAutoencoder
+from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.world import World
+from shards.errors import ShardError, UserError
+from shards.index import ShardSet
+from shards.order import Order
+
+
+def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str:
+    """Run or go on with a recipe; how it ended (`done` or `preempted`). `changes` may alter a run that goes on."""
+    try:
+        wanted = config.load(Pretrain, recipe_file, [*overrides, *changes])
+    except UserError:
+        if world.another_rank_speaks():
+            raise SystemExit(2) from None
+        raise
+    us = world.join(wanted.run.hang_seconds)
+    try:
+        with outcome.recorded(wanted.run.out, us):
+            _train(_set_up(wanted, changes, us))
+        ended = "done"
+    except outcome.Preempted as stopped:
+        if us.is_main:
+            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
+        ended = "preempted"
+    us.leave()
+    return ended
+
+
+def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
+    """Everything that the loop works with, as new or as the newest checkpoint left it."""
+    sets = [ShardSet.open(path) for path in wanted.data.shards]
+    faces, order, fell_out = setup.table(wanted, sets)
+    plan = recipe.plan(wanted, us.ranks, order)
+    model = setup.build(wanted)
+    if us.is_main:
+        setup.describe(wanted, plan, sets, fell_out, sum(p.numel() for p in model.parameters()))
+    prints = [s.fingerprint for s in sets]
+    found = us.tell(_checkpoint(wanted) if us.is_main else None)
+    if isinstance(found, str):
+        raise CheckpointError(found)
+    saved: dict[str, Tensor] = {}
+    progress: dict[str, Any] = {"step": 0}
+    if found:
+        saved, progress = state.load(found, us)
+        setup.same_run(wanted, progress, prints, changes, found)
+        load_weights(model, saved)
+    engine = Engine(model, wanted, plan, us)
+    if found:
+        engine.restore(saved, progress["adam_step"])
+
+    journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
+    if us.is_main:
+        setup.write_facts(wanted, plan, sets, fell_out)
+        journal.rewind(progress["step"])
+        if found:
+            log.say(f"goes on from {found}")
+    kind = "resume" if found else "start"
+    journal.event(kind, step=progress["step"], ranks=us.ranks, stage=engine.stage, changes=changes)
+    return Run(wanted, plan, us, engine, faces, order, journal, prints, step=progress["step"])
+
+
+def _checkpoint(wanted: Pretrain) -> Path | str | None:
+    """Where to go on from, None for a fresh start, or what is wrong."""
+    run = wanted.run
+    found, passed = checkpoint.newest(run.out)
+    for line in passed:
+        log.say(f"passed over: {line}")
+    if run.resume == "never" and found:
+        return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
+    if run.resume == "must" and not found:
+        return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
+    return found
+
+
+@dataclass
+class Run:
+    """What the loop works with, and the few things that change while it runs."""
+
+    recipe: Pretrain
+    plan: Plan
+    us: World
+    engine: Engine
+    faces: Faces
+    order: Order
+    journal: log.Journal
+    prints: list[str]
+    step: int
+    read: int = 0  # images, since the start of this process
+    bad: int = 0  # of these, the unreadable ones, over all ranks
+    saved: int = -1  # step of the newest checkpoint of this process
+    meter: "Meter" = field(default_factory=lambda: Meter())
+
+
+def _train(run: Run) -> None:
+    """The loop: read, step, look around, and save where it is time."""
+    rec, plan, us = run.recipe, run.plan, run.us
+    stop = StopSignal(rec, us)
+    last = min(plan.steps, rec.run.stop_after_steps or plan.steps)
+    steps = loader.batches(
+        run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
+        accumulation=plan.accumulation, workers=rec.data.workers,
+    )  # fmt: skip
+    while run.step < last:
+        began = time.monotonic()
+        batches = next(steps)
+        waited = time.monotonic() - began
+        lr = lr_at(run.step, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
+        stepped = run.engine.step(_views(run, batches), lr)
+        run.step += 1
+        run.meter.add(stepped, rec.batch.size, waited, time.monotonic() - began)
+
+        bad = [line for batch in batches for line in batch.bad]
+        stopping, any_bad = us.agree(stop.asked(), len(bad))
+        if any_bad:
+            _report_bad(run, bad)
+        run.read += rec.batch.size
+        if run.step % rec.run.log_every_steps == 0 or run.step == last:
+            _log(run, lr)
+        if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
+            _save(run, batches[0])
+        if stopping:
+            run.journal.event("stop", step=run.step, reason=stop.reason)
+            raise outcome.Preempted(stop.reason, run.step)
+    if run.saved != run.step and us.is_main:
+        log.say(f"nothing to do: step {run.step} of {plan.steps} is reached")
+    if last < plan.steps:
+        raise outcome.Preempted(f"run.stop_after_steps = {last}", run.step)
+
+
+def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (normalised images, keys) of each micro-batch, made on the device."""
+    model, device = run.recipe.model, run.us.device
+    for batch in batches:
+        pixels = batch.pixels.to(device, non_blocking=True)
+        view = images.training_view(pixels, batch.sizes, batch.keys, model.image_px, run.recipe.augment)
+        keys = torch.from_numpy(batch.keys.view("int64")).to(device)
+        yield images.normalise(view, model.mean, model.std), keys
+
+
+class Meter:
+    """Sums since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.loss: Tensor | None = None
+        self.images = self.steps = 0
+        self.waited = self.seconds = 0.0
+        self.grad_norm = float("nan")
+
+    def add(self, stepped: Stepped, images: int, waited: float, seconds: float) -> None:
+        self.loss = stepped.loss if self.loss is None else self.loss + stepped.loss
+        self.grad_norm = stepped.grad_norm
+        self.images += images
+        self.steps += 1
+        self.waited += waited
+        self.seconds += seconds
+
+
+def _log(run: Run, lr: float) -> None:
+    meter, plan = run.meter, run.plan
+    assert meter.loss is not None
+    loss = run.us.sum(meter.loss) / meter.images
+    run.meter = Meter()
+    if not run.us.is_main:
+        return
+    speed, wait = meter.images / meter.seconds, meter.waited / meter.seconds
+    norm = meter.grad_norm if meter.grad_norm == meter.grad_norm else None
+    skipped = run.step - run.engine.adam_step
+    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr, "images_per_s": round(speed, 1)}
+    row |= {"data_wait": round(wait, 4), "grad_norm": norm, "skipped_steps": skipped, "unreadable": run.bad}
+    run.journal.metrics(**row)
+    left = log.duration((plan.steps - run.step) * meter.seconds / meter.steps)
+    log.say(
+        f"step {run.step:>{len(str(plan.steps))}}/{plan.steps}  loss {loss:.4f}  lr {lr:.2e}  "
+        f"{speed:,.0f} images/s  data wait {wait:.0%}  {left} left" + (f"  {skipped} skipped" if skipped else "")
+    )
+
+
+def _report_bad(run: Run, mine: list[str]) -> None:
+    """Name what could not be read; end the run when it is more than `data.max_bad` allows."""
+    lines = [line for lines in run.us.collect(mine) for line in lines]
+    run.bad += len(lines)
+    for line in lines:
+        if run.us.is_main:
+            log.say(f"unreadable, replaced: {line}")
+        run.journal.event("unreadable", step=run.step, sample=line)
+    seen = max(run.read, run.order.batch, 1)
+    if run.bad > max(10, run.recipe.data.max_bad * seen):
+        raise ShardError(
+            f"{run.bad} of {seen} images cannot be read, more than data.max_bad = {run.recipe.data.max_bad}; "
+            f"the last: {lines[-1]}\nrun `fer-scale verify` on the set, or raise data.max_bad"
+        )
+
+
+def _save(run: Run, batch: Batch) -> None:
+    rec, began = run.recipe, time.monotonic()
+    facts = {
+        "step": run.step,
+        "images": run.step * rec.batch.size,
+        "shards": run.prints,
+        "recipe": config.dump(rec),
+        "versions": {"fer_scale": __version__} | versions(),
+    }
+    place = state.save(run.engine, run.us, rec.run.out, facts, rec.run.keep_checkpoints, rec.run.keep_every_steps)
+    run.saved = run.step
+    took = time.monotonic() - began
+    if run.us.is_main:
+        size = sum(f.stat().st_size for f in place.iterdir())
+        run.journal.event("checkpoint", step=run.step, seconds=round(took, 2), bytes=size)
+        if took > rec.run.grace_s:
+            log.say(f"the save took {took:.0f} s, more than run.grace_s = {rec.run.grace_s:g}: a stop may be cut short")
+        plots.curves(log.rows(rec.run.out / "metrics.jsonl"), rec.run.out / "curves.png")
+    with run.engine.whole_weights():
+        if run.us.is_main:
+            _picture(run, batch)
+
+
+def _picture(run: Run, batch: Batch, count: int = 8) -> None:
+    """reconstructions.png: what was there, what the encoder saw, what the decoder made of it."""
+    model = run.recipe.model
+    few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
+    [(views, keys)] = _views(run, [few])
+    module = run.engine.module
+    assert isinstance(module, MaskedAutoencoder)
+    masked, filled = module.reconstruct(views, keys)
+    mean, std = (views.new_tensor(v)[None, :, None, None] for v in (model.mean, model.std))
+    pictures = [(x * std + mean).float() for x in (views, masked, filled)]
+    plots.reconstructions(*pictures, run.recipe.run.out / "reconstructions.png")
+
+
+class StopSignal:
+    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0."""
+
+    def __init__(self, rec: Pretrain, us: World):
+        self.reason = "another rank was asked to stop"
+        self._set, self._main = False, us.is_main
+        self._file, self._began = rec.run.out / "stop", time.monotonic()
+        self._seconds = None if rec.run.max_hours is None else rec.run.max_hours * 3600
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _: Any) -> None:
+        """Only a flag: saving needs all ranks, and they meet at the end of the step."""
+        self._set, self.reason = True, f"signal {signal.Signals(number).name}"
+
+    def asked(self) -> bool:
+        if self._main and not self._set:
+            if self._file.exists():
+                self._set, self.reason = True, f"file {self._file}"
+                self._file.unlink()
+            elif self._seconds is not None and time.monotonic() - self._began > self._seconds:
+                self._set, self.reason = True, "run.max_hours"
+        return self._set

@@ -1,0 +1,182 @@
+"""Every knob of a pre-training run: its name, its unit, its default and where the default comes from.
+
+Sources: "MAE" is He et al. 2022 (arXiv 2111.06377), "SSFER" Song et al. 2024 (arXiv 2410.17622) and its code.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fer_scale.config import ConfigError, knob
+from shards.order import Order
+
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    shards: tuple[Path, ...] = knob(kind="layout", help="folder of a shard set, or a list of them (content is checked)")
+    exclude: tuple[str, ...] = knob((), help="FILE#LIST: keys of a split file that must not be trained on")
+    workers: int = knob(2, kind="layout", help="reader processes per rank; 0 reads in the rank itself")
+    max_bad: float = knob(0.001, kind="watch", help="share of unreadable images at which the run stops")
+    lanes: Literal["shuffled", "fixed"] = knob("shuffled", help="fixed keeps a node on its shards in every epoch")
+    window_mb: float = knob(512, help="shards of a lane that are shuffled together, where a set is not packed shuffled")
+    slot_px: int = knob(0, help="readers reduce larger images to this side; 0: twice image_px, at least 128")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    encoder: str = knob(help="vit_tiny, vit_small, vit_base, vit_large, or WIDTHxDEPTHxHEADS")
+    image_px: int = knob(224, help="side of the images that the encoder sees")
+    patch_px: int = knob(16, help="side of a patch")
+    mask_ratio: float = knob(0.75, help="share of the patches that is hidden (MAE Figure 5)")
+    norm_pixels: bool = knob(True, help="predict pixels normalised per patch (MAE Table 1d)")
+    norm_eps: float = knob(1e-6, help="added to a patch's variance; 1e-3 for small faces with flat patches")
+    decoder_width: int = knob(512, help="(MAE Table 1b)")
+    decoder_depth: int = knob(8, help="blocks (MAE Table 1a)")
+    decoder_heads: int = knob(16, help="(MAE's code)")
+    mean: Rgb = knob((0.5, 0.5, 0.5), help="of the pixels in 0..1; goes with the encoder from here on")
+    std: Rgb = knob((0.25, 0.25, 0.25), help="of the pixels in 0..1; goes with the encoder from here on")
+    start_from: str | None = knob(None, help="an encoder folder or hf://ORG/NAME to go on from")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ConfigError(f"mask_ratio: must lie between 0 and 1, not {self.mask_ratio}")
+        if self.patch_px < 1 or self.image_px < self.patch_px or self.image_px % self.patch_px:
+            raise ConfigError(f"image_px: {self.image_px} px is not a whole number of {self.patch_px} px patches")
+        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
+            raise ConfigError(f"decoder_width: {self.decoder_width} must be a multiple of 4 and of decoder_heads")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    crop_scale: tuple[float, float] = knob((0.2, 1.0), help="share of the area that a random crop keeps (MAE A.1)")
+    flip: bool = knob(True, help="mirror half of the images (MAE A.1)")
+    grey: float = knob(0.0, help="share of the images whose colour is taken away")
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"crop_scale: must be 0 < low <= high <= 1, not [{low}, {high}]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    size: int = knob(4096, help="images per optimizer step, over all ranks (MAE A.1)")
+    micro: int = knob(64, kind="layout", help="images per forward pass, on one rank; accumulation follows")
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.micro < 1:
+            raise ConfigError("size: size and micro must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    lr: float | None = knob(None, help="peak learning rate; or give base_lr")
+    base_lr: float | None = knob(None, help="per 256 images: lr = base_lr * batch.size / 256 (MAE: 1.5e-4)")
+    betas: tuple[float, float] = knob((0.9, 0.95), help="AdamW (MAE A.1)")
+    weight_decay: float = knob(0.05, help="of matrices only (MAE A.1)")
+    warmup_steps: int | None = knob(None, help="steps of linear warm-up; or give warmup_epochs")
+    warmup_epochs: float | None = knob(None, help="epochs of linear warm-up (MAE: 40 of 800)")
+    clip_norm: float = knob(1.0, help="limit of the norm of the whole gradient; 0 turns clipping off")
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if (self.lr is None) == (self.base_lr is None):
+            mistakes.append("lr: give exactly one of lr and base_lr")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            mistakes.append("warmup_steps: give at most one of warmup_steps and warmup_epochs")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    out: Path = knob(kind="watch", help="the run's folder; started again with the same one, a run goes on")
+    steps: int | None = knob(None, help="optimizer steps; or give epochs")
+    epochs: float | None = knob(None, help="passes over the images (MAE: 800)")
+    seed: int = knob(0, help="of weights, order, crops and masks")
+    precision: Literal["fp32", "bf16"] = knob("bf16", help="bf16: fp32 weights and sums, bf16 matrix products")
+    deepspeed: Path = knob(Path("configs/deepspeed/zero1.json"), kind="layout", help="ZeRO layout, nothing else")
+    compile: bool = knob(False, kind="layout", help="torch.compile; not at ZeRO stage 3")
+    recompute: bool = knob(False, kind="layout", help="activations are computed again backward: less memory, 1/3 more work")
+    resume: Literal["auto", "must", "never"] = knob("auto", kind="watch", help="go on from the newest checkpoint in out")
+    log_every_steps: int = knob(20, kind="watch", help="steps between lines of metrics.jsonl")
+    checkpoint_every_steps: int = knob(1000, kind="watch", help="steps between checkpoints")
+    keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
+    keep_every_steps: int | None = knob(None, kind="watch", help="checkpoints of every so many steps are kept for good")
+    stop_after_steps: int | None = knob(None, kind="watch", help="end early at this step; the schedule stays")
+    max_hours: float | None = knob(None, kind="watch", help="save and end after this time, to be started again")
+    grace_s: float = knob(25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported")
+    hang_seconds: float = knob(600, kind="watch", help="a rank that waits longer for the others gives up")
+    tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if (self.steps is None) == (self.epochs is None):
+            mistakes.append("steps: give exactly one of steps and epochs")
+        for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                mistakes.append(f"{name}: must be at least 1")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    license: str | None = knob(None, kind="watch", help="licence of the published encoder; there is no default")
+    title: str | None = knob(None, kind="watch", help="title of the model card")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain:
+    data: Data
+    model: Model
+    augment: Augment = field(default_factory=Augment)
+    batch: Batch = field(default_factory=Batch)
+    optim: Optim
+    run: Run
+    card: Card = field(default_factory=Card)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a recipe comes to on so many ranks and images. Printed before the first step."""
+
+    ranks: int
+    accumulation: int  # micro-batches per optimizer step, on each rank
+    images: int  # in an epoch
+    steps: int
+    views: int  # images seen in all
+    lr: float  # peak
+    warmup_steps: int
+
+
+def plan(recipe: Pretrain, ranks: int, order: Order) -> Plan:
+    """The derived numbers; steps come from the order alone. A batch that the ranks cannot share is refused."""
+    size, micro = recipe.batch.size, recipe.batch.micro
+    if size < ranks:
+        raise ConfigError(f"batch.size = {size} is smaller than the number of ranks, {ranks}: use fewer ranks")
+    smallest, largest = size // ranks, -(-size // ranks)
+    accumulation = -(-largest // micro)
+    if accumulation > smallest:
+        raise ConfigError(
+            f"batch.micro = {micro}: {ranks} ranks share {size} images as {smallest} or {largest}, "
+            f"so a rank would have an empty micro-batch; use batch.micro = {largest}"
+        )
+    optim, run = recipe.optim, recipe.run
+    steps = run.steps if run.steps is not None else order.steps(run.epochs or 0)
+    if steps < 1:
+        raise ConfigError(f"run.epochs = {run.epochs}: {order.samples_per_epoch} images make no step of {size}")
+    warmup = optim.warmup_steps or 0
+    if optim.warmup_epochs is not None:
+        warmup = order.steps(optim.warmup_epochs)
+    return Plan(
+        ranks=ranks,
+        accumulation=accumulation,
+        images=order.samples_per_epoch,
+        steps=steps,
+        views=steps * size,
+        lr=optim.lr if optim.lr is not None else (optim.base_lr or 0) * size / 256,
+        warmup_steps=min(warmup, steps),
+    )

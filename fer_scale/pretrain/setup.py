@@ -1,0 +1,139 @@
+"""From a recipe to what the loop works with: images in their order, the model, and the facts written beside them.
+
+Knows nothing of ranks and DeepSpeed, so `fer-scale check` can say what a run would do.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_scale import config, encoder, hub, log
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.loader import Faces, without
+from fer_scale.pretrain.layout import zero_layout
+from fer_scale.pretrain.mae import MaskedAutoencoder
+from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.recipe import plan as plan_of
+from shards.errors import ShardError
+from shards.index import ShardSet
+from shards.order import Order
+
+FEW_VIEWS = 1_000_000  # views are the largest lever: about +4 points a doubling on small faces
+
+
+def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order, dict[str, int]]:
+    """The images without the excluded ones, their order, and how many of each set were excluded."""
+    data = rec.data
+    rows, fell_out = without(sets, data.exclude)
+    slot = data.slot_px or max(128, 2 * rec.model.image_px)
+    faces = Faces(sets, slot_px=slot, rows=rows)
+    total = sum(faces.counts)
+    if total < rec.batch.size:
+        raise ShardError(f"data.shards: {total} images are fewer than batch.size = {rec.batch.size}")
+    shuffled = all(s.index["order"] == "random" for s in sets)
+    shard_mb = sum(s.index["bytes"] for s in sets) / len(faces.counts) / 1e6
+    order = Order(
+        faces.counts,
+        seed=rec.run.seed,
+        batch=rec.batch.size,
+        window_shards=1 if shuffled else max(1, int(data.window_mb / max(shard_mb, 1e-6))),
+        lanes_fixed=data.lanes == "fixed",
+    )
+    return faces, order, fell_out
+
+
+def build(rec: Pretrain) -> MaskedAutoencoder:
+    """The model, its weights drawn from run.seed; the encoder's from `model.start_from` where that is given."""
+    m = rec.model
+    torch.manual_seed(rec.run.seed)
+    vit = encoder.build(m.encoder, image_px=m.image_px, patch_px=m.patch_px)
+    if m.start_from:
+        given, _ = encoder.load(hub.pull(m.start_from).folder, num_classes=0, image_px=m.image_px)
+        try:
+            vit.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise encoder.EncoderError(f"model.start_from: {m.start_from} is not a {m.encoder}: {error}") from None
+    return MaskedAutoencoder(
+        vit,
+        mask_ratio=m.mask_ratio,
+        decoder_width=m.decoder_width,
+        decoder_depth=m.decoder_depth,
+        decoder_heads=m.decoder_heads,
+        norm_pixels=m.norm_pixels,
+        norm_eps=m.norm_eps,
+        recompute=rec.run.recompute,
+    )
+
+
+def describe(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str, int], weights: int) -> None:
+    """Say what the recipe comes to, before anything is paid for."""
+    for s in sets:
+        kept = s.samples - fell_out[s.name]
+        out = f" ({fell_out[s.name]:,} excluded)" if fell_out[s.name] else ""
+        log.say(f"images   {kept:,} of {s.name}{out}")
+    m, share = rec.model, rec.batch.size / plan.ranks
+    log.say(f"model    {m.encoder}, {m.image_px} px in {m.patch_px} px patches, {weights / 1e6:.1f} M weights with decoder")
+    stage = zero_layout(rec.run.deepspeed)["stage"]
+    log.say(f"ranks    {log.plural(plan.ranks, 'rank')}, ZeRO stage {stage}, {rec.run.precision}")
+    micro = f"{log.plural(plan.accumulation, 'micro-batch')} of {share / plan.accumulation:g}"
+    log.say(f"batch    {rec.batch.size} images a step: {share:g} a rank in {micro}")
+    log.say(f"steps    {plan.steps:,}: {plan.views:,} views, {plan.views / plan.images:.1f} epochs; warm-up {plan.warmup_steps:,}")
+    log.say(f"lr       {plan.lr:.3g} at its peak")
+    if plan.views < FEW_VIEWS:
+        log.say(f"note     {plan.views:,} views are few: more views are the largest lever (configs/README.md)")
+    if share < 8:
+        log.say(f"note     {share:g} images a rank and step leave the ranks mostly waiting: fewer ranks or a larger batch")
+
+
+def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], folder: Path) -> None:
+    """Refuse to go on with other images or another value of a key that changes the mathematics."""
+    if progress["shards"] != prints:
+        raise CheckpointError(f"{folder}: was trained on other shard sets than data.shards; use another run.out")
+    before = folder.parent.parent / "recipe.toml"
+    try:
+        old = config.load(Pretrain, before)
+    except config.ConfigError as error:
+        raise CheckpointError(f"{before}: of another version of fer_scale? use another run.out\n{error}") from None
+    allowed = {change.partition("=")[0] for change in changes}
+    differ = [d for d in config.differences(old, rec) if d.partition(":")[0] not in allowed]
+    if differ:
+        lines = "\n".join(f"  {line}" for line in differ)
+        raise CheckpointError(
+            f"{rec.run.out}: holds a run with another recipe:\n{lines}\n"
+            f"use another run.out, or go on with the change by --change {differ[0].partition(':')[0]}=..."
+        )
+
+
+def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str, int]) -> None:
+    """recipe.toml, plan.json and data.json of the run."""
+    data = [
+        {
+            "name": s.name,
+            "source": s.index["source"],
+            "licence": s.index["licence"],
+            "samples": s.samples,
+            "excluded": fell_out[s.name],
+            "fingerprint": s.fingerprint,
+        }
+        for s in sets
+    ]
+    for name, text in (
+        ("recipe.toml", config.dump(rec)),
+        ("plan.json", json.dumps(asdict(plan), indent=2) + "\n"),
+        ("data.json", json.dumps(data, indent=2) + "\n"),
+    ):
+        beside = rec.run.out / f"{name}.part"
+        beside.write_text(text)
+        os.replace(beside, rec.run.out / name)
+
+
+def check(recipe_file: Path, overrides: list[str], ranks: int) -> None:
+    """Say what a recipe would do on so many ranks, without doing it."""
+    rec = config.load(Pretrain, recipe_file, overrides)
+    sets = [ShardSet.open(path) for path in rec.data.shards]
+    _, order, fell_out = table(rec, sets)
+    describe(rec, plan_of(rec, ranks, order), sets, fell_out, sum(p.numel() for p in build(rec).parameters()))

@@ -1,0 +1,136 @@
+"""Who this process is among its peers, and the few things that they do together.
+
+The one file that reads RANK, WORLD_SIZE and their like, and that talks to torch.distributed.
+"""
+
+import os
+import socket
+import subprocess
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import deepspeed
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`rank` of `ranks`; methods must be called by all ranks together, in one order."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} on {socket.gethostname()}"
+
+    def agree(self, *flags: int) -> list[int]:
+        """The largest value of each flag over all ranks: the one place a step where they agree."""
+        together = torch.tensor(flags, dtype=torch.int64, device=self.device)
+        dist.all_reduce(together, op=dist.ReduceOp.MAX)
+        return together.tolist()
+
+    def sum(self, value: Tensor) -> float:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total.item()
+
+    def collect(self, value: Any) -> list[Any]:
+        """What every rank has, in the order of the ranks."""
+        everything: list[Any] = [None] * self.ranks
+        dist.all_gather_object(everything, value)
+        return everything
+
+    def tell(self, value: Any, *, of: int = 0) -> Any:
+        """What rank `of` has."""
+        box = [value]
+        dist.broadcast_object_list(box, src=of, device=self.device)
+        return box[0]
+
+    def broadcast(self, tensor: Tensor, *, of: int) -> Tensor:
+        """Rank `of`'s tensor, on the CPU; the others give an empty one of its shape."""
+        moved = tensor.to(self.device)
+        dist.broadcast(moved, src=of)
+        return moved.cpu()
+
+    def limit_waiting(self, seconds: float) -> None:
+        """No collective waits longer. DeepSpeed's own `timeout` does not reach the groups that it clones."""
+        for group in dist.distributed_c10d._world.pg_map:
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+    def leave(self) -> None:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def join(hang_seconds: float) -> World:
+    """Meet the other ranks, whoever launched us: deepspeed, torchrun, srun, mpirun, or nobody (then we are alone)."""
+    _name_ourselves()
+    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if on_gpu:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        device = torch.device("cpu")
+        # DeepSpeed would compile this op for over a minute, and hang for ever on the lock of a killed build; it serves only
+        # inference.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=hang_seconds), verbose=False)
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+def another_rank_speaks() -> bool:
+    """Before `join`: whether rank 0 of this launch says what all ranks would say alike."""
+    _name_ourselves()
+    return os.environ["RANK"] != "0"
+
+
+_LAUNCHERS = (  # rank, number of ranks, rank on this node
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch shell has SLURM_NTASKS but no step of its own
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+)
+
+
+def _name_ourselves() -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from whatever the launcher gave."""
+    env = os.environ
+    for rank, ranks, local in _LAUNCHERS:
+        if rank in env and ranks in env:
+            names = {"RANK": env[rank], "WORLD_SIZE": env[ranks], "LOCAL_RANK": env.get(local, "0")}
+            break
+    else:
+        names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    alone = names["WORLD_SIZE"] == "1"
+    if "MASTER_ADDR" not in env:
+        names["MASTER_ADDR"] = "127.0.0.1" if alone else _first_host()
+    if "MASTER_PORT" not in env:
+        names["MASTER_PORT"] = str(_free_port()) if alone else "29500"
+    env.update(names)
+
+
+def _first_host() -> str:
+    if nodes := os.environ.get("SLURM_STEP_NODELIST"):
+        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        return listed.stdout.split()[0]
+    return "127.0.0.1"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
