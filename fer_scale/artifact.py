@@ -35,21 +35,23 @@ def belongs(name: str) -> bool:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by name, in order; a folder with anything in it that must not travel is refused."""
+    """The files of a model folder that may travel, by name, in order."""
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder")
-    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    foreign = [path.name for path in found if not belongs(path.name) or not path.is_file()]
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise ArtifactError(f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes")
+    return {path.name: path for path in sorted(folder.iterdir()) if belongs(path.name) and path.is_file()}
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to send a folder with anything in it that must not travel: it was not meant, or must not be."""
+    ours = files(folder)
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours and not path.name.startswith("."))
     if foreign:
         raise ArtifactError(
             f"{folder}: holds {', '.join(foreign[:5])}, which is no part of a published model (safetensors, JSON, card "
             "and pictures; never a pickle); move it elsewhere"
         )
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise ArtifactError(
-            f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes"
-        )
-    return {path.name: path for path in found}
 
 
 def seal(folder: Path) -> None:
@@ -108,7 +110,7 @@ def put(source: Path, place: Path) -> None:
             old.rename(place)  # killed between the two renames below
         if _same(offered, place):
             return
-        _refuse_foreign(place)
+        _refuse_to_replace(place)
         for rest in (beside, old):
             shutil.rmtree(rest, ignore_errors=True)
         try:
@@ -155,7 +157,7 @@ def _same(offered: dict[str, Path], place: Path) -> bool:
     return all(sha256(path) == sha256(place / name) for name, path in offered.items())
 
 
-def _refuse_foreign(place: Path) -> None:
+def _refuse_to_replace(place: Path) -> None:
     """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return

@@ -89,7 +89,7 @@ def push(folder: Path, address: str, *, message: str, private: bool = False) -> 
     Nothing is done where the same bytes lie already. `hf://ORG/NAME@TAG` also marks the commit; a tag never moves.
     `private` is for a repository that this push makes.
     """
-    files = artifact.files(folder)
+    artifact.refuse_foreign(folder)
     artifact.check(folder)
     if not is_remote(address):
         artifact.put(folder, _folder(address))
@@ -97,7 +97,7 @@ def push(folder: Path, address: str, *, message: str, private: bool = False) -> 
     place = _parse(address)
     on_terminal = sys.stderr.isatty()  # huggingface_hub draws its own bars, and offers no other way to see an upload
     with hub_client.plain_words(address, place.repo), nullcontext() if on_terminal else disable_progress_bars():
-        return f"hf://{place.repo}@{_push(place, files, message, private)}"
+        return f"hf://{place.repo}@{_push(place, artifact.files(folder), message, private)}"
 
 
 def _parse(address: str) -> _Place:
@@ -121,12 +121,15 @@ def _pull(place: _Place, progress: Progress) -> Pulled:
     entries = [entry for name, entry in _tree(api, place.repo, commit).items() if artifact.belongs(name)]
     if missing := [name for name in artifact.NEEDED if name not in {entry.path for entry in entries}]:
         raise HubError(f"{place}: holds no {' and no '.join(missing)}; it is not a model that this program can read")
-    total = sum(entry.size for entry in entries)
-    done = 0
+    arrived, total = 0, sum(entry.size for entry in entries)
+
+    def more(size: int) -> None:
+        progress(arrived + size, total)
+
     for entry in entries:
-        path = _fetch(place.repo, commit, entry, lambda bytes, before=done: progress(before + bytes, total))  # type: ignore[misc]
-        done += entry.size
-        progress(done, total)
+        path = _fetch(place.repo, commit, entry, more)
+        arrived += entry.size
+        more(0)
     if place.revision != commit:
         # Notes in the cache which commit the name stands for: what HF_HUB_OFFLINE=1 goes by.
         patiently(lambda: api.resolve_revision(place.repo, revision=place.revision))
@@ -135,7 +138,7 @@ def _pull(place: _Place, progress: Progress) -> Pulled:
 
 def _cached(place: _Place) -> Pulled:
     folder = Path(snapshot_download(place.repo, revision=place.revision, local_files_only=True))
-    artifact.files(folder)
+    artifact.files(folder)  # or it is not all there
     return Pulled(folder, f"hf://{place.repo}@{folder.name}")
 
 

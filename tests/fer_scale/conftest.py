@@ -1,0 +1,58 @@
+"""A tiny encoder folder, and the loopback Hub of tests/hub with huggingface_hub pointed at it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import close_session, constants
+
+from fer_scale import artifact, encoder, hub_client
+
+sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub
+from hub.server import Hub
+
+WRITER = "hf_alicewritestolab"
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running Hub; alice, who may write to `lab`, is logged in, the cache is empty, and waiting is short."""
+    server = Hub(tmp_path / "server")
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token here"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # tests/hub speaks LFS; the calls of hub.py are the same
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr(hub_client, "WAIT_S", 0.01)
+    monkeypatch.setattr(hub_client, "SILENCE_S", 2.0)
+    hub_client.connect.cache_clear()
+    yield server
+    close_session()
+    server.stop()
+
+
+@pytest.fixture
+def encoder_folder(tmp_path: Path) -> Path:
+    """A published encoder of 64x2x2 for 32 px faces in 8 px patches, with a card."""
+    return _make_encoder(tmp_path / "encoder")
+
+
+@pytest.fixture
+def make_encoder() -> Callable[..., Path]:
+    """(folder, seed=0) -> a published encoder there; another seed gives other weights."""
+    return _make_encoder
+
+
+def _make_encoder(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    model = encoder.build("64x2x2", image_px=32, patch_px=8)
+    args = encoder.model_args("64x2x2", image_px=32, patch_px=8)
+    config = encoder.make_config(model, args, image_px=32, mean=(0.5,) * 3, std=(0.25,) * 3, licence="mit", block={})
+    encoder.write(folder, model.state_dict(), config)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Tiny\n")
+    artifact.seal(folder)
+    return folder

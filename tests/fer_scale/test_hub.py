@@ -1,0 +1,370 @@
+"""What push and pull promise, against a real server on loopback: whole or nothing, every byte checked, plain words."""
+
+import errno
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hub.server import Hub
+from huggingface_hub import constants
+
+from fer_scale import artifact, hub
+from fer_scale.hub import HubError
+from shards.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
+
+READER, STRANGER = "hf_alicereadsonly", "hf_bobisastranger"
+COMMIT = r"/commit/main"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def commits(server: Hub, repo: str = "lab/faces") -> int:
+    """How many commits were made after the one with which the repository begins."""
+    return len(server.store.repos[repo].commits) - 1
+
+
+@pytest.fixture
+def published(hub_server: Hub, encoder_folder: Path) -> str:
+    """An encoder at hf://lab/faces; its address with the commit."""
+    return hub.push(encoder_folder, "hf://lab/faces", message="an encoder")
+
+
+# ---- the flow
+
+
+def test_what_is_pulled_is_what_was_pushed(published: str, encoder_folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    pulled = hub.pull("hf://lab/faces", tmp_path / "here", progress=lambda done, total: seen.append((done, total)))
+    assert contents(pulled.folder) == contents(encoder_folder)
+    assert (pulled.folder, pulled.address) == (tmp_path / "here", published)
+    assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in encoder_folder.iterdir())
+    assert seen == sorted(seen), "progress never goes back"
+
+
+def test_a_push_is_one_commit_and_the_same_push_again_is_none(
+    published: str, encoder_folder: Path, hub_server: Hub
+) -> None:
+    assert commits(hub_server) == 1
+    assert hub.push(encoder_folder, "hf://lab/faces", message="again") == published
+    assert commits(hub_server) == 1
+
+
+def test_a_second_release_removes_the_pictures_it_no_longer_has(
+    published: str, encoder_folder: Path, hub_server: Hub, make_encoder: Callable[..., Path], tmp_path: Path
+) -> None:
+    (encoder_folder / "reconstructions.png").write_bytes(b"faces")
+    artifact.seal(encoder_folder)
+    hub.push(encoder_folder, "hf://lab/faces", message="with a picture")
+    other = make_encoder(tmp_path / "other", seed=1)
+    hub.push(other, "hf://lab/faces", message="without it")
+    files = hub_server.store.repos["lab/faces"].at("main").files
+    assert set(files) == {*contents(other), ".gitattributes"}
+
+
+def test_a_tag_is_set_where_it_is_asked_for_and_never_moves(
+    encoder_folder: Path, hub_server: Hub, make_encoder: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = hub.push(encoder_folder, "hf://lab/faces@v1", message="v1")
+    other = make_encoder(tmp_path / "other", seed=1)
+    second = hub.push(other, "hf://lab/faces", message="newer")
+    assert hub.pull("hf://lab/faces@v1").address == first != second == hub.pull("hf://lab/faces").address
+    assert hub.push(encoder_folder, "hf://lab/faces@v1", message="v1 again") == first
+    with pytest.raises(HubError, match="@v1: this tag marks another model already"):
+        hub.push(other, "hf://lab/faces@v1", message="moved")
+    assert commits(hub_server) == 2
+    with pytest.raises(HubError, match="'main' is a branch"):
+        hub.push(other, "hf://lab/faces@main", message="")
+
+
+def test_a_private_repository_is_private_and_a_public_one_does_not_become_it(
+    encoder_folder: Path, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push(encoder_folder, "hf://lab/secret", message="m", private=True)
+    assert hub_server.store.repos["lab/secret"].private
+    hub.push(encoder_folder, "hf://lab/open", message="m")
+    with pytest.raises(HubError, match="exists and is public; make it private on its page"):
+        hub.push(encoder_folder, "hf://lab/open", message="m", private=True)
+    monkeypatch.setenv("HF_TOKEN", STRANGER)
+    with pytest.raises(HubError, match="no such repository at .*/lab/secret, or one that this token may not see"):
+        hub.pull("hf://lab/secret")
+
+
+def test_large_files_come_from_another_origin_that_never_sees_the_token(published: str, hub_server: Hub) -> None:
+    hub.pull("hf://lab/faces")
+    assert any(
+        request.startswith("GET /cdn/") for request in hub_server.requests
+    )  # and it refuses tokens: endpoints.py
+
+
+# ---- folders
+
+
+def test_a_folder_is_an_address_too(encoder_folder: Path, tmp_path: Path) -> None:
+    assert hub.push(encoder_folder, str(tmp_path / "there"), message="m") == str(tmp_path / "there")
+    assert contents(tmp_path / "there") == contents(encoder_folder)
+    pulled = hub.pull(str(tmp_path / "there"))
+    assert pulled == hub.Pulled(tmp_path / "there", str(tmp_path / "there"))
+    hub.pull(str(tmp_path / "there"), tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(encoder_folder)
+
+
+def test_a_damaged_folder_is_neither_pulled_nor_pushed(encoder_folder: Path, hub_server: Hub, tmp_path: Path) -> None:
+    flip(encoder_folder / "model.safetensors")
+    for use in (
+        lambda: hub.pull(str(encoder_folder)),
+        lambda: hub.push(encoder_folder, "hf://lab/faces", message="m"),
+        lambda: hub.push(encoder_folder, str(tmp_path / "there"), message="m"),
+    ):
+        with pytest.raises(UserError, match=r"damaged: model\.safetensors has changed"):
+            use()
+    assert not hub_server.requests and not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("hf://lab", "an address on the Hub is hf://ORG/NAME"),
+        ("hf://lab/faces@", "an address on the Hub is hf://ORG/NAME"),
+        ("hf://lab/faces/model.safetensors", "an address on the Hub is hf://ORG/NAME"),
+        ("hf-hub:lab/faces", "hf-hub: is not understood; an address is a folder or hf://"),
+        ("https://huggingface.co/lab/faces", "https: is not understood"),
+        ("lab/faces", "no such folder; a repository of the Hub is written hf://ORG/NAME"),
+        ("hf://lab/fa--ces", "not a name that the Hub allows"),
+    ],
+)
+def test_an_address_that_is_none_is_explained(hub_server: Hub, address: str, words: str) -> None:
+    with pytest.raises(HubError, match=words):
+        hub.pull(address)
+
+
+# ---- damage on the way
+
+
+def test_a_byte_damaged_on_the_way_is_noticed_and_fetched_again(
+    published: str, encoder_folder: Path, hub_server: Hub, tmp_path: Path
+) -> None:
+    hub_server.faults.add("damaged", "GET", "/cdn/")
+    hub_server.faults.add("damaged", "GET", "/resolve/.*/config.json")
+    pulled = hub.pull("hf://lab/faces", tmp_path / "here")
+    assert contents(pulled.folder) == contents(encoder_folder)
+    assert hub_server.faults.fired == 2
+
+
+def test_bytes_that_are_damaged_every_time_are_never_handed_out_nor_kept(published: str, hub_server: Hub) -> None:
+    hub_server.faults.add("damaged", "GET", "/cdn/", times=99)
+    with pytest.raises(HubError, match=r"model\.safetensors arrived damaged 5 times, and was thrown away"):
+        hub.pull("hf://lab/faces")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.safetensors"))
+
+
+def test_a_damaged_cache_heals(published: str, encoder_folder: Path, hub_server: Hub, tmp_path: Path) -> None:
+    folder = hub.pull("hf://lab/faces").folder
+    for name in ("model.safetensors", "config.json"):
+        flip((folder / name).resolve())
+    before = len(hub_server.requests)
+    assert contents(hub.pull("hf://lab/faces", tmp_path / "here").folder) == contents(encoder_folder)
+    fetched = [
+        request for request in hub_server.requests[before:] if request.startswith("GET /cdn") or "/resolve/" in request
+    ]
+    assert not [request for request in fetched if "manifest.json" in request], "what was sound is not fetched again"
+    assert artifact.sha256(folder / "model.safetensors") == artifact.sha256(encoder_folder / "model.safetensors")
+
+
+def test_weights_changed_behind_the_manifests_back_are_refused(published: str, hub_server: Hub) -> None:
+    repo = hub_server.store.repos["lab/faces"]
+    files = repo.at("main").files | {"config.json": hub_server.store.small(b"{}")}
+    repo.commit(files, "edited on the website")
+    with pytest.raises(UserError, match=r"config\.json has 2 bytes, not \d+"):
+        hub.pull("hf://lab/faces")
+
+
+def test_a_pickle_beside_the_weights_is_never_fetched_and_without_weights_nothing_is(
+    published: str, hub_server: Hub, tmp_path: Path
+) -> None:
+    repo = hub_server.store.repos["lab/faces"]
+    files = dict(repo.at("main").files) | {"pytorch_model.bin": hub_server.store.small(b"pickle")}
+    repo.commit(files, "somebody adds a pickle")
+    pulled = hub.pull("hf://lab/faces", tmp_path / "here")
+    assert "pytorch_model.bin" not in contents(pulled.folder)
+    assert not [request for request in hub_server.requests if "pytorch_model.bin" in request]
+    del files["model.safetensors"]
+    repo.commit(files, "and removes the weights")
+    with pytest.raises(HubError, match=r"holds no model\.safetensors"):
+        hub.pull("hf://lab/faces")
+
+
+# ---- faults of the network
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "path"),
+    [
+        ("status", "POST", "/api/repos/create"),
+        ("reset", "GET", "/auth-check/write"),
+        ("reset", "GET", "/api/models/lab/faces$"),
+        ("status", "GET", "/tree/"),
+        ("reset", "POST", "/preupload/"),
+        ("status", "POST", "/objects/batch"),
+        ("reset", "PUT", "/lfs/"),
+        ("status", "POST", COMMIT),
+        ("reset", "POST", COMMIT),
+        ("lost", "POST", COMMIT),
+        ("silent", "POST", COMMIT),
+        ("lost", "POST", "/api/repos/create"),
+        ("lost", "POST", "/tag/"),
+    ],
+)
+def test_one_fault_costs_a_moment_and_never_a_second_commit(
+    kind: str, method: str, path: str, encoder_folder: Path, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits a second itself
+    hub_server.faults.add(kind, method, path, seconds=3)
+    address = hub.push(encoder_folder, "hf://lab/faces@v1", message="m")
+    assert hub_server.faults.fired == 1
+    assert commits(hub_server) == 1
+    assert hub.pull("hf://lab/faces@v1").address == address
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "path"),
+    [
+        ("status", "GET", "/revision/main"),
+        ("reset", "GET", "/tree/"),
+        ("reset", "HEAD", "/resolve/.*/config.json"),
+        ("status", "GET", "/resolve/.*/config.json"),
+        ("status", "GET", "/cdn/"),
+        ("reset", "GET", "/cdn/"),
+        ("cut", "GET", "/cdn/"),
+    ],
+)
+def test_one_fault_while_pulling_costs_a_moment(
+    kind: str, method: str, path: str, published: str, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub_server.faults.add(kind, method, path)
+    assert hub.pull("hf://lab/faces@main").address == published
+    assert hub_server.faults.fired == 1
+
+
+def test_somebody_elses_commit_in_between_is_kept_beneath_ours(encoder_folder: Path, hub_server: Hub) -> None:
+    hub_server.store.create("lab/faces")
+    repo = hub_server.store.repos["lab/faces"]
+
+    def somebody() -> None:
+        repo.commit(repo.at("main").files | {"NOTICE.txt": hub_server.store.small(b"hello")}, "a notice")
+
+    hub_server.faults.add("meanwhile", "POST", COMMIT, act=somebody)
+    hub.push(encoder_folder, "hf://lab/faces", message="m")
+    assert set(repo.at("main").files) == {*contents(encoder_folder), ".gitattributes", "NOTICE.txt"}
+    assert commits(hub_server) == 2
+
+
+def test_a_silent_hub_is_given_up(hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_scale.hub_client.SILENCE_S", 0.2)
+    hub_server.faults.add("silent", "GET", "/api/models", times=99, seconds=2)
+    began = time.monotonic()
+    with pytest.raises(HubError, match="no answer from http://127.0.0.1:.*; look at network and proxy"):
+        hub.pull("hf://lab/faces")
+    assert time.monotonic() - began < 5
+
+
+def test_no_network_is_said_in_plain_words(hub_server: Hub) -> None:
+    hub_server.stop()
+    with pytest.raises(HubError, match=r"hf://lab/faces: no answer from .*refused.*HF_HUB_OFFLINE=1"):
+        hub.pull("hf://lab/faces")
+
+
+def test_offline_the_cache_serves_and_is_checked(
+    published: str, encoder_folder: Path, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.pull("hf://lab/faces")
+    hub_server.stop()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    pulled = hub.pull("hf://lab/faces")
+    assert pulled.address == published
+    assert contents(pulled.folder) == contents(encoder_folder)
+    with pytest.raises(HubError, match="hf://lab/other: not in the cache, and HF_HUB_OFFLINE=1 is set"):
+        hub.pull("hf://lab/other")
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE=1 is set"):
+        hub.push(encoder_folder, "hf://lab/faces", message="m")
+    flip((pulled.folder / "model.safetensors").resolve())
+    with pytest.raises(UserError, match=r"damaged: model\.safetensors has changed"):
+        hub.pull("hf://lab/faces")
+
+
+# ---- who may not
+
+
+def test_errors_say_what_to_do_and_never_the_token(
+    published: str, encoder_folder: Path, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(use: Callable[[], object], token: str | None) -> str:
+        monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(HubError) as caught:
+            use()
+        chain: list[BaseException] = [caught.value]
+        while cause := chain[-1].__cause__ or chain[-1].__context__:
+            chain.append(cause)
+        assert not token or token not in "".join(map(repr, chain)) + "".join(map(str, chain))
+        return str(caught.value)
+
+    def push() -> str:
+        return hub.push(encoder_folder, "hf://lab/faces", message="m")
+
+    assert "not logged in; log in with `hf auth login`, or set HF_TOKEN" in words(push, None)
+    assert "the Hub does not accept this token (has it expired?)" in words(push, "hf_expiredlongago")
+    for token in (READER, STRANGER):
+        assert "this token may not do that; it needs the right to write to" in words(push, token)
+    missing = words(lambda: hub.pull("hf://lab/nothing"), STRANGER)
+    assert "hf://lab/nothing: no such repository at http" in missing
+    assert "or a private one: then log in" in words(lambda: hub.pull("hf://lab/nothing"), None)
+    unknown = words(lambda: hub.pull("hf://lab/faces@v9"), STRANGER)
+    assert "no revision 'v9' there; branches and tags: main" in unknown
+    hub_server.store.repos["lab/faces"].gated = True
+    assert "is gated: ask for access at http" in words(lambda: hub.pull("hf://lab/faces"), STRANGER)
+
+
+def test_a_rate_limit_says_how_long_to_wait(published: str, hub_server: Hub) -> None:
+    hub_server.faults.add("status", "GET", "/api/models/lab/faces", status=429, headers={"Retry-After": "250"})
+    with pytest.raises(HubError, match="too many requests .* try again in 250 s"):
+        hub.pull("hf://lab/faces")
+
+
+def test_a_full_disk_is_said_in_plain_words(published: str, hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "hf_hub_download", full)
+    with pytest.raises(UserError, match="cache: the disk is full"):
+        hub.pull("hf://lab/faces")
+
+
+def test_a_bug_of_ours_keeps_its_traceback(published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hub.pull("hf://lab/faces")
+
+
+def test_a_folder_in_the_way_is_left_alone(published: str, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match=r"is not empty .*thesis\.tex"):
+        hub.pull("hf://lab/faces", tmp_path / "home")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        hub.pull("hf://lab/faces", tmp_path / "file")
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.tex"]
+    shutil.rmtree(tmp_path / "home")
