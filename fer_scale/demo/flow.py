@@ -44,7 +44,7 @@ _FINETUNE = (
     "fer-scale finetune configs/finetune/demo.toml data.shards=OUT/sets/labeled data.split=OUT/split.json "
     "run.seed=SEED run.out=OUT/{0} {1}"
 )
-_EVALUATE = "fer-scale evaluate OUT/{0}/model OUT/sets/test --out OUT/{0}/evaluation"
+_EVALUATE = "fer-scale evaluate OUT/{0}/model OUT/sets/test --out OUT/{1}"
 
 FLOW = (
     Step("Pack 11,000 unlabeled faces into shards.", "sets/unlabeled", _PACK.format("unlabeled")),
@@ -70,25 +70,25 @@ FLOW = (
     ),
     Step(
         "Fine-tune it on the labels, supervised (stage 2).",
-        "stage2/model",
-        _FINETUNE.format("stage2", "model.start_from=OUT/encoder semi.steps=0"),
+        "stage2",
+        _FINETUNE.format("finetune", "model.start_from=OUT/encoder semi.steps=0"),
     ),
-    Step("Test it on strangers.", "stage2/evaluation", _EVALUATE.format("stage2")),
+    Step("Test it on strangers.", "stage2", _EVALUATE.format("finetune", "stage2")),
     Step(
-        "Fine-tune it on, with its own labels for the unlabeled (stage 3).",
-        "stage3/model",
-        _FINETUNE.format("stage3", "model.start_from=OUT/encoder"),
+        "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
+        "stage3",
+        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=300"),
     ),
-    Step("Test that, too.", "stage3/evaluation", _EVALUATE.format("stage3")),
+    Step("Test that, too.", "stage3", _EVALUATE.format("finetune", "stage3")),
     Step(
         "For comparison: the same network without pre-training.",
-        "scratch/model",
+        "no_pretraining",
         _FINETUNE.format(
             "scratch",
             "model.start_from=none model.architecture=128x4x4 model.image_px=48 model.patch_px=8 semi.steps=0",
         ),
     ),
-    Step("Test it.", "scratch/evaluation", _EVALUATE.format("scratch")),
+    Step("Test it.", "no_pretraining", _EVALUATE.format("scratch", "no_pretraining")),
     Step(
         "And what pixels tell without any network.",
         "pixels/metrics.json",
@@ -98,7 +98,7 @@ FLOW = (
     Step(
         "Publish the expression model.",
         "model",
-        "fer-scale publish OUT/stage3 OUT/model --licence apache-2.0",
+        "fer-scale publish OUT/finetune OUT/model --licence apache-2.0",
     ),
     Step(
         "Use it: a stranger's happiness, surprise and anger.",
@@ -110,15 +110,15 @@ FLOW = (
 
 RUNGS = {  # of the ladder: name and what was measured
     "logistic regression on pixels": "pixels/metrics.json",
-    "the network from scratch": "scratch/evaluation/metrics.json",
-    "pre-trained, stage 2": "stage2/evaluation/metrics.json",
-    "pre-trained, stages 2 and 3": "stage3/evaluation/metrics.json",
+    "the network from scratch": "no_pretraining/metrics.json",
+    "pre-trained, stage 2": "stage2/metrics.json",
+    "pre-trained, stages 2 and 3": "stage3/metrics.json",
 }
 PLACES = {  # what a person would open
     "some of the faces": "faces.png",
     "what the decoder filled in": "pretrain/reconstructions.png",
     "the loss curve": "pretrain/curves.png",
-    "which expressions are confused": "stage3/evaluation/confusion_matrix.png",
+    "which expressions are confused": "stage3/confusion_matrix.png",
     "the encoder": "encoder",
     "the expression model": "model",
     "these numbers": "ladder.json",
