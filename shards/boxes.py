@@ -21,7 +21,5 @@ def box_from(numbers: object) -> Box:
         raise ValueError(f"a box is four numbers x1, y1, x2, y2, not {numbers!r}")
     x1, y1, x2, y2 = (float(n) for n in numbers)
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
-        raise ValueError(
-            f"box {numbers!r} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 (shares of width and height)"
-        )
+        raise ValueError(f"box {numbers!r} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 (shares of width and height)")
     return x1, y1, x2, y2

@@ -10,6 +10,7 @@
 A sample is read by one positional read and checked by its crc32. Offsets in blocks of 512 bytes reach 2 TiB.
 """
 
+import functools
 import gzip
 import hashlib
 import json
@@ -32,6 +33,7 @@ FORMAT = 1
 INDEX = "index.json"
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
+KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origin.gz": "origin_sha256"}
 _OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
 
 
@@ -46,9 +48,7 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ShardError(
-            f"{path}: no shard set ({INDEX} is missing); make one with `fer-scale pack`"
-        ) from None
+        raise ShardError(f"{path}: no shard set ({INDEX} is missing); make one with `fer-scale pack`") from None
     except (OSError, ValueError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     found = index.get("format") if isinstance(index, dict) else None
@@ -104,9 +104,7 @@ class ShardSet:
         offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
         span = os.pread(opened.fd, length, offset * BLOCK)
         if len(span) != length or zlib.crc32(span) != crc:
-            raise ShardError(
-                f"{self.where(shard, row)}: bytes differ from those packed; copy the shard again"
-            )
+            raise ShardError(f"{self.where(shard, row)}: bytes differ from those packed; copy the shard again")
         try:
             return parse(span)
         except ValueError as error:
@@ -122,8 +120,7 @@ class ShardSet:
 
     def origins(self, shard: int) -> list[str]:
         """Where the samples of a shard came from: "set:path/in/the/dataset.jpg"."""
-        lines = gzip.decompress(self.file(shard, "origin.gz").read_bytes())
-        return lines.decode("utf-8", "surrogateescape").split("\n")[:-1]
+        return _lines(self.file(shard, "origin.gz"))
 
     def keys(self, shard: int) -> list[str]:
         """The keys of a shard's samples in order; reads their first headers only."""
@@ -160,18 +157,19 @@ class ShardSet:
         return opened
 
 
+@functools.lru_cache(maxsize=1)
+def _lines(file: Path) -> list[str]:
+    """The lines of a gzip file; the latest is kept, for a damaged shard asks once for each sample."""
+    return gzip.decompress(file.read_bytes()).decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
 def size_fault(path: Path, shard: dict[str, Any]) -> str | None:
-    """What is wrong with the sizes of a shard's files; None where nothing is."""
-    expected = {
-        "tar": shard["bytes"],
-        "idx": shard["samples"] * ENTRY.size,
-        "hashes": shard["samples"] * sum(HASH_BYTES),
-    }
-    for kind, size in expected.items():
-        try:
-            found = (path / f"{shard['name']}.{kind}").stat().st_size
-        except OSError:
-            return f"{shard['name']}.{kind}: missing"
-        if found != size:
-            return f"{shard['name']}.{kind}: {found} bytes, the index says {size}"
+    """Which of a shard's files is missing or has another size than the index says; None: none."""
+    rows: int = shard["samples"]
+    for kind, size in {"tar": shard["bytes"], "idx": rows * ENTRY.size, "hashes": rows * sum(HASH_BYTES)}.items():
+        file = path / f"{shard['name']}.{kind}"
+        if not file.exists():
+            return f"{file.name}: missing"
+        if file.stat().st_size != size:
+            return f"{file.name}: {file.stat().st_size} bytes, the index says {size}"
     return None

@@ -149,9 +149,7 @@ class Order:
         if samples < 1:
             raise ShardError("the shard set holds no samples: there is nothing to read in any order")
         if batch < 1 or lanes < 1 or window_shards < 1:
-            raise ShardError(
-                f"batch ({batch}), lanes ({lanes}) and window_shards ({window_shards}) must be at least 1"
-            )
+            raise ShardError(f"batch ({batch}), lanes ({lanes}) and window_shards ({window_shards}) must be at least 1")
         self.seed, self.batch = seed, batch
         self.lanes = next(c for c in range(min(lanes, batch, samples), 0, -1) if batch % c == 0)
         self.lane_length = samples // self.lanes
@@ -239,8 +237,6 @@ class Order:
         ring = _Segments(shards, np.zeros_like(shards), np.cumsum(self._counts[shards], dtype=np.int64))
         head, tail = ring.cut(start, samples), ring.cut(0, start)
         ends = np.concatenate([head.ends, tail.ends + (samples - start)])
-        stream = _Segments(
-            np.concatenate([head.shard, tail.shard]), np.concatenate([head.first, tail.first]), ends
-        )
+        stream = _Segments(np.concatenate([head.shard, tail.shard]), np.concatenate([head.first, tail.first]), ends)
         self._streams = {e: s for e, s in self._streams.items() if e == epoch - 1} | {epoch: stream}
         return stream

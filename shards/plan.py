@@ -1,7 +1,7 @@
 """What will lie where in a packed set, decided before the first byte is written.
 
-A seeded random order of all images, cut into shards by size. Sets packed in a random order need no shuffle
-buffer when they are read: any shard is a fair sample of the whole.
+A seeded random order of all images, cut into shards by size. In a set packed in a random order any shard is
+a fair sample of the whole, so reading it needs no shuffle buffer.
 """
 
 import hashlib
@@ -12,17 +12,17 @@ import numpy as np
 
 from shards.order import Ints, key, permutation
 from shards.sources.listing import Listing
-from shards.tar import BLOCK
+from shards.tar import BLOCK, padded
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Entry order[i] becomes sample i; shard k holds samples cuts[k] .. cuts[k+1] - 1."""
+    """Entry order[i] of the listing becomes sample i; shard k holds the samples cuts[k] .. cuts[k+1] - 1."""
 
     order: Ints
     cuts: list[int]
-    bytes: int  # about as many as the tars will have
-    digest: str  # of all that decides the bytes: unfinished work goes on only under the same plan
+    bytes: int  # of all tars together, nearly
+    digest: str  # of all that decides the bytes: unfinished work goes on under the same plan only
 
     @property
     def shards(self) -> int:
@@ -30,17 +30,15 @@ class Plan:
 
 
 def make_plan(listing: Listing, *, name: str, shard_mb: float, seed: int) -> Plan:
-    """The plan for a listing: shards of up to `shard_mb` MB (10**6 bytes), in the order of `seed`."""
-    sha256 = hashlib.sha256(json.dumps([name, shard_mb, seed, listing.protocol]).encode())
+    """The plan for a listing: shards of about `shard_mb` MB (10**6 bytes), in the random order of `seed`."""
+    sha256 = hashlib.sha256(json.dumps([name, shard_mb, seed]).encode())
     sizes = np.empty(len(listing.entries), np.int64)
     for i, entry in enumerate(listing.entries):
-        about = json.dumps([entry.origin, entry.size_bytes, repr(entry.face)])
-        sha256.update(about.encode())
-        blocks = 1 - (-entry.size_bytes // BLOCK) + (2 if entry.face else 0)
-        sizes[i] = blocks * BLOCK
+        about = f"{entry.origin}\n{entry.size_bytes}\n{entry.face}\n"
+        sha256.update(about.encode("utf-8", "surrogateescape"))
+        sizes[i] = BLOCK + padded(entry.size_bytes) + (2 * BLOCK if entry.face else 0)
     order = permutation(key(seed), len(sizes))
     ends = np.cumsum(sizes[order])
-    # A sample belongs to the shard in which its last byte falls: none grows past the limit by more than one.
-    number = (ends - 1) // int(shard_mb * 1e6)
+    number = (ends - 1) // max(1, int(shard_mb * 10**6))  # a sample is in the shard in which it ends
     cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(sizes)]
     return Plan(order, cuts, int(ends[-1]), sha256.hexdigest())

@@ -1,11 +1,11 @@
 """A folder of image files, nested in any way; the first level below it is the identity.
 
-    SRC/Ada_Lovelace/0001.jpg ...                  face recognition sets: CASIA-WebFace, VGGFace2, LFW
-    SRC/labels.jsonl                               optional, for own labeled data, one object a line:
+    SRC/Ada_Lovelace/0001.jpg ...        face recognition sets: CASIA-WebFace, VGGFace2, LFW
+    SRC/labels.jsonl                     optional, for labeled data of one's own; one object a line:
         {"path": "Ada_Lovelace/0001.jpg", "expression": "happiness", "box": [0.1, 0.1, 0.9, 0.9]}
 
-`box`, where the face is as shares of width and height, may be missing. Images that labels.jsonl does not name
-are unlabeled.
+`box` says where the face is, as shares of width and height; without it the face is the whole image. Images
+that labels.jsonl does not name are unlabeled.
 """
 
 import json
@@ -18,23 +18,24 @@ from typing import overload
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, LeftOut, Listing, read_span, with_template
+from shards.sources.listing import Entry, LeftOut, Listing, Names, read_span, with_template
 
 LABELS = "labels.jsonl"
-# Known by name; a name without any ending is tried too. What the bytes are is seen when they are decoded.
+# Tried as images: by their name, or having no ending at all. What they are is seen when they are decoded.
 _IMAGES = {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".mpo", ".gif", ".bmp", ".tif", ".tiff"}
 _IMAGES |= {".avif", ".heic", ".heif", ".pgm", ".ppm", ".pnm", ".jp2"}
 
 
 class _Files(Sequence[Entry]):
-    """Many files, at about the memory of their names: paths end to end in one block of bytes."""
+    """The files of a folder as entries, made when asked for."""
 
-    def __init__(self, root: Path, paths: list[bytes], sizes: "array[int]", faces: dict[str, Face]) -> None:
+    def __init__(self, root: Path, faces: dict[str, Face]) -> None:
         self._root, self._faces = root, faces
-        self._block, self._sizes = b"".join(paths), sizes
-        self._ends = array("q", [0])
-        for path in paths:
-            self._ends.append(self._ends[-1] + len(path))
+        self._paths, self._sizes = Names(), array("q")
+
+    def append(self, path: bytes, size: int) -> None:
+        self._paths.append(path)
+        self._sizes.append(size)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -46,53 +47,61 @@ class _Files(Sequence[Entry]):
     def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
-        path = os.fsdecode(self._block[self._ends[i] : self._ends[i + 1]])
-        size = self._sizes[i]
+        path, size = self._paths[i], self._sizes[i]
         identity = path.split("/", 1)[0] if "/" in path else None
-        read = partial(read_span, str(self._root / path), 0, size)
-        return Entry(path, size, read, self._faces.get(path), identity)
+        return Entry(path, size, partial(read_span, f"{self._root}/{path}", 0, size), self._faces.get(path), identity)
 
 
 def entries(src: Path, *, split: str | None = None, protocol: str = "argmax") -> Listing:
-    """The image files below `src`, sorted by path; a folder knows no splits or protocols."""
-    found = sorted(_walk(src))
-    left_out = [
-        LeftOut(os.fsdecode(path), "not an image, by its name", False) for path, size in found if size < 0
-    ]
-    images = [(path, size) for path, size in found if size >= 0]
-    if not images:
-        raise ShardError(f"{src}: no image files in it; SRC is the folder above the images or identities")
+    """The image files below `src`, sorted; a folder knows no splits and no protocols."""
+    if not src.is_dir():
+        raise ShardError(f"{src}: not a folder; SRC is the folder above the images or the identities")
     faces = _labels(src)
-    known = {os.fsdecode(path) for path, _ in images} if faces else set()
-    left_out += [
-        LeftOut(path, f"{LABELS} names it, but there is no such image", True)
-        for path in faces
-        if path not in known
-    ]
-    paths, sizes = [path for path, _ in images], array("q", (size for _, size in images))
-    return Listing(_Files(src, paths, sizes, faces), left_out)
+    files, left_out, missing = _Files(src, faces), list[LeftOut](), set(faces)
+    for path, size in _walk(os.fsencode(src), b"", ()):
+        if size is None:
+            left_out.append(LeftOut(os.fsdecode(path), "not an image, by its name", False))
+        else:
+            files.append(path, size)
+            if missing:
+                missing.discard(os.fsdecode(path))
+    if not len(files):
+        what = "no images in it" if left_out else "empty"
+        raise ShardError(f"{src}: {what}; SRC is the folder above the images or the identities")
+    left_out += [LeftOut(path, f"{LABELS} names it, but there is no such image", True) for path in sorted(missing)]
+    return Listing(files, left_out)
 
 
-def _walk(src: Path) -> Iterator[tuple[bytes, int]]:
-    """Path below `src` and size of every file; size -1: no image, by its name."""
-    root = os.fsencode(src)
-    waiting, seen = [b""], set[tuple[int, int]]()
-    while waiting:
-        below = waiting.pop()
-        try:
-            status = os.stat(os.path.join(root, below))
-            if (status.st_dev, status.st_ino) in seen:  # links may go round in a circle
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(os.path.join(root, below)) as files:
-                for file in files:
-                    path = os.path.join(below, file.name)
-                    if file.is_dir():
-                        waiting.append(path)
-                    elif path != os.fsencode(LABELS):
-                        yield path, file.stat().st_size if _is_image(file.name) else -1
-        except OSError as error:
-            raise ShardError(f"{os.fsdecode(error.filename or root)}: {error.strerror}") from None
+def _walk(root: bytes, below: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[bytes, int | None]]:
+    """Path and size of every file under `root`/`below`, sorted; size None: no image, by its name.
+
+    Links to folders are followed, but not in a circle: `above` are the folders that we are in.
+    """
+    folder = os.path.join(root, below)
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in above:
+            return
+        with os.scandir(folder) as scan:
+            found = sorted(scan, key=lambda file: file.name)
+        for file in found:
+            path = os.path.join(below, file.name)
+            if file.is_dir():
+                yield from _walk(root, path, (*above, (status.st_dev, status.st_ino)))
+            elif not _is_image(file.name):
+                if path != os.fsencode(LABELS):
+                    yield path, None
+            else:
+                yield path, _size(file)
+    except OSError as error:
+        raise ShardError(f"{os.fsdecode(error.filename or folder)}: {error.strerror}") from None
+
+
+def _size(file: "os.DirEntry[bytes]") -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # a link that leads nowhere; it is left out when it cannot be read
+        return file.stat(follow_symlinks=False).st_size
 
 
 def _is_image(name: bytes) -> bool:
@@ -104,12 +113,11 @@ def _labels(src: Path) -> dict[str, Face]:
     file, faces = src / LABELS, dict[str, Face]()
     if not file.exists():
         return faces
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            faces[os.path.normpath(json.loads(line)["path"])] = with_template(
-                from_json(line.encode()), "folder"
-            )
+            path = os.path.normpath(json.loads(line)["path"])
+            faces[path] = with_template(from_json(line), "folder")
         except (ValueError, KeyError, TypeError) as error:
-            what = 'no "path" in it' if isinstance(error, KeyError) else str(error)
+            what = 'has no "path"' if isinstance(error, KeyError) else str(error)
             raise ShardError(f"{file}:{number}: {what}") from None
     return faces

@@ -1,6 +1,8 @@
-"""What a source hands to the packer: its images, unread, and what it leaves out itself."""
+"""What a source hands to the packer: its images, not yet read, and what it leaves out itself."""
 
+import json
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +12,7 @@ from shards.sample import Face
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a dataset. A source of very many makes them when asked, from something more compact."""
+    """One image of a dataset."""
 
     origin: str  # its path inside the dataset
     size_bytes: int
@@ -25,18 +27,40 @@ class LeftOut:
 
     path: str
     reason: str
-    counts: (
-        bool  # against the budget of --max-left-out; what the protocol or the kind of file excludes does not
-    )
+    counts: bool  # against the budget; what the protocol or the kind of file excludes does not
+
+    def line(self) -> str:
+        """Its line of left_out.jsonl."""
+        return json.dumps({"path": self.path, "reason": self.reason}) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All images of a dataset in an order of their own that is always the same."""
+    """All images of a dataset, in an order that is the same every time.
+
+    A source of very many images gives a sequence that makes its entries when asked (see folder.py).
+    """
 
     entries: Sequence[Entry]
     left_out: list[LeftOut] = field(default_factory=list)
     protocol: str | None = None  # where labels follow from votes: by which rule
+
+
+class Names:
+    """Very many strings at the memory of their bytes and 8 more each: one block, and where each one ends."""
+
+    def __init__(self) -> None:
+        self._block, self._ends = bytearray(), array("q", [0])
+
+    def append(self, name: bytes) -> None:
+        self._block += name
+        self._ends.append(len(self._block))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return os.fsdecode(bytes(self._block[self._ends[i] : self._ends[i + 1]]))
 
 
 def read_span(path: str, offset: int, length: int) -> bytes:
@@ -44,7 +68,7 @@ def read_span(path: str, offset: int, length: int) -> bytes:
     with open(path, "rb") as file:
         data = os.pread(file.fileno(), length, offset)
     if len(data) != length:
-        raise EOFError(f"{len(data)} bytes instead of {length}: it was changed or cut short")
+        raise EOFError(f"{len(data)} bytes instead of {length}: changed or cut short since it was listed")
     return data
 
 

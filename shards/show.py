@@ -1,0 +1,65 @@
+"""A shard set at a glance: its facts, and a sheet of its faces."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from shards.expressions import EXPRESSIONS
+from shards.index import ShardSet
+from shards.pixels import decode
+from shards.sample import Sample
+
+_TILE_PX, _CAPTION_PX, _GAP_PX = 112, 14, 4
+
+
+def show(path: Path | str) -> dict[str, Any]:
+    """The facts of the set at `path`: index.json without its list of shards, and the fingerprint."""
+    shards = ShardSet.open(path)
+    facts = {name: value for name, value in shards.index.items() if name != "shards"}
+    return facts | {"shards": len(shards.counts), "fingerprint": shards.fingerprint}
+
+
+def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
+    """Write a picture of `count` samples from all over the set, by expression, with the face boxes of their own."""
+    samples = sorted(_spread(ShardSet.open(path), count), key=_by_expression)
+    columns = max(1, round((len(samples) * 1.4) ** 0.5))
+    rows = -(-len(samples) // columns)
+    width, height = _TILE_PX + _GAP_PX, _TILE_PX + _CAPTION_PX + _GAP_PX
+    sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
+    for i, sample in enumerate(samples):
+        sheet.paste(_tile(sample), (_GAP_PX + i % columns * width, _GAP_PX + i // columns * height))
+    sheet.save(file)
+
+
+def _spread(shards: ShardSet, count: int) -> Iterator[Sample]:
+    """`count` samples at equal distances, or all there are."""
+    count = min(count, shards.samples)
+    wanted = [i * shards.samples // count for i in range(count)]
+    first = 0
+    for shard, n in enumerate(shards.counts):
+        yield from (shards.read(shard, i - first) for i in wanted if first <= i < first + n)
+        first += n
+
+
+def _by_expression(sample: Sample) -> int:
+    known = sample.face.expression if sample.face else None
+    return EXPRESSIONS.index(known) if known else len(EXPRESSIONS)
+
+
+def _tile(sample: Sample) -> Image.Image:
+    """The face at the size of a tile, its box unless that is the template's, and its expression below."""
+    tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _CAPTION_PX), "white")
+    face = Image.fromarray(decode(sample.image))
+    scale = _TILE_PX / max(face.size)
+    face = face.resize((max(1, round(face.width * scale)), max(1, round(face.height * scale))))
+    draw = ImageDraw.Draw(face)
+    if sample.face and sample.face.box and sample.face.box_source != "template":
+        x1, y1, x2, y2 = sample.face.box
+        corners = (x1 * face.width, y1 * face.height, x2 * face.width - 1, y2 * face.height - 1)
+        draw.rectangle(corners, outline="lime")
+    tile.paste(face, ((_TILE_PX - face.width) // 2, (_TILE_PX - face.height) // 2))
+    caption = sample.face.expression if sample.face else None
+    ImageDraw.Draw(tile).text((2, _TILE_PX + 1), caption or sample.key, fill="black")
+    return tile

@@ -1,0 +1,90 @@
+"""Every byte of a shard set again, against its index and hashes."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.index import HASH_BYTES, INDEX, KINDS, ShardSet, read_index
+from shards.pixels import BadImage, decode, pixel_hash
+
+Damage = dict[str, str]  # "where", "what"
+
+
+def verify(
+    path: Path | str, *, decode: bool = False, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """A report on the set at `path`; it is sound when the report's list `damaged` is empty.
+
+    Reads all files and names each damaged one, and the samples in it. `decode` decodes every image too, and
+    counts in `other_pixels` those that another decoder than the packer's makes other pixels of. Never stops at
+    the first damage; ShardError only where there is no index to verify against.
+    """
+    shards = ShardSet(Path(path), read_index(Path(path)))
+    damaged, other_pixels, done = _wrong_sums(shards), 0, 0
+    for shard, count in enumerate(shards.counts):
+        faults = _damaged_files(shards, shard)
+        damaged += [_damage(f"{shards.name}/{shards.file(shard, kind).name}", what) for kind, what in faults.items()]
+        if ("tar" in faults or decode) and "idx" not in faults:
+            samples, other = _damaged_samples(shards, shard, decode_them=decode, compare="hashes" not in faults)
+            damaged += samples
+            other_pixels += other
+        done += count
+        if progress:
+            progress(done, shards.samples)
+    report: dict[str, Any] = {
+        "set": shards.name,
+        "samples": shards.samples,
+        "shards": len(shards.counts),
+        "bytes": sum(shard["bytes"] for shard in shards.index["shards"]),
+        "damaged": damaged,
+    }
+    return report | {"other_pixels": other_pixels} if decode else report
+
+
+def _damage(where: str, what: str) -> Damage:
+    return {"where": where, "what": what}
+
+
+def _wrong_sums(shards: ShardSet) -> list[Damage]:
+    """Where index.json contradicts itself."""
+    index, damaged = shards.index, list[Damage]()
+    for name in ("samples", "bytes"):
+        total = sum(shard[name] for shard in index["shards"])
+        if index[name] != total:
+            damaged.append(_damage(f"{shards.name}/{INDEX}", f"{name} {index[name]}, its shards have {total}"))
+    return damaged
+
+
+def _damaged_files(shards: ShardSet, shard: int) -> dict[str, str]:
+    """What is wrong with the files of a shard, by kind; empty where all are as they were packed."""
+    faults = dict[str, str]()
+    for kind, entry in KINDS.items():
+        try:
+            with shards.file(shard, kind).open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            faults[kind] = str(error.strerror)
+        else:
+            if found != shards.index["shards"][shard][entry]:
+                faults[kind] = "other bytes than were packed (sha256)"
+    return faults
+
+
+def _damaged_samples(shards: ShardSet, shard: int, *, decode_them: bool, compare: bool) -> tuple[list[Damage], int]:
+    """The samples of a shard that cannot be used, and how many decode to other pixels than when packed."""
+    damaged, other_pixels = list[Damage](), 0
+    if not shards.file(shard, "tar").exists():
+        return damaged, other_pixels
+    hashes = shards.file(shard, "hashes").read_bytes() if compare else b""
+    for row in range(shards.counts[shard]):
+        try:
+            sample = shards.read(shard, row)
+            if decode_them:
+                found, place = pixel_hash(decode(sample.image)), row * sum(HASH_BYTES)
+                other_pixels += compare and found != hashes[place : place + HASH_BYTES[0]]
+        except (ShardError, BadImage) as error:
+            where = shards.where(shard, row)
+            damaged.append(_damage(where, str(error).removeprefix(f"{where}: ")))
+    return damaged, other_pixels

@@ -1,0 +1,91 @@
+"""Shards made by many processes, with one count of images; nothing is left running behind a killed packer."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from shards.describe import Row
+from shards.errors import ShardError
+from shards.writer import Task, write_shard
+
+# In a packing process, shared with the one that started it: images done, and whether to stop.
+_done: Any = None
+_stop: Any = None
+
+
+def make_shards(tasks: Iterable[Task], workers: int, progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
+    """Tasks with their rows, as they are finished; `progress` is told the number of images so far.
+
+    One worker is this process itself. ShardError if a process is killed.
+    """
+    return _here(tasks, progress) if workers <= 1 else _in_processes(tasks, workers, progress)
+
+
+def _here(tasks: Iterable[Task], progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(done)
+
+    for task in tasks:
+        yield task, write_shard(task, step)
+
+
+def _in_processes(tasks: Iterable[Task], workers: int, progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
+    # Not fork: the caller may hold threads and a GPU. The server imports once what all need.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shards.workers"])
+    done, stop = context.Value("q", 0), context.Value("b", 0)
+    pool = ProcessPoolExecutor(workers, context, _start, (done, stop))
+    waiting, sent = iter(tasks), dict[Future[Row], Task]()
+    try:
+        while True:
+            while len(sent) < 2 * workers and (task := next(waiting, None)) is not None:
+                sent[pool.submit(_work, task)] = task  # few at a time: each carries the list of its images
+            if not sent:
+                return
+            finished, _ = wait(sent, timeout=0.2, return_when=FIRST_COMPLETED)
+            progress(done.value)
+            for future in finished:
+                yield sent.pop(future), future.result()
+    except BrokenProcessPool:
+        raise ShardError(
+            "a packing process was killed, perhaps for want of memory; run the same command again with fewer "
+            "--workers, finished shards are kept"
+        ) from None
+    finally:
+        stop.value = 1  # whatever the reason for leaving: unfinished shards are not wanted any more
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(done: Any, stop: Any) -> None:
+    """Set up a packing process."""
+    global _done, _stop
+    _done, _stop = done, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the packer stops us, with a better message
+    threading.Thread(target=_die_with_the_packer, daemon=True).start()
+
+
+def _die_with_the_packer() -> None:
+    packer = multiprocessing.parent_process()
+    assert packer is not None
+    packer.join()
+    os._exit(1)
+
+
+def _work(task: Task) -> Row:
+    return write_shard(task, _step)
+
+
+def _step() -> None:
+    with _done.get_lock():
+        _done.value += 1
+    if _stop.value:
+        raise RuntimeError("the packer stops")
