@@ -1,5 +1,6 @@
 """A shard set at a glance: its facts, and a sheet of its faces."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def show(path: Path | str) -> dict[str, Any]:
 def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
     """Write a picture of `count` samples from all over the set, by expression, with the face boxes of their own."""
     samples = sorted(_spread(ShardSet.open(path), count), key=_by_expression)
-    columns = max(1, round((len(samples) * 1.4) ** 0.5))
+    columns = math.ceil(math.sqrt(len(samples)))
     rows = -(-len(samples) // columns)
     width, height = _TILE_PX + _GAP_PX, _TILE_PX + _CAPTION_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
