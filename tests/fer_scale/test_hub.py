@@ -98,7 +98,7 @@ def test_a_private_repository_is_private_and_a_public_one_does_not_become_it(
     with pytest.raises(HubError, match="exists and is public; make it private on its page"):
         hub.push(encoder_folder, "hf://lab/open", message="m", private=True)
     monkeypatch.setenv("HF_TOKEN", STRANGER)
-    with pytest.raises(HubError, match="no such repository at .*/lab/secret, or one that this token may not see"):
+    with pytest.raises(HubError, match=r"no such repository at .*/lab/secret, or one that this token may not see"):
         hub.pull("hf://lab/secret")
 
 
@@ -276,7 +276,7 @@ def test_a_silent_hub_is_given_up(hub_server: Hub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fer_scale.hub_client.SILENCE_S", 0.2)
     hub_server.faults.add("silent", "GET", "/api/models", times=99, seconds=2)
     began = time.monotonic()
-    with pytest.raises(HubError, match="no answer from http://127.0.0.1:.*; look at network and proxy"):
+    with pytest.raises(HubError, match=r"no answer from http://127.0.0.1:.*; look at network and proxy"):
         hub.pull("hf://lab/faces")
     assert time.monotonic() - began < 5
 
@@ -339,7 +339,7 @@ def test_errors_say_what_to_do_and_never_the_token(
 
 def test_a_rate_limit_says_how_long_to_wait(published: str, hub_server: Hub) -> None:
     hub_server.faults.add("status", "GET", "/api/models/lab/faces", status=429, headers={"Retry-After": "250"})
-    with pytest.raises(HubError, match="too many requests .* try again in 250 s"):
+    with pytest.raises(HubError, match=r"too many requests .* try again in 250 s"):
         hub.pull("hf://lab/faces")
 
 

@@ -1,9 +1,9 @@
 """The endpoints of the Hub that publishing and pulling a model use: request in, response out, no sockets.
 
-Written after a recorded exchange of huggingface_hub 2.4 with the Hub's protocol. What must not be "simplified": small files
-are answered directly while large ones are redirected to another origin (a redirect within one origin is followed by
-the HEAD request, and the commit's headers are lost); errors carry X-Error-Code (on http:// nothing else is looked at); a
-409 on creation carries the repository's url.
+It follows what huggingface_hub 2.4 sends and expects. What must not be "simplified": small files are answered directly
+while large ones are redirected to another origin (a redirect within one origin is followed by the HEAD request, and the
+commit's headers are lost); errors carry X-Error-Code (on http:// nothing else is looked at); a 409 on creation carries
+the repository's url.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""A small Hub on loopback that is real where it matters: huggingface_hub, timm and transformers cannot tell the difference.
+"""A small Hub on loopback that is real where it matters: huggingface_hub, timm and transformers see no difference.
 
     store.py      bytes, repositories, commits
     endpoints.py  the protocol: a request in, a response out

@@ -1,0 +1,245 @@
+"""The model card: what a published model is, what it was made of, what it must not be used for.
+
+Text in, text out; publish.py collects the facts. The front matter is what the Hub indexes. Paths and names of the
+machine that trained never reach a card: of the recipe only the sections are shown that change the mathematics.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# What the Hub knows by its own name; any other licence is `other` with its text as the name.
+_HUB_LICENCES = {
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
+    "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "openrail", "creativeml-openrail-m", "bigscience-openrail-m",
+}  # fmt: skip
+_SECTIONS = ("model", "augment", "batch", "optim", "facemix", "supervised", "semi")  # of a recipe; no paths in them
+_PATHS = ("start_from",)  # but for this key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """The facts of a card."""
+
+    title: str
+    licence: str
+    name: str  # ORG/NAME, or a placeholder where the model goes to a folder
+    config: dict[str, Any]
+    data: Sequence[dict[str, Any]] = ()  # rows of data.json
+    recipe: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, str] = field(default_factory=dict)  # what -> how much
+    evaluation: dict[str, Any] | None = None  # metrics.json
+    pictures: dict[str, str] = field(default_factory=dict)  # file -> what it shows
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.config.get("label_names", ()))
+
+    @property
+    def base_model(self) -> str | None:
+        """The address of the model this one was fine-tuned from."""
+        return self.config.get("fer_scale", {}).get("base_model")
+
+
+def text(card: Card) -> str:
+    """The whole README.md."""
+    what = _WHAT_EXPRESSION if card.labels else _WHAT_ENCODER
+    sections = [
+        f"# {card.title}",
+        what + _origin(card),
+        "## Use\n\n" + _usage(card),
+        "## Data\n\n" + _data(card),
+        "## Training\n\n" + _training(card),
+    ]
+    if card.evaluation:
+        sections.append("## Evaluation\n\n" + _evaluation(card.evaluation))
+    if card.pictures:
+        sections.append("## Pictures\n\n" + "\n\n".join(f"![{said}]({file})" for file, said in card.pictures.items()))
+    sections += [_LIMITS, f"## Licence\n\n{card.licence}. The licences of the data (above) may ask for more."]
+    return _front_matter(card) + "\n" + "\n\n".join(sections) + "\n"
+
+
+def _front_matter(card: Card) -> str:
+    known = card.licence.lower() in _HUB_LICENCES
+    lines = [f"license: {card.licence.lower() if known else 'other'}"]
+    if not known:
+        lines.append(f"license_name: {re.sub('[^a-z0-9.]+', '-', card.licence.lower()).strip('-') or 'other'}")
+    lines += [
+        "library_name: timm",
+        f"pipeline_tag: {'image-classification' if card.labels else 'image-feature-extraction'}",
+    ]
+    if card.base_model and (match := re.fullmatch(r"hf://([^@]+)(@.*)?", card.base_model)):
+        lines.append(f"base_model: {match[1]}")
+    if card.evaluation:
+        lines.append("metrics:\n- accuracy")
+    tags = ["timm", "transformers", "fer_scale", "face", "facial-expression-recognition"]
+    tags += ["expression-recognition"] if card.labels else ["masked-autoencoder"]
+    return "---\n" + "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags)]) + "\n---\n"
+
+
+def _origin(card: Card) -> str:
+    """What stands below the first sentence: calibration, and the model that training started from."""
+    more = ""
+    if card.labels and card.config.get("fer_scale", {}).get("folded_temperature", 1) != 1:
+        more += " Its probabilities are calibrated: the temperature is part of the weights."
+    if base := card.base_model:  # of a folder, only its name: a path is nobody's business
+        more += (
+            f"\n\nTraining started from `{base if base.startswith('hf://') else base.rstrip('/').rsplit('/', 1)[-1]}`."
+        )
+    return more
+
+
+def _usage(card: Card) -> str:
+    px = card.config["pretrained_cfg"]["input_size"][-1]
+    if card.labels:
+        last = "    probabilities = model(transform(face)[None]).softmax(1)[0]\n"
+        last += f"names = {json.dumps(card.labels)}\nprint(names[probabilities.argmax()])"
+        task, call = "image-classification", 'print(pipe(Image.open("face.jpg").convert("RGB")))'
+    else:
+        last = f"    features = model(transform(face)[None])    # [1, {card.config['num_features']}]"
+        task, call = "image-feature-extraction", 'features = pipe(Image.open("face.jpg").convert("RGB"), pool=True)'
+    return _USAGE.format(name=card.name, px=px, last=last, task=task, call=call) + _crop(card)
+
+
+def _crop(card: Card) -> str:
+    box = card.config.get("fer_scale", {}).get("face_box")
+    if not box:
+        return ""
+    place = ", ".join(f"{value:.2f}" for value in box)
+    return (
+        f"\n\nIn the training crops the face's box lay at ({place}): left, top, right, bottom, in shares of the crop. "
+        "Crop alike, as `fer-scale predict` does: other margins cost accuracy."
+    )
+
+
+def _data(card: Card) -> str:
+    if not card.data:
+        return "Which images it was trained on is not recorded beside these weights."
+    rows = [
+        [
+            str(row.get("name", "?")),
+            f"{row.get('samples', 0):,}",
+            f"{row.get('excluded') or 0:,}",
+            str(row.get("licence") or "unknown"),
+            str(row.get("source", "?")),
+            str(row.get("fingerprint", ""))[:12],
+        ]
+        for row in card.data
+    ]
+    head = ["set", "images", "left out", "licence of the images", "source", "fingerprint"]
+    return (
+        _table(head, rows)
+        + "\n\nNo image is part of this repository"
+        + (", but for the pictures below." if "reconstructions.png" in card.pictures else ".")
+    )
+
+
+def _training(card: Card) -> str:
+    parts = []
+    if card.training:
+        parts.append(_table(["", ""], [[name, value] for name, value in card.training.items()]))
+    lines = []
+    for section in _SECTIONS:
+        body = {key: value for key, value in card.recipe.get(section, {}).items() if key not in _PATHS}
+        if body:
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in body.items()), ""]
+    if lines:
+        parts.append("```toml\n" + "\n".join(lines).strip() + "\n```")
+    return "\n\n".join(parts) or "The recipe is not recorded beside these weights."
+
+
+def _evaluation(metrics: dict[str, Any]) -> str:
+    parts = []
+    where = [f"{name} {metrics[name]}" for name in ("set", "list", "protocol", "target") if metrics.get(name)]
+    counted = f"{metrics['samples']:,} images" if "samples" in metrics else ""
+    parts.append("Measured on " + ", ".join(filter(None, [*where, counted])) + "." if where or counted else "")
+    intervals = metrics.get("intervals_95", {})
+    names = {
+        "accuracy": "accuracy",
+        "uar": "mean recall of the classes (uar)",
+        "macro_f1": "macro F1",
+        "ece": "calibration error (ece)",
+    }
+    rows = []
+    for key, name in names.items():
+        if isinstance(metrics.get(key), int | float):
+            low_high = " to ".join(f"{100 * end:.1f}" for end in intervals.get(key, ()))
+            rows.append([name, f"{100 * metrics[key]:.1f} %", low_high])
+    parts.append(_table(["measure", "value", "95 % interval (bootstrap)"], rows))
+    if classes := metrics.get("per_class"):
+        body = [
+            [name, f"{facts['count']:,}", _percent(facts.get("recall")), _percent(facts.get("precision"))]
+            for name, facts in classes.items()
+        ]
+        parts.append(_table(["expression", "images", "recall", "precision"], body))
+    return "\n\n".join(filter(None, parts))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    cells = [head, ["---"] * len(head), *([cell.replace("|", "/") for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+_WHAT_ENCODER = """\
+A Vision Transformer that learned from unlabeled faces, as a masked autoencoder (He et al. 2022, arXiv:2111.06377; for
+faces Song et al. 2024, arXiv:2410.17622). It turns a face crop into features, and is meant to be fine-tuned to
+recognise facial expressions from few labels. It is no classifier, and it was not trained to tell people apart."""
+
+_WHAT_EXPRESSION = """\
+A classifier of facial expressions in face crops. It says how a face looks, as annotators named it; it does not say what
+a person feels."""
+
+_USAGE = """\
+It takes face crops only, not whole photos: {px} x {px} px, RGB (`.convert("RGB")` matters: grey pictures fail without).
+
+```python
+import timm
+import torch
+from PIL import Image
+
+model = timm.create_model("hf-hub:{name}", pretrained=True).eval()    # a folder: "local-dir:PATH"
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+face = Image.open("face.jpg").convert("RGB")
+with torch.no_grad():
+{last}
+```
+
+```python
+from PIL import Image
+from transformers import pipeline
+
+pipe = pipeline("{task}", model="{name}")    # or a folder
+{call}
+```
+
+Other classes of transformers (`ViTModel`) load it without a complaint and with random weights: use `pipeline`,
+`AutoModel` or timm."""
+
+_LIMITS = """\
+## Intended use and limits
+
+Meant for research on facial expressions, and as a start for models that are evaluated for the purpose at hand. Before
+any use on people, measure it on the people, cameras and situations that it will meet, by group.
+
+- A facial expression is not a feeling. How expressions are shown and named depends on person, culture and situation;
+  the labels are the opinion of annotators.
+- Not for decisions about people (hiring, education, insurance, policing, health, border control), not for identifying
+  or tracking them, and not for watching them without their knowledge and consent.
+- Face datasets are unbalanced in age, gender and skin tone, and most of their people were never asked. No results by
+  group are given here unless they stand above; expect unequal errors. Rare expressions (contempt, disgust, fear) are
+  recognised worst.
+- Trained on images of faces, a model may remember some of them: treat the weights as data about people.
+- Small, blurred, turned or partly hidden faces, and other crops than those of training, cost accuracy.
+
+In the European Union (Regulation 2024/1689, the AI Act; this is no legal advice): inferring emotions at the workplace
+and in education is prohibited, but for medical and safety reasons (Article 5(1)(f)); other emotion recognition is
+high-risk (Annex III), and people who are exposed to it must be told (Article 50(3)). Images by which people can be
+identified are personal data under the GDPR."""
