@@ -20,7 +20,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,14 @@ KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origi
 _OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
 
 
-class _Shard(NamedTuple):
-    fd: int
-    entries: bytes
+class _Shard:
+    """A shard's tar, open until this is forgotten, and its index entries."""
+
+    def __init__(self, fd: int, entries: bytes) -> None:
+        self.fd, self.entries = fd, entries
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def read_index(path: Path) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ShardError(f"{path}: no shard set ({INDEX} is missing); make one with `fer-scale pack`") from None
+        raise ShardError(f"{path}: no shard set ({INDEX} is missing); `fer-scale pack` makes one") from None
     except (OSError, ValueError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     found = index.get("format") if isinstance(index, dict) else None
@@ -102,12 +107,13 @@ class ShardSet:
         """Sample `row` of shard `shard`; ShardError, which names it, if its bytes are not those packed."""
         opened = self._shard(shard)
         offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
-        span = os.pread(opened.fd, length, offset * BLOCK)
-        if len(span) != length or zlib.crc32(span) != crc:
-            raise ShardError(f"{self.where(shard, row)}: bytes differ from those packed; copy the shard again")
+        inside = offset * BLOCK + length <= self.index["shards"][shard]["bytes"]  # a damaged entry may say 4 GB
         try:
+            span = os.pread(opened.fd, length, offset * BLOCK) if inside else b""
+            if len(span) != length or zlib.crc32(span) != crc:
+                raise ValueError("other bytes than were packed; copy the shard again")
             return parse(span)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ShardError(f"{self.where(shard, row)}: {error}") from None
 
     def where(self, shard: int, row: int) -> str:
@@ -120,7 +126,8 @@ class ShardSet:
 
     def origins(self, shard: int) -> list[str]:
         """Where the samples of a shard came from: "set:path/in/the/dataset.jpg"."""
-        return _lines(self.file(shard, "origin.gz"))
+        file = self.file(shard, "origin.gz")
+        return _lines(file, file.stat().st_mtime_ns)
 
     def keys(self, shard: int) -> list[str]:
         """The keys of a shard's samples in order; reads their first headers only."""
@@ -147,7 +154,7 @@ class ShardSet:
             self._opened.move_to_end(shard)
             return self._opened[shard]
         if len(self._opened) >= _OPEN_SHARDS:
-            os.close(self._opened.popitem(last=False)[1].fd)
+            self._opened.popitem(last=False)
         try:
             entries = self.file(shard, "idx").read_bytes()
             opened = _Shard(os.open(self.file(shard, "tar"), os.O_RDONLY | os.O_CLOEXEC), entries)
@@ -158,7 +165,7 @@ class ShardSet:
 
 
 @functools.lru_cache(maxsize=1)
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path, changed_ns: int) -> list[str]:
     """The lines of a gzip file; the latest is kept, for a damaged shard asks once for each sample."""
     return gzip.decompress(file.read_bytes()).decode("utf-8", "surrogateescape").split("\n")[:-1]
 

@@ -82,7 +82,7 @@ def pack(
     changes the time and nothing else. ShardError says what is wrong with source, settings or disk.
     """
     src, out = Path(src), Path(os.path.abspath(out))
-    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(os.path.abspath(src)).stem).strip("-") or source
+    name = name or _name_of(src) or source
     _check_settings(source=source, name=name, split=split, protocol=protocol, shard_mb=shard_mb)
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
@@ -95,12 +95,18 @@ def pack(
     return ShardSet.open(out)
 
 
+def _name_of(src: Path) -> str:
+    """A set's name from its source's: "my faces.tar" gives "my-faces"."""
+    base = os.path.basename(os.path.abspath(src)).removesuffix(".tar")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", base).strip("-_")
+
+
 def _check_settings(*, source: str, name: str, split: str | None, protocol: str, shard_mb: float) -> None:
     """ShardError for what cannot be meant."""
     if source not in SOURCES:
         raise ShardError(f"unknown source {source!r}; sources are {', '.join(SOURCES)}")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ShardError(f"name {name!r}: use letters, digits, - and _; tars are called by it")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ShardError(f"name {name!r}: use letters, digits, - and _, a letter or digit first; tars are called so")
     if split not in (None, "train", "valid", "test"):
         raise ShardError(f"unknown split {split!r}; splits are train, valid, test")
     if protocol not in ("argmax", "majority"):
