@@ -198,7 +198,7 @@ A classifier of facial expressions in face crops. It says how a face looks, as a
 a person feels."""
 
 _USAGE = """\
-It takes face crops only, not whole photos: {px} x {px} px, RGB (`.convert("RGB")` matters: grey pictures fail without).
+It takes square face crops only, not whole photos: {px} x {px} px, RGB (without `.convert("RGB")` grey pictures fail).
 
 ```python
 import timm

@@ -66,7 +66,7 @@ def publish(
     model = _find(source, step)
     wanted = model.recipe.get("card", {})
     data = _json(model.run, "data.json") or []
-    given = _licence(source, licence or wanted.get("license"), data)
+    given = _licence(source, licence or wanted.get("license"), data, model.config["pretrained_cfg"].get("license"))
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
         folder = Path(scratch) / "model"
         with artifact.disk_errors(folder):
@@ -82,12 +82,13 @@ def publish(
         return hub.push(folder, to, message=f"Publish {title or model.title}", private=private)
 
 
-def _licence(source: Path, given: str | None, data: list[dict[str, Any]]) -> str:
+def _licence(source: Path, given: str | None, data: list[dict[str, Any]], base: str | None) -> str:
     """The licence, which has no default: whoever publishes knows what the data allow, this program does not."""
     if given and given.strip():
         return given.strip()
-    known = "; ".join(f"{row.get('name')}: {row.get('licence') or 'unknown'}" for row in data)
-    hint = f" The licences of the data: {known}." if known else ""
+    known = [f"{row.get('name')}: {row.get('licence') or 'unknown'}" for row in data]
+    known += [f"the encoder that it started from: {base}"] if base else []
+    hint = f" The licences it is made of: {'; '.join(known)}." if known else ""
     raise PublishError(
         f"{source}: no licence given, and there is no default. Add --licence, as --licence cc-by-nc-4.0, or "
         f"card.license to the recipe.{hint}"
@@ -242,7 +243,8 @@ def _finished(folder: Path, run: Path | None) -> _Model:
     labels = config.get("label_names", [])
     px = config["pretrained_cfg"]["input_size"][-1]
     block = config.get("fer_scale", {})
-    training = {name: str(block[name]) for name in ("labels", "target", "folded_temperature") if name in block}
+    named = {"labels": "labeled images", "target": "target", "folded_temperature": "temperature, folded into the head"}
+    training = {said: str(block[key]) for key, said in named.items() if key in block}
     if run and (rows := log.rows(run / "metrics.jsonl")):
         training |= {"steps": f"{rows[-1]['step']:,}"}
     if recipe.get("run"):

@@ -1,11 +1,13 @@
 """Run by test_compatibility.py: load published models with plain timm and transformers, and print how far they differ.
 
-    python foreign_loaders.py ENCODER_FOLDER ENCODER_NAME EXPRESSION_FOLDER EXPRESSION_NAME PICTURE
+    python foreign_loaders.py ENCODER_FOLDER ENCODER_NAME EXPRESSION_FOLDER EXPRESSION_NAME
 
-A name is that of a repository on the Hub at HF_ENDPOINT. Ours is imported last: the others must not need it.
+A name is that of a repository on the Hub at HF_ENDPOINT; here lies face.jpg. The code in the cards is run as it is
+printed there. Ours is imported last: the others must not need it.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,11 +24,12 @@ def compare(name: str, one: torch.Tensor, other: torch.Tensor) -> None:
     differences[name] = (one - other).abs().max().item()
 
 
-def main(encoder_folder: str, encoder_name: str, expression_folder: str, expression_name: str, picture: str) -> None:
+def main(encoder_folder: str, encoder_name: str, expression_folder: str, expression_name: str) -> None:
     torch.manual_seed(0)
-    face = Image.open(picture).convert("RGB")
+    face = Image.open("face.jpg").convert("RGB")
     features = _encoder(encoder_folder, encoder_name, face)
     logits, names = _expression(expression_folder, expression_name, face)
+    snippets = _run_snippets(encoder_folder) + _run_snippets(expression_folder)
 
     from fer_scale import encoder
 
@@ -36,7 +39,7 @@ def main(encoder_folder: str, encoder_name: str, expression_folder: str, express
     ):
         ours, _ = encoder.load(Path(folder))
         compare(f"{what}: ours", foreign, ours.eval()(inputs))
-    print(json.dumps({"differences": differences, "names": names}))
+    print(json.dumps({"differences": differences, "names": names, "snippets": snippets}))
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -83,6 +86,14 @@ def _expression(folder: str, name: str, face: Image.Image) -> tuple[Pair, list[s
         found = torch.tensor([[scores[label] for label in names]])
         compare(f"expression model: pipeline image-classification, {where}", logits, found)
     return (inputs, logits), names
+
+
+def _run_snippets(folder: str) -> int:
+    """How many pieces of Python stand in the card; each is run."""
+    pieces = re.findall(r"```python\n(.*?)```", (Path(folder) / "README.md").read_text(), re.DOTALL)
+    for piece in pieces:
+        exec(piece, {})
+    return len(pieces)
 
 
 def _aligned(model: torch.nn.Module) -> torch.nn.Module:

@@ -25,33 +25,37 @@ NAMES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fea
 
 
 @pytest.fixture
-def expression_folder(tmp_path: Path) -> Path:
-    """A published expression model, its head random rather than nearly zero."""
-    torch.manual_seed(1)
-    model = encoder.build("64x2x2", image_px=32, patch_px=8)
-    model.reset_classifier(len(NAMES))
-    torch.nn.init.normal_(model.head.weight)
-    args = encoder.model_args("64x2x2", image_px=32, patch_px=8)
-    more = {"mean": (0.5, 0.45, 0.4), "std": (0.25, 0.2, 0.3), "label_names": NAMES, "block": {}}
-    encoder.write(tmp_path / "model", model.state_dict(), encoder.make_config(model, args, image_px=32, **more))
-    publish(tmp_path / "model", str(tmp_path / "expressions"), licence="mit")
-    return tmp_path / "expressions"
+def models(tmp_path: Path) -> dict[str, Path]:
+    """An encoder and an expression model as training leaves them, weights random rather than nearly zero."""
+    found = {}
+    for name, labels in (("encoder", []), ("expressions", NAMES)):
+        torch.manual_seed(len(labels))
+        model = encoder.build("64x2x2", image_px=32, patch_px=8)
+        model.reset_classifier(len(labels))
+        if labels:
+            torch.nn.init.normal_(model.head.weight)
+        args = encoder.model_args("64x2x2", image_px=32, patch_px=8)
+        more = {"mean": (0.5, 0.45, 0.4), "std": (0.25, 0.2, 0.3), "label_names": labels, "block": {}}
+        found[name] = tmp_path / "trained" / name
+        encoder.write(found[name], model.state_dict(), encoder.make_config(model, args, image_px=32, **more))
+    return found
 
 
 def test_timm_and_transformers_compute_what_we_compute_to_the_last_bit(
-    encoder_folder: Path, expression_folder: Path, hub_server: Hub, tmp_path: Path, record_property: Callable[..., None]
+    models: dict[str, Path], hub_server: Hub, tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
-    hub.push(encoder_folder, "hf://lab/encoder", message="m")
-    hub.push(expression_folder, "hf://lab/expressions", message="m")
-    picture = tmp_path / "face.png"
+    places = []
+    for name, folder in models.items():
+        publish(folder, f"hf://lab/{name}", licence="mit")
+        hub.pull(f"hf://lab/{name}", tmp_path / name)
+        places += [str(tmp_path / name), f"lab/{name}"]
     pixels = torch.randint(0, 256, (45, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    Image.fromarray(pixels.numpy()).save(picture)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "face.jpg")
 
-    places = [str(encoder_folder), "lab/encoder", str(expression_folder), "lab/expressions", str(picture)]
-    script = str(Path(__file__).with_name("foreign_loaders.py"))
     settings = {"HF_ENDPOINT": hub_server.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
-        [sys.executable, script, *places],
+        [sys.executable, str(Path(__file__).with_name("foreign_loaders.py")), *places],
+        cwd=tmp_path,
         env=os.environ | settings | {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -60,5 +64,6 @@ def test_timm_and_transformers_compute_what_we_compute_to_the_last_bit(
     found = json.loads(done.stdout.splitlines()[-1])
     record_property("differences", found["differences"])
     assert found["names"] == NAMES
+    assert found["snippets"] == 4
     assert len(found["differences"]) == 16
     assert set(found["differences"].values()) == {0.0}, found["differences"]

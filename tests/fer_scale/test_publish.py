@@ -236,7 +236,7 @@ def test_the_card_says_what_it_was_made_of_and_no_path_of_this_machine(run: Path
         "| views | 320 |",
         "mask_ratio = 0.75",
         '.convert("RGB")',
-        "It takes face crops only",
+        "It takes square face crops only",
         "Article 5(1)(f)",
         "![Loss, learning rate and speed over the steps](curves.png)",
         "No image is part of this repository.",
