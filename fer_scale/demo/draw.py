@@ -1,10 +1,11 @@
-"""Three folders of drawn faces: many that nobody labeled, a labeled data set, and strangers to test on.
+"""Two folders of drawn faces, as the two kinds of data sets lie on disk: many faces of few, and few labels of many.
 
-    OUT/unlabeled/00017/0003.png     as a face recognition data set lies on disk
-    OUT/labeled/00004/0001.png       with OUT/labeled/labels.jsonl: path, expression, box
-    OUT/test/00123/0000.png          the same, of people who are in neither of the others
+    OUT/unlabeled/00017/0003.png     face recognition: 1,100 people, ten pictures of each, no expressions
+    OUT/labeled/00004/0000.png       expression recognition: 3,600 other people, one picture of each, and
+    OUT/labeled/labels.jsonl         path, expression and box of every one
 
-No identity is in two folders, and each picture is a function of (seed, folder, identity, number) alone.
+So nobody is in both, and however the labeled faces are split, those that are tested on are strangers. A picture is a
+function of (seed, folder, person, number) alone.
 """
 
 import json
@@ -21,12 +22,12 @@ from fer_scale.demo.face import act, draw_face, person
 from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
 
-FOLDERS = ("unlabeled", "labeled", "test")
-PICTURES_OF_ONE = {"unlabeled": 10, "labeled": 8, "test": 8}
+FOLDERS = ("unlabeled", "labeled")
+PICTURES_OF_ONE = {"unlabeled": 10, "labeled": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Task:
     """One person and how many pictures of them to draw: the unit of work of one process."""
 
     folder: str
@@ -38,46 +39,41 @@ def draw(
     out: Path,
     *,
     unlabeled: int = 11_000,
-    labels_per_class: int = 40,
-    hidden_per_class: int = 160,
-    test: int = 2_000,
+    labeled: int = 3_600,
     seed: int = 0,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draws the three folders into `out`, which appears when it is complete; the same bytes for any `workers`.
+    """Draws both folders into `out`, which appears when it is complete; the same bytes for any number of `workers`.
 
-    `hidden_per_class` pictures of the labeled folder are there for their faces: a split will hide their labels.
     Raises UserError where `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} is there already; remove it or name another folder")
-    wanted = {"unlabeled": unlabeled, "labeled": (labels_per_class + hidden_per_class) * len(EXPRESSIONS), "test": test}
-    identities = [i for folder, pictures in wanted.items() for i in _identities(folder, pictures)]
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    lines: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
+    tasks = [*_tasks("unlabeled", unlabeled), *_tasks("labeled", labeled)]
     done = 0
+    labels: list[str] = []
     # "spawn": a forked copy of a process with threads may stand still for ever
     with get_context("spawn").Pool(workers) as pool:
-        drawn = pool.imap(partial(_draw_identity, part, seed), identities, chunksize=16)
-        for who, labels in zip(identities, drawn, strict=True):
-            lines[who.folder] += labels
+        drawn = pool.imap(partial(_draw_person, part, seed), tasks, chunksize=64)
+        for who, lines in zip(tasks, drawn, strict=True):
+            labels += lines if who.folder == "labeled" else []
             done += who.pictures
             if progress:
-                progress(done, sum(wanted.values()))
-    for folder in ("labeled", "test"):
-        (part / folder / "labels.jsonl").write_text("\n".join(lines[folder]) + "\n")
+                progress(done, unlabeled + labeled)
+    (part / "labeled/labels.jsonl").write_text("\n".join(labels) + "\n")
     part.rename(out)
 
 
-def _identities(folder: str, pictures: int) -> list[Identity]:
+def _tasks(folder: str, pictures: int) -> list[Task]:
     each = PICTURES_OF_ONE[folder]
-    return [Identity(folder, n, min(each, pictures - n * each)) for n in range(-(-pictures // each))]
+    return [Task(folder, n, min(each, pictures - n * each)) for n in range(-(-pictures // each))]
 
 
-def _draw_identity(out: Path, seed: int, who: Identity) -> list[str]:
+def _draw_person(out: Path, seed: int, who: Task) -> list[str]:
     """Draws one person's pictures; returns their lines of labels.jsonl.
 
     Expressions take turns, so that every class is equally large: kinder than any real data set.
@@ -88,7 +84,7 @@ def _draw_identity(out: Path, seed: int, who: Identity) -> list[str]:
     place.mkdir(parents=True)
     lines = []
     for number in range(who.pictures):
-        rng = np.random.default_rng((*counter, number))
+        rng = np.random.default_rng((*counter, number + 1))  # numpy takes a trailing 0 for nothing at all
         expression = EXPRESSIONS[(who.number * PICTURES_OF_ONE[who.folder] + number) % len(EXPRESSIONS)]
         picture, box = draw_face(somebody, act(expression, rng), rng)
         path = place / f"{number:04d}.png"

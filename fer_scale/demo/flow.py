@@ -39,23 +39,29 @@ class Step:
     command: str
 
 
-_PACK = "fer-scale pack OUT/faces/{0} OUT/sets/{0} --source folder --licence apache-2.0"
 _FINETUNE = (
     "fer-scale finetune configs/finetune/demo.toml data.shards=OUT/sets/labeled data.split=OUT/split.json "
     "run.seed=SEED run.out=OUT/{0} {1}"
 )
-_EVALUATE = "fer-scale evaluate OUT/{0}/model OUT/sets/test --out OUT/{1}"
+_EVALUATE = "fer-scale evaluate {0} OUT/sets/labeled --split OUT/split.json --list test --out OUT/{1}"
 
 FLOW = (
-    Step("Pack 11,000 unlabeled faces into shards.", "sets/unlabeled", _PACK.format("unlabeled")),
-    Step("Pack the labeled faces, with their expressions and boxes.", "sets/labeled", _PACK.format("labeled")),
-    Step("Pack the faces of strangers that all is tested on.", "sets/test", _PACK.format("test")),
-    Step("Read every byte again.", "", "fer-scale verify OUT/sets/unlabeled --decode"),
-    Step("Look at some.", "faces.png", "fer-scale show OUT/sets/test --pictures OUT/faces.png"),
     Step(
-        "Keep 40 labels of each expression, and hide the other 1,280.",
+        "Pack the unlabeled faces into shards.",
+        "sets/unlabeled",
+        "fer-scale pack OUT/faces/unlabeled OUT/sets/unlabeled --source folder --licence apache-2.0",
+    ),
+    Step(
+        "Pack the labeled faces, with their expressions and boxes.",
+        "sets/labeled",
+        "fer-scale pack OUT/faces/labeled OUT/sets/labeled --source folder --licence apache-2.0",
+    ),
+    Step("Read every byte of them again.", "", "fer-scale verify OUT/sets/labeled --decode"),
+    Step("Look at some.", "faces.png", "fer-scale show OUT/sets/labeled --pictures OUT/faces.png"),
+    Step(
+        "Keep 40 labels of each expression and 2,000 faces to test on; hide the labels of the other 1,280.",
         "split.json",
-        "fer-scale split OUT/sets/labeled --labels 320 --seed SEED --out OUT/split.json",
+        "fer-scale split OUT/sets/labeled --labels 320 --test 2000 --seed SEED --out OUT/split.json",
     ),
     Step(
         "Pre-train an encoder on the unlabeled faces: it fills in what is hidden of them (stage 1).",
@@ -70,30 +76,29 @@ FLOW = (
     ),
     Step(
         "Fine-tune it on the labels, supervised (stage 2).",
-        "stage2",
+        "stage2/metrics.json",
         _FINETUNE.format("finetune", "model.start_from=OUT/encoder semi.steps=0"),
     ),
-    Step("Test it on strangers.", "stage2", _EVALUATE.format("finetune", "stage2")),
+    Step("Test it on strangers.", "stage2/metrics.json", _EVALUATE.format("OUT/finetune/model", "stage2")),
     Step(
         "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
-        "stage3",
+        "stage3/metrics.json",
         _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=300"),
     ),
-    Step("Test that, too.", "stage3", _EVALUATE.format("finetune", "stage3")),
+    Step("Test that, too.", "stage3/metrics.json", _EVALUATE.format("OUT/finetune/model", "stage3")),
     Step(
         "For comparison: the same network without pre-training.",
-        "no_pretraining",
+        "from_scratch/metrics.json",
         _FINETUNE.format(
             "scratch",
             "model.start_from=none model.architecture=128x4x4 model.image_px=48 model.patch_px=8 semi.steps=0",
         ),
     ),
-    Step("Test it.", "no_pretraining", _EVALUATE.format("scratch", "no_pretraining")),
+    Step("Test it.", "from_scratch/metrics.json", _EVALUATE.format("OUT/scratch/model", "from_scratch")),
     Step(
-        "And what pixels tell without any network.",
+        "And what a logistic regression on pixels reaches.",
         "pixels/metrics.json",
-        "python -m fer_scale.demo.pixels OUT/sets/labeled --split OUT/split.json "
-        "--test OUT/sets/test --out OUT/pixels/metrics.json",
+        _EVALUATE.format("baseline:pixels", "pixels"),
     ),
     Step(
         "Publish the expression model.",
@@ -101,16 +106,16 @@ FLOW = (
         "fer-scale publish OUT/finetune OUT/model --licence apache-2.0",
     ),
     Step(
-        "Use it: a stranger's happiness, surprise and anger.",
+        "Use it: on happiness, surprise and anger.",
         "",
-        "fer-scale predict OUT/model "
-        "OUT/faces/test/00000/0001.png OUT/faces/test/00000/0002.png OUT/faces/test/00000/0004.png",
+        "fer-scale predict OUT/model OUT/faces/labeled/00001/0000.png OUT/faces/labeled/00002/0000.png "
+        "OUT/faces/labeled/00004/0000.png",
     ),
 )
 
 RUNGS = {  # of the ladder: name and what was measured
     "logistic regression on pixels": "pixels/metrics.json",
-    "the network from scratch": "no_pretraining/metrics.json",
+    "the network from scratch": "from_scratch/metrics.json",
     "pre-trained, stage 2": "stage2/metrics.json",
     "pre-trained, stages 2 and 3": "stage3/metrics.json",
 }

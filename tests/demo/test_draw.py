@@ -16,7 +16,7 @@ from shards.expressions import EXPRESSIONS
 
 def small(out: Path, **changes: int) -> dict[str, bytes]:
     """Draws a few faces into `out`; every file's bytes by its path."""
-    draw(out, **({"unlabeled": 23, "labels_per_class": 1, "hidden_per_class": 1, "test": 16, "workers": 1} | changes))
+    draw(out, **({"unlabeled": 23, "labeled": 16, "workers": 1} | changes))
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.*"))}
 
 
@@ -26,8 +26,8 @@ def test_the_same_seed_draws_the_same_bytes_with_any_number_of_workers(tmp_path:
 
 def test_another_seed_and_another_folder_draw_other_people(tmp_path: Path) -> None:
     zero, one = small(tmp_path / "zero"), small(tmp_path / "one", seed=1)
-    pictures = [zero[f"{folder}/00000/0000.png"] for folder in ("unlabeled", "labeled", "test")]
-    assert len({*pictures, one["unlabeled/00000/0000.png"]}) == 4
+    pictures = [drawn[f"{folder}/00000/0000.png"] for drawn in (zero, one) for folder in ("unlabeled", "labeled")]
+    assert len(set(pictures)) == 4
 
 
 def test_a_smaller_drawing_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
@@ -37,11 +37,15 @@ def test_a_smaller_drawing_is_the_beginning_of_a_larger_one(tmp_path: Path) -> N
 
 def test_labels_name_every_picture_once_and_every_expression_equally_often(tmp_path: Path) -> None:
     files = small(tmp_path / "faces")
-    for folder in ("labeled", "test"):
-        rows = [json.loads(line) for line in files[f"{folder}/labels.jsonl"].splitlines()]
-        pictures = [name for name in files if name.startswith(folder) and name.endswith(".png")]
-        assert sorted(f"{folder}/{row['path']}" for row in rows) == pictures
-        assert Counter(row["expression"] for row in rows) == dict.fromkeys(EXPRESSIONS, 2)
+    rows = [json.loads(line) for line in files["labeled/labels.jsonl"].splitlines()]
+    pictures = [name for name in files if name.startswith("labeled/") and name.endswith(".png")]
+    assert sorted(f"labeled/{row['path']}" for row in rows) == pictures
+    assert Counter(row["expression"] for row in rows) == dict.fromkeys(EXPRESSIONS, 2)
+
+
+def test_of_nobody_with_a_label_there_are_two_pictures_so_that_any_split_tests_on_strangers(tmp_path: Path) -> None:
+    people = [name.split("/")[1] for name in small(tmp_path / "faces") if name.startswith("labeled/0")]
+    assert len(people) == len(set(people)) == 16
 
 
 def test_there_are_as_many_pictures_as_were_asked_for(tmp_path: Path) -> None:
@@ -89,5 +93,5 @@ def test_a_quarter_of_the_pictures_is_grey() -> None:
 
 def test_pictures_are_png_that_any_program_opens(tmp_path: Path) -> None:
     small(tmp_path / "faces")
-    with Image.open(tmp_path / "faces" / "test" / "00001" / "0007.png") as image:
+    with Image.open(tmp_path / "faces/unlabeled/00001/0007.png") as image:
         assert image.format == "PNG"
