@@ -1,0 +1,83 @@
+"""What every accuracy must be read against: the most frequent expression, and logistic regression on small pixels.
+
+Both learn from the labeled list of the same split as the model they are compared with. They are classifiers like any
+other to evaluate.py: a network, and how it wants its input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fer_scale.finetune import views
+from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.steps import Colours
+from fer_scale.images import grey
+from fer_scale.log import say
+
+NAMES = ("baseline:majority", "baseline:pixels")
+SIDE_PX = 24
+PENALTY = 0.01  # of the squared weights; chosen on FERPlus split seeds 100-102, never on a test list
+
+
+def train(name: str, pool: Pool, classes_N: Tensor, count: int) -> tuple[nn.Module, Colours]:
+    """The baseline `name` for `count` classes, trained on the faces of `pool`, and how it wants its input."""
+    shares_K = torch.bincount(classes_N, minlength=count).double() / len(classes_N)
+    if name == "baseline:majority":
+        return Majority(shares_K.log().clamp(min=-30).float()), Colours(1, (0.0,) * 3, (1.0,) * 3)
+    pixels_ND = _pixels(pool)
+    model = Pixels(pixels_ND, count)
+    say(f"logistic regression on {SIDE_PX}x{SIDE_PX} grey pixels of {len(pool):,} faces")
+    _fit(model, pixels_ND, classes_N)
+    return model, Colours(SIDE_PX, (0.0,) * 3, (1.0,) * 3)
+
+
+class Majority(nn.Module):
+    """Says the prior to every picture."""
+
+    def __init__(self, log_prior_K: Tensor):
+        super().__init__()
+        self.log_prior_K = nn.Buffer(log_prior_K)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.log_prior_K.expand(len(pictures), -1)
+
+
+class Pixels(nn.Module):
+    """Logistic regression on standardised grey pixels [N, 3, p, p] -> [N, K]."""
+
+    def __init__(self, pixels_ND: Tensor, count: int):
+        super().__init__()
+        self.mean, self.std = nn.Buffer(pixels_ND.mean(0)), nn.Buffer(pixels_ND.std(0, correction=0).clamp(min=1e-3))
+        self.linear = nn.Linear(pixels_ND.shape[1], count)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.of_pixels(_luma(pictures))
+
+    def of_pixels(self, pixels_ND: Tensor) -> Tensor:
+        return self.linear((pixels_ND - self.mean) / self.std)
+
+
+def _luma(pictures: Tensor) -> Tensor:
+    every = torch.ones(len(pictures), dtype=torch.bool).numpy()
+    return grey(pictures, every)[:, 0].flatten(1)
+
+
+def _pixels(pool: Pool) -> Tensor:
+    """All faces of the pool as rows of grey pixels [N, SIDE_PX ** 2] in 0..1."""
+    batch = pool.everything()
+    return _luma(views.whole(batch.pixels, batch.sizes, SIDE_PX))
+
+
+def _fit(model: Pixels, pixels_ND: Tensor, classes_N: Tensor) -> None:
+    """Minimise cross entropy + PENALTY / 2 * squared weights, which has one minimum."""
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model.of_pixels(pixels_ND), classes_N)
+        loss = loss + PENALTY / 2 * model.linear.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]

@@ -1,0 +1,164 @@
+"""How good an expression model is on faces it has not seen.
+
+    OUT/metrics.json           accuracy, uar, macro_f1, ece, bootstrap intervals, recall and count a class
+        predictions.csv        a line a face
+        confusion_matrix.png   reliability.png
+
+Classes are mapped by name: faces whose expression the model does not know are left out, and counted.
+"""
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fer_scale import encoder, hub, log, plots
+from fer_scale.finetune import apply, baselines, metrics, targets
+from fer_scale.finetune import split as splits
+from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.split import Split
+from fer_scale.finetune.steps import Colours
+from shards.errors import UserError
+from shards.index import ShardSet
+
+_SLOT_PX = 448
+
+
+class EvaluationError(UserError):
+    """Something that cannot be evaluated as it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    address: str  # with its commit, where it has one
+    model: nn.Module
+    colours: Colours
+    names: list[str]
+    trained_on: dict[str, Any]  # set, fingerprint and sha256 of the split
+
+
+def evaluate(
+    address: str, set_path: Path, out: Path, *, split_file: Path | None = None, list_name: str = "test"
+) -> dict[str, Any]:
+    """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces."""
+    shard_set = ShardSet.open(set_path)
+    drawn = splits.read(split_file, shard_set) if split_file else None
+    pool = _pool(shard_set, drawn, list_name)
+    classifier = _classifier(address, shard_set, drawn)
+    classes = targets.classes(pool.known(), classifier.names)
+    with log.progress("evaluating") as tick:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        answers = apply.ask(classifier.model, pool, classifier.colours, device, tick)
+    for line in answers.bad:
+        log.say(f"unreadable, left out: {line}")
+    counted = (classes >= 0) & answers.sound
+    if not counted.any():
+        raise EvaluationError(f"{set_path}: none of the {len(pool)} faces carries an expression that {address} knows")
+    probabilities = answers.logits.double().softmax(dim=1).numpy()
+    result = {
+        "model": classifier.address,
+        "set": shard_set.name,
+        "fingerprint": shard_set.fingerprint,
+        "split": {"file": str(drawn.path), "sha256": drawn.sha256, "list": list_name} if drawn else None,
+        "left_out": {
+            "unknown_expression": int((classes < 0).sum()),
+            "unreadable": int((~answers.sound & (classes >= 0)).sum()),
+        },
+        "warning": _warning(classifier, shard_set, drawn, list_name),
+        **metrics.measure(probabilities[counted], classes[counted], classifier.names),
+    }
+    if result["warning"]:
+        log.say(f"warning: {result['warning']}")
+    keys = [key for key, there in zip(pool.keys, counted, strict=True) if there]
+    _write(out, result, keys, probabilities[counted], classes[counted])
+    return result
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """The figures of `evaluate` as lines for a person."""
+
+    def percent(name: str) -> str:
+        low, high = (100 * x for x in result["intervals_95"][name])
+        return f"{100 * result[name]:.1f} %  ({low:.1f} to {high:.1f})"
+
+    lines = [f"faces      {result['samples']:,} of {result['set']}"]
+    lines += [f"{name:<10} {percent(name)}" for name in ("accuracy", "uar", "macro_f1")]
+    lines.append(f"{'ece':<10} {100 * result['ece']:.1f} %")
+    for name, row in result["per_class"].items():
+        recall = "no faces" if row["recall"] is None else f"recall {100 * row['recall']:5.1f} % of {row['count']:,}"
+        lines.append(f"  {name:<10} {recall}, predicted {row['predicted']:,} times")
+    return lines
+
+
+def _pool(shard_set: ShardSet, drawn: Split | None, list_name: str) -> Pool:
+    """The faces to be measured on; slots are large enough that nothing is reduced twice for models up to 448 px."""
+    if drawn is None:
+        keys = [sample.key for sample in shard_set.samples_in_order() if sample.face and sample.face.expression]
+        if not keys:
+            raise EvaluationError(f"{shard_set.path}: no face of this set carries an expression")
+        return Pool(shard_set, keys, slot_px=_SLOT_PX)
+    if list_name not in splits.LISTS:
+        raise EvaluationError(f"--list {list_name}: a split holds the lists {', '.join(splits.LISTS)}")
+    if not drawn.lists[list_name]:
+        raise EvaluationError(f"{drawn.path}: its list {list_name!r} is empty; draw it with `fer-scale split`")
+    return Pool(shard_set, drawn.lists[list_name], slot_px=_SLOT_PX)
+
+
+def _classifier(address: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:
+    if address.startswith("baseline:"):
+        return _baseline(address, shard_set, drawn)
+    pulled = hub.pull(address)
+    model, config = encoder.load(pulled.folder)
+    if not config.get("label_names"):
+        raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")
+    said = config["pretrained_cfg"]
+    colours = Colours(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]))
+    trained_on = config.get("fer_scale", {}).get("trained_on", {})
+    return Classifier(pulled.address, model, colours, config["label_names"], trained_on)
+
+
+def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:
+    if name not in baselines.NAMES:
+        raise EvaluationError(f"{name}: no such baseline; there are {', '.join(baselines.NAMES)}")
+    if drawn is None:
+        raise EvaluationError(f"{name}: learns from the labeled list of a split; give one with --split")
+    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=_SLOT_PX)
+    names = targets.label_names(drawn.facts["class_counts"]["labeled"])
+    classes = torch.from_numpy(targets.classes(pool.known(), names))
+    model, colours = baselines.train(name, pool, classes, len(names))
+    return Classifier(name, model, colours, names, {"fingerprint": shard_set.fingerprint, "split": drawn.sha256})
+
+
+def _warning(classifier: Classifier, shard_set: ShardSet, drawn: Split | None, list_name: str) -> str | None:
+    """Why these figures may flatter the model: it may have seen the faces."""
+    trained = classifier.trained_on
+    if trained.get("fingerprint") != shard_set.fingerprint:
+        return None
+    if drawn is None or trained.get("split") != drawn.sha256:
+        return "the model was trained on faces of this set by another split than this: it may have seen these faces"
+    return None if list_name == "test" else f"the faces of the list {list_name!r} were used in making this model"
+
+
+def _write(
+    out: Path, result: dict[str, Any], keys: list[str], probabilities: NDArray[np.float64], classes: NDArray[np.int64]
+) -> None:
+    """All files of an evaluation; metrics.json last, so where it stands the others do."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = result["label_names"]
+    with (out / "predictions.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["key", "expression", "predicted", "confidence", *names])
+        for key, row, true in zip(keys, probabilities, classes, strict=True):
+            table.writerow([key, names[true], names[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
+    plots.confusion_matrix(np.array(result["confusion"]), names, out / "confusion_matrix.png")
+    plots.reliability(result["reliability"], result["ece"], out / "reliability.png")
+    beside = out / "metrics.json.part"
+    beside.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(beside, out / "metrics.json")

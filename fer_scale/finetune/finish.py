@@ -1,0 +1,104 @@
+"""What a run says before it starts, the facts beside it, and the expression model it ends in.
+
+RUN/recipe.toml  data.json      what was asked for, and of which data (for the card)
+RUN/model/                      config.json, model.safetensors: the teacher, as timm and transformers read it
+"""
+
+import json
+import os
+
+import torch
+from torch import nn
+
+from fer_scale import config, encoder, log
+from fer_scale.finetune import apply, targets, temperature
+from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.start import Start
+from fer_scale.finetune.steps import Colours, Processes
+from fer_scale.finetune.table import Table, accept
+
+
+def describe(begun: Start, laid: Table, recipe: Finetune, processes: int) -> None:
+    """Say what the recipe comes to."""
+    counts = laid.split.facts["class_counts"]["labeled"]
+    log.say(f"labels   {len(laid.labeled):,}: " + ", ".join(f"{n} {e}" for e, n in counts.items()))
+    if laid.unlabeled is not None:
+        log.say(f"faces    {len(laid.unlabeled):,} unlabeled")
+    weights = sum(p.numel() for p in begun.model.parameters()) / 1e6
+    whence = begun.base_model or f"{recipe.model.architecture} from scratch"
+    log.say(f"model    {whence}, {begun.image_px} px, {weights:.1f} M weights")
+    s, u = recipe.supervised, recipe.semi
+    unlabeled = f"{u.batch} labeled + {u.batch * u.unlabeled_ratio} unlabeled"
+    log.say(f"stage 2  {s.steps:,} steps of {s.batch}, lr {s.lr:.2g}, {recipe.facemix.weighting}, targets {s.target}")
+    if u.steps:
+        log.say(f"stage 3  {u.steps:,} steps of {unlabeled}, lr {u.lr:.2g}, {u.labeler}")
+    log.say(f"runs on  {processes} process(es), {recipe.run.precision}, {recipe.batch.micro} pictures per forward pass")
+
+
+def write_facts(laid: Table, recipe: Finetune) -> None:
+    """recipe.toml and data.json of the run."""
+    shard_set = laid.shard_set
+    data = {
+        "name": shard_set.name,
+        "source": shard_set.index["source"],
+        "protocol": shard_set.index["protocol"],
+        "licence": shard_set.index["licence"],
+        "samples": shard_set.samples,
+        "excluded": shard_set.samples - len(laid.labeled) - (len(laid.unlabeled) if laid.unlabeled else 0),
+        "fingerprint": shard_set.fingerprint,
+        "split": laid.split.sha256,
+        "labels": laid.split.facts["labels"],
+        "class_counts": laid.split.facts["class_counts"],
+        "target": recipe.supervised.target,
+    }
+    for name, text in (("recipe.toml", config.dump(recipe)), ("data.json", json.dumps([data], indent=2) + "\n")):
+        beside = recipe.run.out / f"{name}.part"
+        beside.write_text(text)
+        os.replace(beside, recipe.run.out / name)
+
+
+def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> dict[str, object]:
+    """Write RUN/model/, its temperature folded in; the facts of its block `fer_scale`."""
+    folded = 1.0
+    if laid.split.lists["valid"]:
+        folded = _temperature(begun, teacher, laid, recipe, here)
+        temperature.fold(teacher, folded)
+    block = {
+        "face_box": list(laid.face_box),
+        "detector": laid.detector,
+        "folded_temperature": folded,
+        "base_model": begun.base_model,
+        "trained_on": {
+            "set": laid.shard_set.name,
+            "fingerprint": laid.shard_set.fingerprint,
+            "split": laid.split.sha256,
+            "labels": laid.split.facts["labels"],
+            "target": recipe.supervised.target,
+        },
+    }
+    said = encoder.make_config(
+        begun.model,
+        begun.model_args,
+        architecture=begun.architecture,
+        image_px=begun.image_px,
+        mean=begun.mean,
+        std=begun.std,
+        label_names=laid.names,
+        licence=begun.licence,
+        block=block,
+    )
+    encoder.write(recipe.run.out / "model", teacher.state_dict(), said)
+    return block
+
+
+def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
+    """Fitted on the split's list `valid`, of which the run has seen nothing."""
+    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px)
+    classes = targets.classes(pool.known(), laid.names)
+    with log.progress("fitting the temperature") as tick:
+        colours = Colours(begun.image_px, begun.mean, begun.std)
+        answers = apply.ask(teacher, pool, colours, here.device, tick)
+    accept(tuple(answers.bad), len(pool), recipe.data.max_bad)
+    there = answers.sound & (classes >= 0)
+    return temperature.fit(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))

@@ -1,0 +1,259 @@
+"""The fine-tuning run: read `_stage` first, it is the loop. The only file that imports accelerate.
+
+Stage 2 trains a student on the labeled faces and keeps its average, the teacher. Stage 3 starts student and teacher
+from that average; the teacher labels weak views of unlabeled faces, the student learns strong ones. The teacher is what
+is published. Started again with the same run.out, a run goes on.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from fer_scale import checkpoint, config, log, optim
+from fer_scale.finetune import ema, ending, finish, split, state, steps, table, targets
+from fer_scale.finetune.ending import Preempted, StopSignal
+from fer_scale.finetune.pseudo_labels import Statistics
+from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.start import Start, cuts_matter, start
+from fer_scale.finetune.steps import Colours, Processes
+from fer_scale.finetune.table import Table
+from shards.errors import UserError
+from shards.index import ShardSet
+
+
+class TrainingError(UserError):
+    """A run that cannot go on."""
+
+
+def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None = None) -> dict[str, Any]:
+    """Run or go on with a recipe; what came of it. `changes` may alter a run that goes on."""
+    recipe = config.load(Finetune, recipe_file, [*overrides, *(changes or [])])
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.run.precision == "bf16" else "no", cpu=not torch.cuda.is_available()
+    )
+    here = Processes(
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
+        accelerator.autocast,
+        lambda tensor: accelerator.reduce(tensor, "sum"),
+    )
+    try:
+        with ending.recorded(recipe.run.out, here):
+            run = _set_up(recipe, changes or [], here)
+            _train(run)
+            if here.rank == 0:
+                finish.publishable(run.start, run.teacher, run.table, recipe, here)
+            accelerator.wait_for_everyone()
+    except Preempted as stopped:
+        if here.rank == 0:
+            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
+        return {"outcome": "preempted", "step": stopped.step, "reason": stopped.reason, "run": str(recipe.run.out)}
+    return {"outcome": "done", "step": run.step, "run": str(recipe.run.out), "model": str(recipe.run.out / "model")}
+
+
+@dataclass
+class Run:
+    """What the loop works with, and the few things that change while it runs."""
+
+    recipe: Finetune
+    here: Processes
+    start: Start
+    table: Table
+    student: nn.Module
+    teacher: nn.Module
+    optimizer: AdamW
+    journal: log.Journal
+    stop: StopSignal
+    made_for: dict[str, str]
+    statistics: Statistics
+    step: int = 0  # optimizer steps done, over both stages
+    adam_step: int = 0  # of them, in this stage
+    meter: "Meter" = field(default_factory=lambda: Meter())
+
+
+def _set_up(recipe: Finetune, changes: list[str], here: Processes) -> Run:
+    """Everything that the loop works with, as new or as the newest checkpoint left it."""
+    shard_set = ShardSet.open(recipe.data.shards)
+    drawn = split.read(recipe.data.split, shard_set)
+    names = targets.label_names(drawn.facts["class_counts"]["labeled"])
+    begun = start(recipe.model, len(names), recipe.run.seed)
+    _refuse_cuts(begun, recipe, here)
+    laid = table.lay(recipe, shard_set, drawn, names, begun.image_px, here)
+    student = begun.model.to(here.device)
+    run = Run(
+        recipe,
+        here,
+        begun,
+        laid,
+        student,
+        ema.teacher_of(student),
+        _optimizer(student, recipe, begun),
+        log.Journal(recipe.run.out if here.rank == 0 else None),
+        StopSignal(recipe, here),
+        {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"},
+        Statistics.fresh(len(laid.names)),
+    )
+    _go_on(run, changes)
+    return run
+
+
+def _refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:
+    """Batch norm computes other things when a batch is cut, so with it the batch must stay whole."""
+    largest = max(recipe.supervised.batch, recipe.semi.batch * recipe.semi.unlabeled_ratio if recipe.semi.steps else 0)
+    if cuts_matter(begun.model) and (here.ranks > 1 or recipe.batch.micro < largest):
+        raise TrainingError(
+            f"{begun.architecture} has batch norm, which sees how a batch is cut: use one process and "
+            f"batch.micro={largest}, or an architecture without it"
+        )
+
+
+def _go_on(run: Run, changes: list[str]) -> None:
+    """Bring the run to where its newest checkpoint is, if it has one, and write down how it starts."""
+    found, passed = checkpoint.newest(run.recipe.run.out)
+    if found:
+        saved, progress = checkpoint.read(found)
+        state.same_run(run.recipe, progress, run.made_for, changes)
+        state.restore(saved, run.student, run.teacher)
+        state.restore_moments(saved, run.student, run.optimizer, progress["adam_step"])
+        run.step, run.adam_step = progress["step"], progress["adam_step"]
+        run.statistics = state.statistics_of(progress)
+    if run.here.rank == 0:
+        finish.describe(run.start, run.table, run.recipe, run.here.ranks)
+        for line in passed:
+            log.say(f"passed over: {line}")
+        if found:
+            log.say(f"goes on from {found}")
+        finish.write_facts(run.table, run.recipe)
+        run.journal.rewind(run.step)
+    run.journal.event("resume" if found else "start", step=run.step, processes=run.here.ranks, changes=changes)
+
+
+def _train(run: Run) -> None:
+    try:
+        for semi in (False, True):
+            _stage(run, semi)
+    finally:
+        run.stop.restore()
+
+
+def _stage(run: Run, semi: bool) -> None:
+    """The loop, for stage 2 (`semi` False) or stage 3: read, step, average, look around, save where it is time."""
+    recipe, here = run.recipe, run.here
+    plan = recipe.semi if semi else recipe.supervised
+    first = recipe.supervised.steps if semi else 0
+    stop = first + plan.steps
+    last = min(stop, recipe.run.stop_after_steps or stop)
+    if run.step == first and semi:
+        _start_from_average(run)
+    if not first <= run.step < last:
+        return
+    reach = {"first": run.step - first, "stop": last - first}
+    labeled = table.labeled_steps(run.table, recipe, here, semi=semi, **reach)
+    unlabeled = table.unlabeled_steps(run.table, recipe, here, **reach) if semi else None
+    for parts in labeled:
+        lr = optim.lr_at(run.step - first, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
+        sums = _gradients(run, parts, next(unlabeled) if unlabeled else None)
+        stopping, norm = _update(run, lr)
+        ema.update(run.teacher, run.student, ema.decay_at(run.step, plan.ema_decay))
+        run.step += 1
+        run.adam_step += 1
+        run.meter.steps += 1
+        if run.step % recipe.run.log_every_steps == 0 or run.step == last:
+            _log(run, semi, sums, lr, norm)
+        every = recipe.run.checkpoint_every_steps
+        if stopping or run.step == last or (every and run.step % every == 0):
+            _save(run)
+        if stopping:
+            raise Preempted(run.stop.reason, run.step)
+    if last < stop:
+        raise Preempted(f"run.stop_after_steps = {last}", run.step)
+
+
+def _start_from_average(run: Run) -> None:
+    """Stage 3's student and teacher both start from stage 2's average, and Adam from nothing."""
+    run.student.load_state_dict(run.teacher.state_dict())
+    run.optimizer, run.adam_step = _optimizer(run.student, run.recipe, run.start), 0
+
+
+def _optimizer(student: nn.Module, recipe: Finetune, begun: Start) -> AdamW:
+    plan = recipe.supervised
+    decay = plan.layer_decay if begun.layers else 1.0
+    groups = optim.parameter_groups(student, plan.weight_decay, layer_decay=decay, layers=begun.layers)
+    return AdamW(groups, lr=plan.lr, betas=plan.betas)
+
+
+def _gradients(run: Run, labeled: list[Any], unlabeled: list[Any] | None) -> steps.Sums:
+    """This process's gradients of a step, and what it found."""
+    run.student.train()
+    run.optimizer.zero_grad()
+    colours = Colours(run.start.image_px, run.start.mean, run.start.std)
+    loss, apart = steps.supervised(run.student, labeled, run.table.labels, colours, run.here, run.recipe, run.step)
+    kept, predicted = torch.zeros_like(loss), loss.new_zeros(len(run.table.names))
+    if unlabeled is not None:
+        more, kept, predicted, run.statistics = steps.unsupervised(
+            run.student, run.teacher, unlabeled, run.table.labels.prior, colours, run.here, run.recipe, run.statistics
+        )
+        loss = loss + more
+    return steps.Sums(loss, apart, kept, predicted)
+
+
+def _update(run: Run, lr: float) -> tuple[bool, float]:
+    """One step of Adam with the gradients of all processes; whether one of them was asked to stop, and the norm."""
+    flag = torch.tensor([float(run.stop.asked())])
+    stopping = bool(steps.sum_gradients(run.student, run.here, flag.to(run.here.device))[0] > 0)
+    trained = [p for p in run.student.parameters() if p.requires_grad]
+    most = run.recipe.supervised.clip_norm or math.inf
+    norm = float(nn.utils.clip_grad_norm_(trained, most))
+    if not math.isfinite(norm):
+        raise TrainingError(f"step {run.step}: the gradient is not finite; lower the learning rate (now {lr:.2g})")
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    run.optimizer.step()
+    return stopping, norm
+
+
+def _save(run: Run) -> None:
+    if run.here.rank == 0:
+        progress = state.facts(run.recipe, run.step, run.adam_step, run.statistics, run.made_for)
+        state.save(run.recipe.run.out, run.student, run.teacher, run.optimizer, progress)
+        run.journal.event("checkpoint", step=run.step)
+
+
+class Meter:
+    """Steps and seconds since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.steps, self.began = 0, time.monotonic()
+
+
+def _log(run: Run, semi: bool, sums: steps.Sums, lr: float, norm: float) -> None:
+    """A line of metrics.jsonl and of the console about the step just done, over all processes."""
+    recipe, meter = run.recipe, run.meter
+    run.meter = Meter()
+    values: list[Tensor] = [sums.loss, sums.apart, sums.kept, sums.predicted]
+    loss, apart, kept, *predicted = run.here.total(torch.cat(values)).tolist()
+    batch = recipe.semi.batch if semi else recipe.supervised.batch
+    unlabeled = batch * recipe.semi.unlabeled_ratio if semi else 0
+    speed = meter.steps * (batch + unlabeled) / (time.monotonic() - meter.began)
+    row = {"step": run.step, "stage": 3 if semi else 2, "loss": loss, "lr": lr, "images_per_s": round(speed, 1)}
+    row |= {"grad_norm": norm, "one_minus_iou": apart / batch}
+    if semi:
+        row["kept"] = kept / unlabeled
+        row["predicted"] = dict(zip(run.table.names, map(int, predicted), strict=True))
+    run.journal.metrics(**row)
+    if run.here.rank == 0:
+        total = recipe.supervised.steps + recipe.semi.steps
+        left = log.duration((total - run.step) * (batch + unlabeled) / speed)
+        more = f"  kept {row['kept']:.0%}" if semi else ""
+        log.say(
+            f"step {run.step:>{len(str(total))}}/{total}  stage {row['stage']}  loss {loss:.4f}  lr {lr:.2e}  "
+            f"1-IoU {row['one_minus_iou']:.3f}{more}  {speed:,.0f} images/s  {left} left"
+        )

@@ -1,0 +1,90 @@
+"""The one command of a researcher: a folder of labeled faces in, an evaluated expression model out.
+
+    RUN/set/          the shard set                 (where DIR is one already, it is used as it is)
+    RUN/split.json    test, labeled, unlabeled
+    RUN/model/        the expression model          RUN/evaluation/    what it is worth on the list `test`
+
+Nothing here that the single commands do not do; each is printed, so that one can go on from there by hand. Started
+again, it goes on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_scale import log
+from fer_scale.finetune import evaluate as evaluation
+from fer_scale.finetune import loop, split
+from shards import pack
+from shards.errors import UserError
+from shards.index import INDEX, ShardSet
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the one command was given."""
+
+    data: Path
+    source: str | None  # None where `data` is a shard set
+    labels: str
+    start_from: str
+    out: Path
+    test: str = "25%"
+    valid: str | None = None
+    seed: int = 0
+    protocol: str = "argmax"
+
+
+def oneshot(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
+    """Pack, split, run both stages and evaluate; what `evaluate` found, or how the run ended before its end."""
+    if wish.out.exists() and not wish.out.is_dir():
+        raise UserError(f"{wish.out}: is a file; give a folder for the run")
+    set_path = _packed(wish)
+    split_file = wish.out / "split.json"
+    if not _drawn(split_file, set_path, wish):
+        more = "".join(f" --{n} {v}" for n, v in (("test", wish.test), ("valid", wish.valid)) if v)
+        log.say(f"+ fer-scale split {set_path} --labels {wish.labels} --seed {wish.seed}{more} --out {split_file}")
+        split.split(set_path, labels=wish.labels, seed=wish.seed, out=split_file, test=wish.test, valid=wish.valid)
+    given = [
+        f"data.shards={_quoted(set_path)}",
+        f"data.split={_quoted(split_file)}",
+        f"model.start_from={_quoted(wish.start_from)}",
+        f"run.out={_quoted(wish.out)}",
+        *overrides,
+    ]
+    log.say(f"+ fer-scale finetune {recipe_file} {' '.join(given)}")
+    ended = loop.finetune(recipe_file, given)
+    if ended["outcome"] != "done" or not ended["main"]:
+        return ended
+    model, out = wish.out / "model", wish.out / "evaluation"
+    log.say(f"+ fer-scale evaluate {model} {set_path} --split {split_file} --out {out}")
+    return ended | {"evaluation": evaluation.evaluate(str(model), set_path, out, split_file=split_file)}
+
+
+def _packed(wish: Wish) -> Path:
+    """The shard set of the data, packed now if it is not one and was not packed by this run before."""
+    if (wish.data / INDEX).exists():
+        return wish.data
+    if wish.source is None:
+        raise UserError(f"{wish.data}: is no shard set; say how its faces lie with --source, as --source ferplus")
+    place = wish.out / "set"
+    if not (place / INDEX).exists():
+        log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {wish.protocol}")
+        with log.progress(f"packing {place}") as tick:
+            pack.pack(wish.data, place, source=wish.source, name=wish.data.name, protocol=wish.protocol, progress=tick)
+    return place
+
+
+def _drawn(file: Path, set_path: Path, wish: Wish) -> bool:
+    """Whether the run has its split already; one drawn for another wish is an error."""
+    if not file.exists():
+        return False
+    facts = split.read(file, ShardSet.open(set_path)).facts
+    wanted = {"test": wish.test, "valid": wish.valid, "labeled": wish.labels}
+    if facts["sizes"] != wanted or facts["seed"] != wish.seed:
+        raise UserError(f"{file}: was drawn with {facts['sizes']}, seed {facts['seed']}; use another --out")
+    return True
+
+
+def _quoted(value: Path | str) -> str:
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

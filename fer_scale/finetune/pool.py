@@ -1,0 +1,138 @@
+"""The faces of one list of a split: what is known of them, their pixels, and the endless order they are trained on in.
+
+A list that is small enough is decoded once and kept as uint8; a larger one is read step by step. Both give the same
+batches.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fer_scale.loader import Batch, Faces
+from fer_scale.log import Ticker, progress
+from shards.boxes import Box
+from shards.errors import UserError
+from shards.index import ShardSet
+from shards.order import Order, absorb, key
+from shards.sample import Face
+
+_CHUNK = 512  # faces decoded between two words about progress
+_STAND_IN = key(*b"stand-in")  # a broken face is always replaced by the same one, whatever the step
+
+Ids = NDArray[np.int64]
+
+
+class Pool:
+    """Faces numbered 0 .. N-1, in the order in which they lie in the set."""
+
+    def __init__(self, shard_set: ShardSet, wanted: Sequence[str], *, slot_px: int):
+        """The faces of `shard_set` whose keys are in `wanted`, reduced to fit into `slot_px` where they are larger."""
+        names, rows, shards = set(wanted), [], []
+        self.keys: list[str] = []
+        for shard in range(len(shard_set.counts)):
+            keys = shard_set.keys(shard)
+            rows.append(np.array([row for row, name in enumerate(keys) if name in names], np.int64))
+            self.keys += [keys[row] for row in rows[-1]]
+            shards.append(np.full(len(rows[-1]), shard, np.int64))
+        if len(self.keys) != len(names):
+            raise UserError(f"{shard_set.path}: {len(names) - len(self.keys)} faces of the split are not in the set")
+        self.shard_set = shard_set
+        self.faces = Faces([shard_set], slot_px=slot_px, rows=list(rows))
+        self._shard, self._row = np.concatenate(shards), np.concatenate(rows)
+        self._place = np.concatenate([np.arange(len(r)) for r in rows])  # among a shard's wanted rows
+        first = np.concatenate([[0], np.cumsum(shard_set.counts)])[self._shard]
+        self._numbers = first + self._row  # as the loader numbers them: ascending
+        self._kept: Batch | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def known(self) -> list[Face]:
+        """What the set's JSON says of each face; a face without one gets an empty Face."""
+        places = zip(self._shard.tolist(), self._row.tolist(), strict=True)
+        return [self.shard_set.read(shard, row).face or Face() for shard, row in places]
+
+    def megabytes(self) -> float:
+        """What the decoded faces would take."""
+        return len(self) * self.faces.slot_px**2 * 3 / 1e6
+
+    def keep(self, title: str) -> tuple[str, ...]:
+        """Decode all faces and keep them; what could not be read, and was replaced."""
+        with progress(title) as tick:
+            self._kept = self.everything(tick)
+        return self._kept.bad
+
+    def everything(self, tick: Ticker = lambda done, total: None) -> Batch:
+        """All faces as one batch."""
+        batches = []
+        for start in range(0, len(self), _CHUNK):
+            batches.append(self._read(np.arange(start, min(start + _CHUNK, len(self)))))
+            tick(min(start + _CHUNK, len(self)), len(self))
+        return Batch(
+            torch.cat([b.pixels for b in batches]),
+            np.concatenate([b.sizes for b in batches]),
+            np.concatenate([b.keys for b in batches]),
+            np.concatenate([b.ids for b in batches]),
+            tuple(text for b in batches for text in b.bad),
+        )
+
+    @property
+    def kept(self) -> bool:
+        """Whether all faces are decoded and in memory."""
+        return self._kept is not None
+
+    def batch(self, ids: Ids) -> Batch:
+        """Pixels and sizes of the faces `ids`. Where a face was replaced, `Batch.ids` says by which."""
+        if self._kept is None:
+            return self._read(ids)
+        kept = self._kept
+        return Batch(kept.pixels[torch.from_numpy(ids)], kept.sizes[ids], kept.keys[ids], kept.ids[ids], ())
+
+    def _read(self, ids: Ids) -> Batch:
+        keys = absorb(np.full(1, _STAND_IN, np.uint64), ids.astype(np.uint64))
+        batch = self.faces.batch(self._shard[ids], self._place[ids], keys)
+        return Batch(batch.pixels, batch.sizes, keys, np.searchsorted(self._numbers, batch.ids), batch.bad)
+
+    def boxes(self, known: Sequence[Face]) -> NDArray[np.float32]:
+        """Face boxes [N, 4]: the face's own, else the template of its set."""
+        template: Box = tuple(self.shard_set.index["template_box"])
+        return np.array([face.box or template for face in known], np.float32)
+
+
+class Stream(Dataset[list[Batch]]):
+    """`stream[step]` is what this process trains on at a step: a pure function of the seed and the step."""
+
+    def __init__(self, pool: Pool, parts: list[Ids], *, batch: int, seed: int):
+        """`parts` are the slots of the global batch that each forward pass takes; see pairs.py."""
+        self._pool, self._parts, self._batch = pool, parts, batch
+        self._order = Order([len(pool)], seed=seed, batch=batch, lanes=1)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        slots = self._order.slots(step, 0, self._batch)
+        batches = []
+        for part in self._parts:
+            batch = self._pool.batch(slots.row[part])
+            batches.append(Batch(batch.pixels, batch.sizes, slots.key[part], batch.ids, batch.bad))
+        return batches
+
+    def steps(self, start: int, stop: int, workers: int) -> Iterator[list[Batch]]:
+        """The steps from `start` on; faces that are not kept are read ahead by `workers` processes."""
+        if not workers or self._pool.kept:
+            return (self[step] for step in range(start, stop))
+        ahead = DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            multiprocessing_context="spawn",
+        )
+        return iter(ahead)
+
+
+def take(values: Tensor, batch: Batch) -> Tensor:
+    """The rows of `values`, one a face of the pool, that belong to a batch."""
+    return values[torch.from_numpy(batch.ids).to(values.device)]

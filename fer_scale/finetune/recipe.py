@@ -1,0 +1,194 @@
+"""Every knob of a fine-tuning run: its name, its unit, its default and where the default comes from.
+
+The defaults are those of configs/finetune/few_labels.toml. Lengths are optimizer steps, batches are images per
+optimizer step over all processes; accumulation follows from `batch.micro`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fer_scale.config import ConfigError, knob
+from fer_scale.finetune.facemix import Weighting
+from fer_scale.finetune.pseudo_labels import Labeler
+
+Range = tuple[float, float]
+
+
+def _require(*rules: tuple[bool, str]) -> None:
+    """Raise one error with the text of every rule that does not hold."""
+    broken = [text for holds, text in rules if not holds]
+    if broken:
+        raise ConfigError("\n".join(broken))
+
+
+def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
+    holds = least < value[0] <= value[1] <= most
+    return holds, f"{name}: must be [low, high] with {least:g} < low <= high <= {most:g}, not {list(value)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    shards: Path = knob(kind="layout", help="the labeled shard set: the folder that holds index.json")
+    split: Path = knob(kind="layout", help="the split file that `fer-scale split` wrote for this set")
+    workers: int = knob(0, kind="layout", help="reader processes, where the faces do not fit in memory")
+    memory_mb: int = knob(2048, kind="layout", help="MB; a list whose decoded faces fit is decoded once and kept")
+
+    max_bad: float = knob(0.01, kind="watch", help="share of unreadable faces at which the run stops")
+
+    def __post_init__(self) -> None:
+        _require((self.workers >= 0, f"workers: must be 0 or more, not {self.workers}"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    start_from: str = knob(
+        help="an encoder or expression model: a folder or hf://ORG/NAME[@REVISION]; none: from scratch"
+    )
+    architecture: str = knob("", help="where start_from is none: any timm name, or WIDTHxDEPTHxHEADS as 192x6x6")
+    image_px: int = knob(0, help="pixels a side of the input; 0: as the encoder's (from scratch it must be given)")
+    patch_px: int = knob(0, help="pixels a side of a patch, for WIDTHxDEPTHxHEADS from scratch")
+    drop_path: float = knob(0.1, help="most probability of leaving a block out (MAE fine-tuning, He et al. Table 9)")
+    pool: Literal["encoder", "avg", "token"] = knob(
+        "encoder", help="what the head sees; encoder: as the encoder's config says"
+    )
+
+    def __post_init__(self) -> None:
+        scratch = self.start_from == "none"
+        sized = self.architecture[:1].isdigit()
+        _require(
+            (
+                not scratch or bool(self.architecture),
+                "architecture: needed where start_from is none: a timm name, or 192x6x6",
+            ),
+            (scratch or not self.architecture, "architecture: only where start_from = none; an encoder knows its own"),
+            (not scratch or self.image_px > 0, "image_px: needed where start_from is none"),
+            (not (scratch and sized) or self.patch_px > 0, "patch_px: needed with WIDTHxDEPTHxHEADS"),
+            (0 <= self.drop_path < 1, f"drop_path: must lie in 0..1, not {self.drop_path}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    crop_scale: Range = knob(
+        (0.7, 1.0), help="weak view: share of the area (the authors' 0.2 cuts half the face off in 26 %)"
+    )
+    crop_ratio: Range = knob((0.85, 1.18), help="both views: width / height of the crop, in shares of the picture's")
+    flip: bool = knob(True, help="both views: mirror every second picture")
+    grey: float = knob(0.0, help="both views: share of the pictures that lose their colour")
+    labeled: Literal["weak", "strong"] = knob("strong", help="the view that labeled pictures are trained on")
+    strong_scale: Range = knob((0.65, 1.0), help="strong view: share of the area")
+    strong_rotation_degrees: float = knob(15.0, help="strong view: most turn to either side")
+    strong_brightness: float = knob(0.3, help="strong view: brightness times 1 -/+ this")
+    strong_contrast: float = knob(0.3, help="strong view: contrast times 1 -/+ this")
+    strong_cutout: float = knob(
+        0.3, help="strong view: largest side of the one hidden square, in shares of the picture's"
+    )
+
+    def __post_init__(self) -> None:
+        shares = ("grey", "strong_brightness", "strong_contrast", "strong_cutout")
+        _require(
+            _range("crop_scale", self.crop_scale, 0, 1),
+            _range("strong_scale", self.strong_scale, 0, 1),
+            _range("crop_ratio", self.crop_ratio, 0, 10),
+            (0 <= self.strong_rotation_degrees <= 45, "strong_rotation_degrees: must lie in 0..45"),
+            *[(0 <= getattr(self, n) <= 1, f"{n}: must lie in 0..1, not {getattr(self, n)}") for n in shares],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaceMix:
+    weighting: Weighting = knob(
+        "additive", help="the loss; additive is the authors' code, convex reads the paper's words"
+    )
+    probability: float = knob(1.0, help="share of the batches that are mixed; the others are trained plainly")
+    alpha: float = knob(1.0, help="the share of a picture in its mixture is drawn from Beta(alpha, alpha)")
+    smoothing: float = knob(0.1, help="share of a target spread over all expressions, in mixed and in plain batches")
+
+    def __post_init__(self) -> None:
+        _require(
+            (0 <= self.probability <= 1, f"probability: must lie in 0..1, not {self.probability}"),
+            (self.alpha > 0, f"alpha: must be above 0, not {self.alpha}"),
+            (0 <= self.smoothing < 1, f"smoothing: must lie in 0..1, not {self.smoothing}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Supervised:
+    steps: int = knob(1000, help="optimizer steps of stage 2")
+    batch: int = knob(64, help="labeled pictures per step, over all processes")
+    lr: float = knob(1e-3, help="peak learning rate of the head; cosine to 0")
+    layer_decay: float = knob(
+        0.75, help="a layer learns at this times the rate of the next (He et al. Table 9); a ViT's only"
+    )
+    weight_decay: float = knob(0.05, help="of matrices; both stages (He et al. Table 9)")
+    warmup_steps: int = knob(100, help="steps from 0 to the peak")
+    clip_norm: float = knob(1.0, help="of the whole gradient, both stages; 0 turns clipping off")
+    ema_decay: float = knob(0.999, help="most decay of the average that is kept (the authors' value); see ema.py")
+    target: Literal["argmax", "votes"] = knob(
+        "argmax", help="the label, or the annotators' votes; two tracks, both stages"
+    )
+    betas: Range = knob((0.9, 0.95), help="Adam's, both stages (the authors' values)")
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.steps > 0, f"steps: must be above 0, not {self.steps}"),
+            (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
+            (0 < self.layer_decay <= 1, f"layer_decay: must lie in 0..1, not {self.layer_decay}"),
+            (0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and supervised.steps"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Semi:
+    steps: int = knob(600, help="optimizer steps of stage 3; 0 leaves it out")
+    batch: int = knob(32, help="labeled pictures per step, over all processes")
+    unlabeled_ratio: int = knob(3, help="unlabeled pictures for each labeled one")
+    lr: float = knob(3e-4, help="peak learning rate of the head; cosine to 0")
+    warmup_steps: int = knob(50, help="steps from 0 to the peak")
+    labeler: Labeler = knob("softmatch", help="how pseudo-labels are weighed; see pseudo_labels.py")
+    confidence_threshold: float = knob(0.95, help="for labeler = fixed (FixMatch; the authors' code: 0.7)")
+    weight: float = knob(1.0, help="of the unlabeled loss (the authors' code: 5)")
+    alignment: bool = knob(True, help="align the teacher's probabilities to the labeled prior")
+    ema_decay: float = knob(0.999, help="most decay of the teacher; see ema.py")
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.steps >= 0, f"steps: must be 0 or more, not {self.steps}"),
+            (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
+            (self.unlabeled_ratio > 0, f"unlabeled_ratio: must be above 0, not {self.unlabeled_ratio}"),
+            (not self.steps or 0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and semi.steps"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    micro: int = knob(
+        64, kind="layout", help="pictures per forward pass on one process; FaceMix adds as many mixed ones"
+    )
+
+    def __post_init__(self) -> None:
+        _require((self.micro >= 2, f"micro: must be 2 or more, a FaceMix pair, not {self.micro}"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    out: Path = knob(kind="layout", help="the run folder; started again with the same one, a run goes on")
+    seed: int = knob(0, help="of the head, the order, the views and the mixtures")
+    precision: Literal["fp32", "bf16"] = knob("fp32", help="of matrix products; weights and losses stay float32")
+    log_every_steps: int = knob(20, kind="watch", help="a line of metrics.jsonl")
+    checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
+    stop_after_steps: int = knob(0, kind="watch", help="end early, to be resumed; steps over both stages, 0: do not")
+    max_hours: float = knob(0.0, kind="watch", help="hours after which the run saves and ends, to be resumed; 0: never")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finetune:
+    data: Data
+    model: Model
+    augment: Augment = field(default_factory=Augment)
+    facemix: FaceMix = field(default_factory=FaceMix)
+    supervised: Supervised = field(default_factory=Supervised)
+    semi: Semi = field(default_factory=Semi)
+    batch: Batch = field(default_factory=Batch)
+    run: Run

@@ -1,0 +1,193 @@
+"""What one optimizer step computes: the losses of stage 2 and stage 3, and their gradients.
+
+A step is a function of (weights, teacher, seed, step). On several processes each computes its parts of the global
+batch, every loss is divided by the size of the global batch, and the gradients of all processes are summed. So the
+mathematics is that of one process with the whole batch, however it is cut.
+
+Shape letters: B pictures of a part, K expressions.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fer_scale import images
+from fer_scale.finetune import facemix, pseudo_labels, views
+from fer_scale.finetune.pool import take
+from fer_scale.finetune.pseudo_labels import Statistics
+from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.start import draw_paths
+from fer_scale.loader import Batch
+from shards.order import Keys, key, uniform
+
+_MIXTURE = 51  # the stream of a step's key that lambda is drawn from
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among its peers, as plain values and two functions; loop.py makes it of an Accelerator."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[None]]
+    total: Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of the labeled faces, a row a face."""
+
+    targets: Tensor  # float32 [N, K]
+    boxes: NDArray[np.float32]  # [N, 4]
+    prior: tuple[float, ...]  # the share of each expression among the labels
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """How an encoder wants its input."""
+
+    px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return images.normalise(pictures, self.mean, self.std)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a step found on this process, to be added up over processes: float64 vectors on its device."""
+
+    loss: Tensor  # [1] already divided by the global batch
+    apart: Tensor  # [1] sum of 1 - IoU over labeled pictures
+    kept: Tensor  # [1] sum of the weights of pseudo-labels
+    predicted: Tensor  # [K] pseudo-labels of each expression
+
+
+def supervised(
+    student: nn.Module,
+    parts: list[Batch],
+    labels: Labels,
+    colours: Colours,
+    here: Processes,
+    recipe: Finetune,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of the labeled loss; its share of the mean loss, and the sum of 1 - IoU."""
+    batch = recipe.supervised.batch if step < recipe.supervised.steps else recipe.semi.batch
+    weighting, share = mixture(recipe, step)
+    loss, apart = (torch.zeros(1, dtype=torch.float64, device=here.device) for _ in range(2))
+    view_of = views.strong if recipe.augment.labeled == "strong" else views.weak
+    for part in parts:
+        boxes = labels.boxes[part.ids]
+        view = view_of(part.pixels.to(here.device), part.sizes, boxes, part.keys, colours.px, recipe.augment)
+        iou_B = facemix.iou(view.boxes, view.boxes.flip(0))
+        with_real, with_mixed = facemix.needs(weighting, iou_B)
+        real = colours(view.pictures)
+        passes = [real] * with_real + [facemix.mix(real, share)] * with_mixed
+        draw_paths(student, path_keys(part.keys, with_real, with_mixed), here.device)
+        with here.autocast():
+            logits = student(torch.cat(passes)).float()
+        halves = list(logits.split(len(real)))
+        losses_B = facemix.losses(
+            weighting,
+            real_NK=halves.pop(0) if with_real else None,
+            mixed_NK=halves.pop(0) if with_mixed else None,
+            targets_NK=take(labels.targets, part),
+            iou_N=iou_B.to(here.device),
+            share=share,
+            smoothing=recipe.facemix.smoothing,
+        )
+        part_loss = losses_B.sum() / batch
+        part_loss.backward()
+        loss += part_loss.detach()
+        apart += (1 - iou_B).sum()
+    return loss, apart
+
+
+def mixture(recipe: Finetune, step: int) -> tuple[facemix.Weighting, float]:
+    """How the batch of a step is weighed, and the share of a picture in its mixture: one draw for all processes."""
+    if uniform(_step_keys(recipe, step), _MIXTURE, 1)[0, 0] >= recipe.facemix.probability:
+        return "none", 1.0
+    alpha = recipe.facemix.alpha
+    share = np.random.default_rng(key(recipe.run.seed, step, _MIXTURE)).beta(alpha, alpha)
+    return recipe.facemix.weighting, float(share)
+
+
+def _step_keys(recipe: Finetune, step: int) -> Keys:
+    return np.full(1, key(recipe.run.seed, step), np.uint64)
+
+
+def path_keys(keys: Keys, with_real: bool, with_mixed: bool) -> Keys:
+    """Keys of the draws that leave blocks out, for the clean pictures and then for the mixed ones."""
+    return np.concatenate([keys] * with_real + [views.keys_of(keys, "mixed")] * with_mixed)
+
+
+def unsupervised(
+    student: nn.Module,
+    teacher: nn.Module,
+    parts: list[Batch],
+    prior: tuple[float, ...],
+    colours: Colours,
+    here: Processes,
+    recipe: Finetune,
+    statistics: Statistics,
+) -> tuple[Tensor, Tensor, Tensor, Statistics]:
+    """Add the gradients of the unlabeled loss; its share of it, the sum of weights, labels of each class, statistics."""
+    semi = recipe.semi
+    pseudo = pseudo_labels.label(
+        torch.cat([teach(teacher, part, colours, here, recipe) for part in parts]),
+        statistics,
+        labeler=semi.labeler,
+        threshold=semi.confidence_threshold,
+        prior=prior if semi.alignment else None,
+        total=here.total,
+    )
+    loss = torch.zeros(1, dtype=torch.float64, device=here.device)
+    sizes = [len(part.keys) for part in parts]
+    ours = zip(parts, pseudo.targets_BK.split(sizes), pseudo.weights_B.split(sizes), strict=True)
+    for part, targets_BK, weights_B in ours:
+        keys = views.keys_of(part.keys, "strong")
+        pixels = part.pixels.to(here.device)
+        view = views.strong(pixels, part.sizes, no_boxes(part), keys, colours.px, recipe.augment)
+        draw_paths(student, keys, here.device)
+        with here.autocast():
+            logits_BK = student(colours(view.pictures)).float()
+        losses_B = weights_B * facemix.cross_entropy(logits_BK, targets_BK)
+        part_loss = semi.weight * losses_B.sum() / (semi.batch * semi.unlabeled_ratio)
+        part_loss.backward()
+        loss += part_loss.detach()
+    predicted_K = torch.bincount(pseudo.targets_BK.argmax(1), minlength=pseudo.targets_BK.shape[1])
+    return loss, pseudo.weights_B.double().sum()[None], predicted_K.double(), pseudo.statistics
+
+
+@torch.no_grad()
+def teach(teacher: nn.Module, part: Batch, colours: Colours, here: Processes, recipe: Finetune) -> Tensor:
+    """The teacher's probabilities [B, K] on the weak views of a part."""
+    view = views.weak(part.pixels.to(here.device), part.sizes, no_boxes(part), part.keys, colours.px, recipe.augment)
+    with here.autocast():
+        logits = teacher(colours(view.pictures))
+    return logits.float().softmax(dim=1)
+
+
+def no_boxes(part: Batch) -> NDArray[np.float32]:
+    """Unlabeled faces are not mixed, so where the face lies does not matter."""
+    return np.zeros((len(part.keys), 4), np.float32)
+
+
+def sum_gradients(model: nn.Module, here: Processes, extra: Tensor) -> Tensor:
+    """Give every parameter the gradient of the global batch; the sum of `extra`, which travels along."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if here.ranks == 1:
+        return extra
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+    flat = here.total(torch.cat([*(g.flatten() for g in grads), extra.to(grads[0])]))
+    for p, summed in zip(trained, flat.split([*(p.numel() for p in trained), len(extra)])[:-1], strict=True):
+        p.grad = summed.view_as(p)
+    return flat[-len(extra) :]

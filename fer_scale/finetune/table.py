@@ -1,0 +1,95 @@
+"""What a fine-tuning run learns from, made out of a shard set, a split and a recipe: faces, labels, and their order."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fer_scale import log
+from fer_scale.finetune import targets
+from fer_scale.finetune.pairs import parts
+from fer_scale.finetune.pool import Pool, Stream
+from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.split import Split
+from fer_scale.finetune.steps import Labels, Processes
+from fer_scale.loader import Batch
+from shards.errors import ShardError
+from shards.index import ShardSet
+from shards.order import key, share
+
+_SUPERVISED, _SEMI, _UNLABELED = 1, 2, 3  # streams of run.seed; frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything a run reads."""
+
+    shard_set: ShardSet
+    split: Split
+    names: list[str]  # of the classes
+    labels: Labels
+    labeled: Pool
+    unlabeled: Pool | None  # None without a stage 3
+    face_box: tuple[float, ...]  # the median box of the labeled faces
+    detector: str  # where most boxes came from
+
+
+def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], px: int, here: Processes) -> Table:
+    """The table for a run, its small lists decoded into memory."""
+    slot_px = 2 * px
+    labeled = Pool(shard_set, split.lists["labeled"], slot_px=slot_px)
+    known = labeled.known()
+    matrix = torch.from_numpy(targets.matrix(known, names, recipe.supervised.target))
+    boxes = labeled.boxes(known)
+    unlabeled = None
+    if recipe.semi.steps:
+        if not split.lists["unlabeled"]:
+            raise ShardError(f"{split.path}: lists no unlabeled faces; leave stage 3 out with semi.steps=0")
+        unlabeled = Pool(shard_set, split.lists["unlabeled"], slot_px=slot_px)
+    for pool, title in ((labeled, "decoding labeled faces"), (unlabeled, "decoding unlabeled faces")):
+        if pool is not None and pool.megabytes() <= recipe.data.memory_mb:
+            accept(pool.keep(title), len(pool), recipe.data.max_bad)
+    sources = Counter(face.box_source or "template" for face in known)
+    return Table(
+        shard_set,
+        split,
+        names,
+        Labels(matrix.to(here.device), boxes, tuple(matrix.double().mean(dim=0).tolist())),
+        labeled,
+        unlabeled,
+        tuple(round(float(x), 4) for x in np.median(boxes, axis=0)),
+        sources.most_common(1)[0][0],
+    )
+
+
+def accept(bad: tuple[str, ...], of: int, most: float) -> None:
+    """Name the faces that could not be read and were replaced; ShardError where they are too many."""
+    for line in bad:
+        log.say(f"unreadable, replaced: {line}")
+    if len(bad) > most * of:
+        raise ShardError(
+            f"{len(bad)} of {of} faces cannot be read, more than data.max_bad = {most}; the last: {bad[-1]}\n"
+            "run `fer-scale verify` on the set, or raise data.max_bad"
+        )
+
+
+def labeled_steps(
+    table: Table, recipe: Finetune, here: Processes, *, semi: bool, first: int, stop: int
+) -> Iterator[list[Batch]]:
+    """This process's labeled parts of the steps first..stop-1 of a stage; FaceMix partners are in one part."""
+    batch = recipe.semi.batch if semi else recipe.supervised.batch
+    cuts = parts(batch, rank=here.rank, ranks=here.ranks, micro=recipe.batch.micro)
+    seed = key(recipe.run.seed, _SEMI if semi else _SUPERVISED)
+    return Stream(table.labeled, cuts, batch=batch, seed=seed).steps(first, stop, recipe.data.workers)
+
+
+def unlabeled_steps(table: Table, recipe: Finetune, here: Processes, *, first: int, stop: int) -> Iterator[list[Batch]]:
+    """This process's unlabeled parts of the steps first..stop-1 of stage 3."""
+    assert table.unlabeled is not None
+    batch, micro = recipe.semi.batch * recipe.semi.unlabeled_ratio, recipe.batch.micro
+    mine = share(here.rank, here.ranks, batch)
+    cuts = [np.arange(a, min(a + micro, mine.stop)) for a in range(mine.start, mine.stop, micro)]
+    seed = key(recipe.run.seed, _UNLABELED)
+    return Stream(table.unlabeled, cuts, batch=batch, seed=seed).steps(first, stop, recipe.data.workers)
