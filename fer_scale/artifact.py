@@ -39,7 +39,9 @@ def files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder")
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise ArtifactError(f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes")
+        raise ArtifactError(
+            f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes"
+        )
     return {path.name: path for path in sorted(folder.iterdir()) if belongs(path.name) and path.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""Where models travel: a folder, or a repository of the Hugging Face Hub. The only file that knows the Hub.
+"""Where models travel: a folder, or a repository of the Hugging Face Hub. This file and hub_client.py alone know it.
 
 An address is a folder, or `hf://ORG/NAME[@REVISION]`: a branch, tag or commit when pulling, a tag to be set when
 pushing. What huggingface_hub 2.4 does not do, and this file does (each was measured):
@@ -16,7 +16,6 @@ Only safetensors, JSON, cards and pictures travel, in either direction (artifact
 import hashlib
 import re
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -229,7 +228,7 @@ def _push(place: _Place, files: dict[str, Path], message: str, private: bool) ->
         except Exception as error:
             if attempt == TRIES - 1 or not (hub_client.may_pass(error) or hub_client.status_of(error) == 412):
                 raise
-            time.sleep(hub_client.pause_s(attempt, error))
+            hub_client.wait(attempt, error)
     raise HubError(
         f"{place}: after {TRIES} commits it still differs from what was sent; nobody else may push meanwhile"
     )

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
+from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]  # exported lazily
 
 from fer_scale import artifact
 from shards.errors import UserError
@@ -61,16 +61,28 @@ def patiently(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except Exception as error:
-            if not may_pass(error) or pause_s(attempt, error) > SILENCE_S:
+            if not may_pass(error):
                 raise
-            time.sleep(pause_s(attempt, error))
+            wait(attempt, error)
     return call()
 
 
-def pause_s(attempt: int, error: BaseException) -> float:
-    """How long to wait after a failed attempt: what the Hub asks for, or twice as long each time."""
-    wanted = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(wanted) if wanted.isdigit() else WAIT_S * 2**attempt
+def wait(attempt: int, error: Exception) -> None:
+    """Wait after a failed attempt: as the Hub asks, or twice as long each time. The error is raised if that is too long."""
+    seconds = _asked_pause_s(error) or WAIT_S * 2**attempt
+    if seconds > SILENCE_S:
+        raise error
+    time.sleep(seconds)
+
+
+def _asked_pause_s(error: BaseException) -> float | None:
+    """What the Hub says about when to come again, in either of its two headers."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    if limit := parse_ratelimit_headers(error.response.headers):
+        return float(limit.reset_in_seconds)
+    wanted = error.response.headers.get("Retry-After", "")
+    return float(wanted) if wanted.isdigit() else None
 
 
 def status_of(error: BaseException) -> int | None:
@@ -117,7 +129,8 @@ def _words(error: Exception, page: str) -> str | None:
     if status == 403:
         return f"this token may not do that; it needs the right to write to {page}"
     if status == 429:
-        return f"too many requests for the Hub's rate limit; try again in {pause_s(7, error):.0f} s"
+        pause = _asked_pause_s(error)
+        return f"too many requests for the Hub's rate limit; try again {f'in {pause:.0f} s' if pause else 'later'}"
     if isinstance(error, HFValidationError):
         return f"not a name that the Hub allows ({_clean(str(error))})"
     if isinstance(error, OfflineModeIsEnabled) or (isinstance(error, LocalEntryNotFoundError) and is_offline_mode()):

@@ -337,10 +337,19 @@ def test_errors_say_what_to_do_and_never_the_token(
     assert "is gated: ask for access at http" in words(lambda: hub.pull("hf://lab/faces"), STRANGER)
 
 
-def test_a_rate_limit_says_how_long_to_wait(published: str, hub_server: Hub) -> None:
-    hub_server.faults.add("status", "GET", "/api/models/lab/faces", status=429, headers={"Retry-After": "250"})
+@pytest.mark.parametrize("headers", [{"Retry-After": "250"}, {"RateLimit": '"api";r=0;t=250'}])
+def test_a_rate_limit_says_how_long_to_wait(published: str, hub_server: Hub, headers: dict[str, str]) -> None:
+    hub_server.faults.add("status", "GET", "/api/models/lab/faces", status=429, headers=headers)
     with pytest.raises(HubError, match=r"too many requests .* try again in 250 s"):
         hub.pull("hf://lab/faces")
+
+
+def test_a_short_rate_limit_is_waited_for(published: str, hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    hub_server.faults.add("status", "GET", "/api/models/lab/faces", status=429, headers={"Retry-After": "2"})
+    assert hub.pull("hf://lab/faces").address == published
+    assert 2.0 in slept
 
 
 def test_a_full_disk_is_said_in_plain_words(published: str, hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
