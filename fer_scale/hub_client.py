@@ -68,7 +68,7 @@ def patiently(call: Callable[[], Result]) -> Result:
 
 
 def wait(attempt: int, error: Exception) -> None:
-    """Wait after a failed attempt: as the Hub asks, or twice as long each time. The error is raised if that is too long."""
+    """Wait after a failed attempt, as the Hub asks or twice as long each time; raise `error` if that is too long."""
     seconds = _asked_pause_s(error) or WAIT_S * 2**attempt
     if seconds > SILENCE_S:
         raise error
