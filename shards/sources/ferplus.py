@@ -4,8 +4,8 @@
     SRC/fer2013new.csv                    Usage,Image name,neutral,...,unknown,NF
 
 Images and votes are joined by name: the numbers in the names are not the rows' (173 rows have no name; there
-is no image for them). Four names have two rows; the first counts (three pairs are equal; fer0033120.png, a
-test image, is a face in its first row and "no face" in its second).
+is no image for them). Four names have two rows; the last counts (three pairs are equal; fer0033120.png, a test
+image, is a face in its first row and "no face" for all ten in its second: so SSFER's count is met).
 
 A protocol makes an expression of the votes:
     argmax      the most votes, the first column among equals; "unknown" and "NF" leave the image out.
@@ -76,14 +76,14 @@ def expression_of(votes: list[int], protocol: str) -> str | None:
 
 
 def _votes(file: Path) -> dict[str, dict[str, list[int]]]:
-    """The ten votes by usage and name; the first row of a name counts."""
+    """The ten votes by usage and name; the last row of a name counts."""
     votes: dict[str, dict[str, list[int]]] = {}
     try:
         with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 if row["Image name"]:
                     numbers = [int(row[column]) for column in FERPLUS_COLUMNS]
-                    votes.setdefault(row["Usage"], {}).setdefault(row["Image name"], numbers)
+                    votes.setdefault(row["Usage"], {})[row["Image name"]] = numbers
     except FileNotFoundError:
         raise ShardError(f"{file}: missing; take it from microsoft/FERPlus") from None
     except (KeyError, TypeError, ValueError) as error:

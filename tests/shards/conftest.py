@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.index import ShardSet
+from shards.pack import pack
+
 REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -53,3 +56,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def read_folder() -> Callable[[Path], dict[str, bytes]]:
     """contents(folder)."""
     return contents
+
+
+@pytest.fixture
+def packed(tmp_path: Path, faces: Path) -> ShardSet:
+    """The 60 faces in shards of about 16 kB; its folder may be damaged."""
+    return pack(faces, tmp_path / "set", source="folder", name="made-up", shard_mb=0.016, workers=1)

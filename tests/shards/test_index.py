@@ -1,0 +1,117 @@
+"""Reading a packed set: one sample at a time, checked, from any process; and saying what is wrong with it."""
+
+import json
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards import index
+from shards.errors import ShardError
+from shards.index import ENTRY, ShardSet
+from shards.pixels import decode, perceptual_hash, pixel_hash
+
+
+def flip(file: Path, byte: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[byte] ^= 0x55
+    file.write_bytes(data)
+
+
+def test_a_set_gives_back_every_image_with_its_key_and_origin(packed: ShardSet, faces: Path) -> None:
+    assert packed.samples == sum(packed.counts) == 60 and len(packed.counts) > 3
+    keys = [key for shard in range(len(packed.counts)) for key in packed.keys(shard)]
+    assert keys == [f"{number:09d}" for number in range(60)]
+    samples = list(packed.samples_in_order())
+    assert [sample.key for sample in samples] == keys
+    origins = [origin for shard in range(len(packed.counts)) for origin in packed.origins(shard)]
+    for sample, origin in zip(samples, origins, strict=True):
+        name, _, path = origin.partition(":")
+        assert name == "made-up" and sample.image == (faces / path).read_bytes() and sample.face is None
+    assert packed.where(1, 2) == f"made-up/made-up-000001.tar[000002] {packed.origins(1)[2]}"
+
+
+def test_hashes_are_those_of_the_decoded_images(packed: ShardSet) -> None:
+    pixels, perceptual = packed.hashes()
+    assert pixels.shape == (60, 16) and perceptual.shape == (60, 32)
+    for row, sample in enumerate(packed.samples_in_order()):
+        image = decode(sample.image)
+        assert pixels[row].tobytes() == pixel_hash(image) and perceptual[row].tobytes() == perceptual_hash(image)
+
+
+def test_the_index_describes_the_images(packed: ShardSet) -> None:
+    pixels = np.stack([decode(sample.image) for sample in packed.samples_in_order()]) / 255
+    found = packed.index
+    assert found["image_px"] == {"min": [24, 24], "max": [24, 24], "mean": [24.0, 24.0]}
+    assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
+    assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
+    assert (found["identities"], found["expressions"], found["left_out"]) == (12, {}, {})
+    assert found["bytes"] == sum(file.stat().st_size for file in packed.path.glob("*.tar"))
+
+
+def test_the_fingerprint_is_of_the_tars_in_their_order(packed: ShardSet) -> None:
+    other = json.loads(json.dumps(packed.index))
+    assert index.fingerprint_of(other) == packed.fingerprint
+    other["shards"].reverse()
+    assert index.fingerprint_of(other) != packed.fingerprint
+
+
+def test_an_open_set_travels_to_other_processes_and_survives_a_fork(packed: ShardSet) -> None:
+    first = packed.read(0, 0)
+    assert pickle.loads(pickle.dumps(packed)).read(0, 0) == first
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(packed.read, [(0, 0)] * 20) == [first] * 20
+
+
+def test_no_more_files_are_kept_open_than_allowed(packed: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_OPEN_SHARDS", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    for shard in [*range(len(packed.counts))] * 2:
+        packed.read(shard, 0)
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"no shard set \(index.json is missing\); `fer-scale pack` makes one"):
+        ShardSet.open(tmp_path)
+
+
+def test_another_format_version_is_refused(packed: ShardSet) -> None:
+    (packed.path / "index.json").write_text(json.dumps(packed.index | {"format": 7}))
+    with pytest.raises(ShardError, match="format version 7, this program reads 1"):
+        ShardSet.open(packed.path)
+    (packed.path / "index.json").write_text("{")
+    with pytest.raises(ShardError, match="cannot be read"):
+        ShardSet.open(packed.path)
+
+
+@pytest.mark.parametrize("kind", ["tar", "idx", "hashes"])
+def test_a_shard_that_is_missing_or_cut_short_is_refused_when_the_set_is_opened(packed: ShardSet, kind: str) -> None:
+    file = packed.path / f"made-up-000002.{kind}"
+    size = file.stat().st_size
+    os.truncate(file, size - 12)
+    with pytest.raises(ShardError, match=f"made-up-000002.{kind}: {size - 12} bytes, the index says {size}"):
+        ShardSet.open(packed.path)
+    file.unlink()
+    with pytest.raises(ShardError, match=f"made-up-000002.{kind}: missing; copy the set again"):
+        ShardSet.open(packed.path)
+
+
+def test_a_flipped_byte_is_found_and_named_and_harms_no_other_sample(packed: ShardSet) -> None:
+    offset, length, _ = ENTRY.unpack_from(packed.file(3, "idx").read_bytes(), 2 * ENTRY.size)
+    flip(packed.file(3, "tar"), offset * 512 + length // 2)
+    damaged = ShardSet.open(packed.path)
+    with pytest.raises(ShardError, match=r"made-up/made-up-000003\.tar\[000002\] made-up:person-.*: other bytes"):
+        damaged.read(3, 2)
+    assert damaged.read(3, 1) and damaged.read(3, 3)
+
+
+def test_a_damaged_index_entry_is_found_and_takes_no_memory(packed: ShardSet) -> None:
+    file = packed.file(0, "idx")
+    file.write_bytes(ENTRY.pack(0, 2**32 - 1, 0) + file.read_bytes()[ENTRY.size :])
+    packed.file(0, "origin.gz").unlink()
+    with pytest.raises(ShardError, match=r"made-up-000000\.tar\[000000\] \(origin unknown\): other bytes"):
+        ShardSet.open(packed.path).read(0, 0)

@@ -1,0 +1,219 @@
+"""Packing: the same bytes however it is done, whole or absent, and nothing lost in silence."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+from PIL import Image
+
+from shards.errors import ShardError
+from shards.index import ShardSet
+from shards.pack import pack
+from shards.sources.listing import Entry
+from shards.verify import verify
+from shards.workers import make_shards
+from shards.writer import Task
+
+Contents = Callable[[Path], dict[str, bytes]]
+
+KILLED = """
+import os, signal, sys
+from shards.pack import pack
+
+def kill(done, total):
+    if done >= 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    pack(*sys.argv[1:3], source="folder", name="made-up", shard_mb=0.016, workers=int(sys.argv[3]), progress=kill)
+"""
+
+
+def packing(faces: Path, out: Path, **how: Any) -> ShardSet:
+    return pack(faces, out, **{"source": "folder", "name": "made-up", "shard_mb": 0.016, "workers": 1} | how)
+
+
+def test_the_number_of_workers_changes_no_byte(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents
+) -> None:
+    packing(faces, tmp_path / "other", workers=2)
+    assert read_folder(tmp_path / "other") == read_folder(packed.path)
+    assert not (tmp_path / "other.unfinished").exists()
+
+
+def test_another_seed_gives_another_order_of_the_same_images(packed: ShardSet, faces: Path, tmp_path: Path) -> None:
+    other = packing(faces, tmp_path / "other", seed=1)
+    one, two = ([sample.image for sample in shards.samples_in_order()] for shards in (packed, other))
+    assert one != two and sorted(one) == sorted(two)
+
+
+def test_shards_are_cut_by_size_and_mixed_by_identity(packed: ShardSet) -> None:
+    sizes = [shard["bytes"] for shard in packed.index["shards"]]
+    assert all(8_000 < size < 30_000 for size in sizes)
+    assert all(len({origin.split("/")[0] for origin in packed.origins(k)}) > 3 for k in range(len(sizes) - 1))
+
+
+def test_plain_webdataset_reads_a_packed_set(tmp_path: Path, faces: Path) -> None:
+    lines = [{"path": str(path.relative_to(faces)), "expression": "fear"} for path in faces.rglob("*.png")]
+    (faces / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shards = packing(faces, tmp_path / "labeled")
+    urls = [str(path) for path in sorted(shards.path.glob("*.tar"))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the tars open
+        found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert [sample["__key__"] for sample in found] == [f"{number:09d}" for number in range(60)]
+    images = [sample.get("jpg", sample.get("png")) for sample in found]
+    assert all(isinstance(image, Image.Image) and image.size == (24, 24) for image in images)
+    faces_found = [sample["json"] for sample in found if "json" in sample]
+    assert faces_found == [{"box": [0, 0, 1, 1], "box_source": "template", "expression": "fear"}] * 12
+    assert shards.index["expressions"] == {"fear": 12}
+
+
+def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, faces: Path, tmp_path: Path) -> None:
+    path = packed.origins(0)[5].partition(":")[2]
+    (faces / path).write_bytes((faces / path).read_bytes()[:300])
+    with pytest.raises(ShardError, match=rf"1 of 60 images cannot be packed, 0 may be left out[^$]*{path}"):
+        packing(faces, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    listed = (tmp_path / "other.unfinished" / "left_out.jsonl").read_text()
+    assert json.loads(listed)["path"] == path
+    other = packing(faces, tmp_path / "other", max_left_out="2%")
+    line = json.loads((other.path / "left_out.jsonl").read_text())
+    assert line["path"] == path and line["reason"].startswith("cannot decode")
+    assert other.samples == 59 and other.index["left_out"] == {line["reason"]: 1}
+    assert not other.keys(0)[5].endswith("5") and other.keys(1)[0] == packed.keys(1)[0]
+    assert verify(other.path, decode=True)["damaged"] == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_packer_leaves_no_set_and_its_work_is_continued(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents, workers: int
+) -> None:
+    out = tmp_path / "other"
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "killed.py"), str(faces), str(out), str(workers)]
+    repository = Path(__file__).parents[2]
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(repository)}, check=False)
+    assert ended.returncode == -9 and not out.exists()
+    finished = {file: file.stat().st_mtime_ns for file in (tmp_path / "other.unfinished" / "set").glob("*.tar")}
+    assert 0 < len(finished) < len(packed.counts)
+    packing(faces, out)
+    assert read_folder(out) == read_folder(packed.path)
+    assert all((out / file.name).stat().st_mtime_ns == when for file, when in finished.items())
+    assert not (tmp_path / "other.unfinished").exists()
+
+
+def test_unfinished_work_of_another_packing_is_left_alone(faces: Path, tmp_path: Path) -> None:
+    (faces / "person-00" / "000.png").write_bytes(b"broken")
+    with pytest.raises(ShardError, match="cannot be packed"):
+        packing(faces, tmp_path / "other")
+    with pytest.raises(ShardError, match="unfinished shards of another packing"):
+        packing(faces, tmp_path / "other", seed=1)
+
+
+def test_two_packers_do_not_write_one_set(faces: Path, tmp_path: Path) -> None:
+    def second(done: int, total: int) -> None:
+        with pytest.raises(ShardError, match="another packer is at work"):
+            packing(faces, tmp_path / "other")
+
+    packing(faces, tmp_path / "other", progress=second)
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ShardError, match=r"0\.00 GB are free there; make room"):
+        packing(faces, tmp_path / "other")
+
+
+def test_a_disk_that_runs_full_stops_the_packing_which_can_then_go_on(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))  # stands for a full disk: a write fails half-way
+    try:
+        with pytest.raises(ShardError, match=r"the set takes about 0\.00 GB\. Make room and run the same command"):
+            packing(faces, tmp_path / "other")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not (tmp_path / "other").exists()
+    packing(faces, tmp_path / "other")
+    assert read_folder(tmp_path / "other") == read_folder(packed.path)
+
+
+def test_a_folder_that_holds_something_is_not_written_into(packed: ShardSet, faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="set holds a shard set already; choose another OUT"):
+        packing(faces, packed.path)
+    (tmp_path / "full" / "mine").mkdir(parents=True)
+    with pytest.raises(ShardError, match="full is not an empty folder already"):
+        packing(faces, tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    assert packing(faces, tmp_path / "empty").samples == 60
+
+
+def test_a_source_of_nothing_but_broken_images_makes_no_set(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "1.jpg").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"no image can be packed; the first: 1\.jpg: empty file"):
+        packing(tmp_path / "src", tmp_path / "out", max_left_out="100%")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"source": "folders"}, "sources are folder, ferplus, tar"),
+        ({"name": "a.b"}, "use letters, digits"),
+        ({"split": "dev"}, "splits are train, valid, test"),
+        ({"protocol": "mean"}, "protocols are argmax, majority"),
+        ({"shard_mb": 0}, "above 0 MB"),
+        ({"max_left_out": "some"}, "give a count, 25, or a percentage, 1%"),
+        ({"max_left_out": "1.5"}, "give a count, 25, or a percentage, 1%"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(faces: Path, tmp_path: Path, wrong: Any, message: str) -> None:
+    with pytest.raises(ShardError, match=message):
+        packing(faces, tmp_path / "other", **wrong)
+    assert os.listdir(tmp_path) == ["faces"]
+
+
+def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="nowhere: not there"):
+        packing(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_progress_counts_every_image_up_to_the_last(faces: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    packing(faces, tmp_path / "other", progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == [*range(1, 61), 60] and {total for _, total in seen} == {60}
+
+
+def test_a_packed_set_can_be_packed_again_from_its_tars(packed: ShardSet, tmp_path: Path) -> None:
+    again = pack(packed.path, tmp_path / "again", source="tar", workers=1)
+    one, two = (sorted(s.image for s in shards.samples_in_order()) for shards in (packed, again))
+    assert one == two and again.name == "set"
+
+
+def test_a_killed_packing_process_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    dying = Entry("1.jpg", 1, partial(os._exit, 1))
+    task = Task("set", "set-000000", 0, [dying], tmp_path, tmp_path / "row", tmp_path / "parts")
+    with pytest.raises(ShardError, match="a packing process was killed"):
+        list(make_shards([task, task], 2, lambda done: None))
+
+
+def test_an_unreadable_file_is_left_out(faces: Path, tmp_path: Path) -> None:
+    os.symlink("nowhere", faces / "gone.jpg")
+    other = packing(faces, tmp_path / "other", max_left_out="1")
+    assert other.index["left_out"] == {f"cannot read: {os.strerror(errno.ENOENT)}": 1}

@@ -1,0 +1,132 @@
+"""Which bytes are images to train on, and what tells copies of them apart."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.pixels import BadImage, decode, inspect, perceptual_hash, pixel_hash
+
+FLAT = "6384e71701ca602ab2cade45870f7792"
+RAMP = "263bb535e87702f3c5b185f11e927f46bcdf8c9f833ba965758d6d9b7e385f79"
+
+
+def coded(image: Image.Image, kind: str, **how: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+def differing_bits(one: bytes, other: bytes) -> int:
+    return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
+
+
+@pytest.mark.parametrize(("kind", "extension"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp"), ("mpo", "jpg")])
+def test_the_extension_follows_from_the_bytes(image: Callable[..., bytes], kind: str, extension: str) -> None:
+    found, pixels = inspect(image(1, 20, kind))
+    assert found == extension
+    assert pixels.shape == (20, 20, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
+def test_every_usual_mode_becomes_rgb(mode: str) -> None:
+    pixels = decode(coded(Image.new("RGB", (9, 5), "red").convert(mode), "png"))
+    assert pixels.shape == (5, 9, 3)
+
+
+def test_png_pixels_are_exact_and_cmyk_is_read() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    assert np.array_equal(decode(coded(Image.fromarray(noise), "png")), noise)
+    assert decode(coded(Image.new("CMYK", (8, 8)), "jpeg")).mean() > 250
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello", "not an image"),
+        (coded(Image.new("RGB", (8, 8)), "gif"), "a gif: convert it to png first"),
+        (coded(Image.new("RGB", (8, 8)), "bmp"), "a bmp"),
+        (coded(Image.new("RGB", (8, 8)), "tiff"), "a tiff"),
+        (coded(Image.new("RGB", (8, 8)), "avif"), "an avif"),
+        (coded(Image.new("I;16", (8, 8)), "png"), "mode I;16: convert it to 8-bit RGB"),
+        (coded(Image.new("L", (8, 8)), "png", save_all=True, append_images=[Image.new("L", (8, 8), 9)]), "animated"),
+    ],
+)
+def test_what_training_should_not_meet_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        decode(data)
+
+
+def test_a_rotation_in_exif_is_refused_and_no_rotation_is_not(image: Callable[..., bytes]) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        data = coded(Image.open(io.BytesIO(image(3))), "jpeg", exif=exif)
+        if orientation == 1:
+            decode(data)
+        else:
+            with pytest.raises(BadImage, match="rotated"):
+                decode(data)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_an_image_cut_short_anywhere_is_refused_or_whole(image: Callable[..., bytes], kind: str) -> None:
+    data = image(5, 40, kind)
+    whole = decode(data)
+    for length in range(1, len(data), max(1, len(data) // 60)):
+        try:
+            pixels = decode(data[:length])
+        except BadImage:
+            continue
+        assert np.array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize("side_px", [9_000, 60_000])  # above our limit, above Pillow's
+def test_a_bomb_is_refused_by_its_header_before_it_takes_memory(monkeypatch: pytest.MonkeyPatch, side_px: int) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+    def load(image: Image.Image) -> None:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(BadImage, match=r"9000x9000 px|exceeds limit"):
+        decode(bomb)
+
+
+def test_the_pixel_hash_is_of_pixels_and_size_not_of_the_file(image: Callable[..., bytes]) -> None:
+    pixels = decode(image(1))
+    again = decode(coded(Image.fromarray(pixels), "png"))
+    assert pixel_hash(again) == pixel_hash(pixels)
+    flat = np.zeros((4, 6, 3), np.uint8)
+    assert pixel_hash(flat) != pixel_hash(flat.reshape(6, 4, 3))
+    assert pixel_hash(flat).hex() == FLAT
+
+
+def test_the_perceptual_hash_is_frozen() -> None:
+    """It lies in packed sets: another one would not find copies among them."""
+    ramp = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3) ** 2 % 251
+    assert perceptual_hash(ramp.astype(np.uint8)).hex() == RAMP
+
+
+def test_near_copies_share_nearly_all_bits_and_others_half(image: Callable[..., bytes]) -> None:
+    pixels = decode(image(1, 64))
+    face = Image.fromarray(pixels)
+    copies = [
+        coded(face, "jpeg", quality=60),
+        coded(face.resize((48, 48), Image.Resampling.BICUBIC), "png"),
+        coded(face.point(lambda value: value * 0.6 + 50), "png"),
+        coded(face.convert("L"), "webp"),
+    ]
+    hash_ = perceptual_hash(pixels)
+    assert max(differing_bits(hash_, perceptual_hash(decode(copy))) for copy in copies) <= 18
+    others = [differing_bits(hash_, perceptual_hash(decode(image(n, 64)))) for n in range(2, 40)]
+    assert min(others) > 60 and 110 < np.mean(others) < 146

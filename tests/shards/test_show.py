@@ -1,0 +1,37 @@
+"""A set at a glance."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from shards.index import ShardSet
+from shards.pack import pack
+from shards.show import contact_sheet, show
+
+
+def test_the_facts_are_those_of_the_index_without_the_list_of_shards(packed: ShardSet) -> None:
+    facts = show(packed.path)
+    assert facts["shards"] == len(packed.counts) and facts["fingerprint"] == packed.fingerprint
+    assert facts["samples"] == 60 and facts["licence"] == "unknown"
+    json.dumps(facts)
+
+
+def test_the_sheet_shows_as_many_faces_as_asked_for_or_all(packed: ShardSet, tmp_path: Path) -> None:
+    for count, columns, rows in ((9, 3, 3), (500, 8, 8)):
+        contact_sheet(packed.path, tmp_path / "sheet.png", count)
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            assert sheet.size == (4 + columns * 116, 4 + rows * 130)
+
+
+def test_labeled_faces_stand_by_expression_with_a_box_of_their_own(faces: Path, tmp_path: Path) -> None:
+    paths = sorted(str(path.relative_to(faces)) for path in faces.rglob("*.png"))
+    names = ["fear", "neutral"] * 6
+    lines = [{"path": p, "expression": e, "box": [0.2, 0.2, 0.8, 0.8]} for p, e in zip(paths, names, strict=True)]
+    (faces / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pack(faces, tmp_path / "set", source="folder", workers=1)
+    contact_sheet(tmp_path / "set", tmp_path / "sheet.png", 60)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        colours = sheet.getcolors(1 << 20) or []
+    lime = sum(often for often, colour in colours if colour == (0, 255, 0))
+    assert lime > 12 * 200
