@@ -31,6 +31,7 @@ from shards.tar import BLOCK, parse
 
 FORMAT = 1
 INDEX = "index.json"
+UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with this behind it
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
 KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origin.gz": "origin_sha256"}
@@ -53,7 +54,10 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ShardError(f"{path}: no shard set ({INDEX} is missing); `fer-scale pack` makes one") from None
+        way_out = "`fer-scale pack` makes one"
+        if path.with_name(path.name + UNFINISHED).exists():
+            way_out = "its packing is unfinished, run that `fer-scale pack` again"
+        raise ShardError(f"{path}: no shard set ({INDEX} is missing); {way_out}") from None
     except (OSError, ValueError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     found = index.get("format") if isinstance(index, dict) else None

@@ -23,7 +23,7 @@ from typing import Any
 
 from shards.describe import Row, describe, left_out_of, to_text
 from shards.errors import ShardError
-from shards.index import INDEX, ShardSet, size_fault
+from shards.index import INDEX, UNFINISHED, ShardSet, size_fault
 from shards.plan import Plan, make_plan
 from shards.sources import SOURCES, entries
 from shards.sources.listing import Listing
@@ -45,7 +45,7 @@ class _Work:
 
     @property
     def folder(self) -> Path:
-        return self.out.with_name(self.out.name + ".unfinished")
+        return self.out.with_name(self.out.name + UNFINISHED)
 
     @property
     def set(self) -> Path:
@@ -119,6 +119,8 @@ def _check_places(src: Path, out: Path) -> None:
     """ShardError where there is nothing to read, or something where we would write."""
     if not src.exists():
         raise ShardError(f"{src}: not there; SRC is where the dataset lies")
+    if src.is_dir() and src.resolve() in out.resolve().parents:
+        raise ShardError(f"{out}: lies inside of SRC; what is written there would be packed itself, choose another OUT")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "holds a shard set" if (out / INDEX).exists() else "is not an empty folder"
         raise ShardError(f"{out} {what} already; choose another OUT, or remove it first")
@@ -202,9 +204,10 @@ def _check_room(work: _Work, todo: int) -> None:
 
 def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
     """ShardError as soon as more is left out than may be; it is listed in a file."""
-    lost = [left for left in left_out_of(work.listing, rows.values()) if left.counts]
-    if len(lost) <= budget:
+    by_source = sum(left.counts for left in work.listing.left_out)
+    if by_source + sum(len(row["left_out"]) for row in rows.values()) <= budget:
         return
+    lost = [left for left in left_out_of(work.listing, rows.values()) if left.counts]
     file = work.folder / "left_out.jsonl"
     file.write_text("".join(left.line() for left in lost))
     few = "".join(f"\n  {left.path}: {left.reason}" for left in lost[:5])

@@ -1,6 +1,7 @@
 """Packing: the same bytes however it is done, whole or absent, and nothing lost in silence."""
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -72,6 +73,7 @@ def test_plain_webdataset_reads_a_packed_set(tmp_path: Path, faces: Path) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the tars open
         found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+        gc.collect()
     assert [sample["__key__"] for sample in found] == [f"{number:09d}" for number in range(60)]
     images = [sample.get("jpg", sample.get("png")) for sample in found]
     assert all(isinstance(image, Image.Image) and image.size == (24, 24) for image in images)
@@ -85,7 +87,8 @@ def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, f
     (faces / path).write_bytes((faces / path).read_bytes()[:300])
     with pytest.raises(ShardError, match=rf"1 of 60 images cannot be packed, 0 may be left out[^$]*{path}"):
         packing(faces, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    with pytest.raises(ShardError, match="its packing is unfinished"):
+        ShardSet.open(tmp_path / "other")
     listed = (tmp_path / "other.unfinished" / "left_out.jsonl").read_text()
     assert json.loads(listed)["path"] == path
     other = packing(faces, tmp_path / "other", max_left_out="2%")
@@ -187,6 +190,11 @@ def test_settings_that_cannot_be_meant_are_refused(faces: Path, tmp_path: Path, 
     with pytest.raises(ShardError, match=message):
         packing(faces, tmp_path / "other", **wrong)
     assert os.listdir(tmp_path) == ["faces"]
+
+
+def test_a_set_is_not_packed_into_its_source(faces: Path) -> None:
+    with pytest.raises(ShardError, match="lies inside of SRC"):
+        packing(faces, faces / "set")
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
