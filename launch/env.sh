@@ -74,7 +74,7 @@ environment() {
     # A hang is explained by each rank's last collectives, which torch writes down when it gives up.
     export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} TORCH_NCCL_DUMP_ON_TIMEOUT=${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}
     # Fixed blocks leave holes when layers differ in size; these grow.
-    export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+    export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
     # A host whose name means 127.0.1.1 in /etc/hosts offers its peers an address at which nobody answers.
     if [[ -n ${INTERFACE:-} ]]; then
         export NCCL_SOCKET_IFNAME=$INTERFACE GLOO_SOCKET_IFNAME=$INTERFACE
