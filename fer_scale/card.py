@@ -19,6 +19,12 @@ _HUB_LICENCES = {
 }  # fmt: skip
 _SECTIONS = ("model", "augment", "batch", "optim", "facemix", "supervised", "semi")  # of a recipe; no paths in them
 _PATHS = ("start_from",)  # but for this key
+_MEASURES = {
+    "accuracy": "accuracy",
+    "uar": "mean recall of the classes (uar)",
+    "macro_f1": "macro F1",
+    "ece": "calibration error (ece)",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +62,7 @@ def text(card: Card) -> str:
         "## Training\n\n" + _training(card),
     ]
     if card.evaluation:
-        sections.append("## Evaluation\n\n" + _evaluation(card.evaluation))
+        sections.append("## Evaluation\n\n" + _evaluation(card))
     if card.pictures:
         sections.append("## Pictures\n\n" + "\n\n".join(f"![{said}]({file})" for file, said in card.pictures.items()))
     sections += [_LIMITS, f"## Licence\n\n{card.licence}. The licences of the data (above) may ask for more."]
@@ -152,31 +158,36 @@ def _training(card: Card) -> str:
     return "\n\n".join(parts) or "The recipe is not recorded beside these weights."
 
 
-def _evaluation(metrics: dict[str, Any]) -> str:
-    parts = []
-    where = [f"{name} {metrics[name]}" for name in ("set", "list", "protocol", "target") if metrics.get(name)]
-    counted = f"{metrics['samples']:,} images" if "samples" in metrics else ""
-    parts.append("Measured on " + ", ".join(filter(None, [*where, counted])) + "." if where or counted else "")
-    intervals = metrics.get("intervals_95", {})
-    names = {
-        "accuracy": "accuracy",
-        "uar": "mean recall of the classes (uar)",
-        "macro_f1": "macro F1",
-        "ece": "calibration error (ece)",
-    }
+def _evaluation(card: Card) -> str:
+    metrics = card.evaluation or {}
     rows = []
-    for key, name in names.items():
+    for key, name in _MEASURES.items():
         if isinstance(metrics.get(key), int | float):
-            low_high = " to ".join(f"{100 * end:.1f}" for end in intervals.get(key, ()))
-            rows.append([name, f"{100 * metrics[key]:.1f} %", low_high])
-    parts.append(_table(["measure", "value", "95 % interval (bootstrap)"], rows))
-    if classes := metrics.get("per_class"):
-        body = [
-            [name, f"{facts['count']:,}", _percent(facts.get("recall")), _percent(facts.get("precision"))]
-            for name, facts in classes.items()
-        ]
-        parts.append(_table(["expression", "images", "recall", "precision"], body))
-    return "\n\n".join(filter(None, parts))
+            ends = metrics.get("intervals_95", {}).get(key, ())
+            rows.append([name, _percent(metrics[key]), " to ".join(f"{100 * end:.1f}" for end in ends)])
+    classes = [
+        [name, f"{facts['count']:,}", _percent(facts.get("recall")), _percent(facts.get("precision"))]
+        for name, facts in metrics.get("per_class", {}).items()
+    ]
+    parts = [_measured_on(card, metrics), _table(["measure", "value", "95 % interval (bootstrap)"], rows)]
+    if classes:
+        parts.append(_table(["expression", "images", "recall", "precision"], classes))
+    if warning := metrics.get("warning"):
+        parts.append(f"**Beware:** {warning}.")
+    return "\n\n".join(parts)
+
+
+def _measured_on(card: Card, metrics: dict[str, Any]) -> str:
+    """The protocol: which images, which list of which split, how their labels came about, and what was left out."""
+    said = f"Measured on {metrics.get('samples', 0):,} images of {metrics.get('set', 'a set that is not named')}"
+    if split := metrics.get("split"):
+        said += f", list `{split['list']}` of the split {split['sha256'][:12]}"
+    if protocol := next((row["protocol"] for row in card.data if row.get("protocol")), None):
+        said += f"; labels by the protocol `{protocol}`"
+    left_out = {reason.replace("_", " "): count for reason, count in (metrics.get("left_out") or {}).items() if count}
+    if left_out:
+        said += "; left out: " + ", ".join(f"{count:,} ({reason})" for reason, count in left_out.items())
+    return said + "."
 
 
 def _percent(value: float | None) -> str:

@@ -65,6 +65,7 @@ def publish(
         return hub.push(source, to, message="Publish with fer_scale", private=private)
     model = _find(source, step)
     wanted = model.recipe.get("card", {})
+    title = title or wanted.get("title") or model.title
     data = _json(model.run, "data.json") or []
     given = _licence(source, licence or wanted.get("license"), data, model.config["pretrained_cfg"].get("license"))
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
@@ -75,11 +76,11 @@ def publish(
                 model,
                 data,
                 licence=given,
-                title=title or wanted.get("title") or model.title,
+                title=title,
                 name=to.removeprefix("hf://").partition("@")[0] if hub.is_remote(to) else "ORG/NAME",
                 pictures=pictures or bool(wanted.get("pictures")),
             )
-        return hub.push(folder, to, message=f"Publish {title or model.title}", private=private)
+        return hub.push(folder, to, message=f"Publish {title}", private=private)
 
 
 def _licence(source: Path, given: str | None, data: list[dict[str, Any]], base: str | None) -> str:
@@ -178,21 +179,11 @@ def _checkpoint_of(run: Path, step: int | None) -> Path:
 
 
 def _encoder_of(place: Path) -> _Model:
-    """The encoder in a checkpoint of pre-training; its decoder and Adam's moments stay there."""
+    """The encoder in a checkpoint of pre-training."""
     progress = checkpoint.progress_of(place)
-    state: dict[str, Tensor] = {}
-    for name in checkpoint.state_files(place):  # one file at a time: the moments are two thirds of the whole
-        state |= {
-            key: value for key, value in checkpoint.read_state(place, name).items() if key[2:].startswith("encoder.")
-        }
-    state = {key[2:].removeprefix("encoder."): value for key, value in state.items() if key[0] in "wfb"}
-    if not state:
-        raise PublishError(f"{place}: holds no encoder; of fine-tuning, publish the run once it is done")
-    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise PublishError(f"{place}: NaN or infinite values in {', '.join(broken[:5])}; publish an earlier step")
     recipe = tomllib.loads(progress["recipe"])
+    state, shape = _encoder_state(place), recipe["model"]
     run = place.parent.parent if (place.parent.parent / "recipe.toml").is_file() else None
-    shape = recipe["model"]
     sizes = {"image_px": shape["image_px"], "patch_px": shape["patch_px"]}
     model = encoder.build(shape["encoder"], **sizes)
     try:
@@ -207,22 +198,40 @@ def _encoder_of(place: Path) -> _Model:
         std=shape["std"],
         block=_block(progress, shape.get("start_from"), _json(run, "data.json") or []),
     )
-    training = {"steps": f"{progress['step']:,}", "views": f"{progress['images']:,}"}
-    losses = [row for row in log.rows(run / "metrics.jsonl") if row["step"] <= progress["step"]] if run else []
-    if losses and losses[-1].get("loss") is not None:
-        training["last loss"] = f"{losses[-1]['loss']:.4f}"
-    training |= {"precision": recipe["run"]["precision"], "seed": str(recipe["run"]["seed"])}
-    training |= {name: version for name, version in progress.get("versions", {}).items()}
-    title = f"Masked autoencoder of faces, {shape['encoder']}, {shape['image_px']} px"
     return _Model(
         state=state,
         config=config,
-        title=title,
+        title=f"Masked autoencoder of faces, {shape['encoder']}, {shape['image_px']} px",
         run=run,
         recipe=recipe,
-        training=training,
+        training=_training(progress, recipe, run),
         pictures={"curves.png": "Loss, learning rate and speed over the steps"},
     )
+
+
+def _encoder_state(place: Path) -> dict[str, Tensor]:
+    """The encoder's tensors by timm's names; the decoder and Adam's moments stay behind."""
+    state: dict[str, Tensor] = {}
+    for file in checkpoint.state_files(place):  # one at a time: the moments are two thirds of the whole
+        for key, value in checkpoint.read_state(place, file).items():
+            if key[0] in "wfb" and key[2:].startswith("encoder."):
+                state[key[2:].removeprefix("encoder.")] = value
+    if not state:
+        raise PublishError(f"{place}: holds no encoder; of fine-tuning, publish the run once it is done")
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise PublishError(f"{place}: NaN or infinite values in {', '.join(broken[:5])}; publish an earlier step")
+    return state
+
+
+def _training(progress: dict[str, Any], recipe: dict[str, Any], run: Path | None) -> dict[str, str]:
+    """How far the training was at this checkpoint, and with which software."""
+    facts = {"steps": f"{progress['step']:,}", "views": f"{progress['images']:,}"}
+    rows = log.rows(run / "metrics.jsonl") if run else []
+    losses = [row["loss"] for row in rows if row["step"] <= progress["step"] and row.get("loss") is not None]
+    if losses:
+        facts["last loss"] = f"{losses[-1]:.4f}"
+    facts |= {"precision": recipe["run"]["precision"], "seed": str(recipe["run"]["seed"])}
+    return facts | progress.get("versions", {})
 
 
 def _block(progress: dict[str, Any], start_from: str | None, data: list[dict[str, Any]]) -> dict[str, Any]:
@@ -239,6 +248,10 @@ def _block(progress: dict[str, Any], start_from: str | None, data: list[dict[str
 def _finished(folder: Path, run: Path | None) -> _Model:
     """The model in a folder without a card: what a run of fine-tuning leaves."""
     config, state = encoder.read(folder)
+    if "pretrained_cfg" not in config:
+        raise PublishError(
+            f"{folder / 'config.json'}: no pretrained_cfg; only models that fer_scale made are published"
+        )
     recipe = tomllib.loads((run / "recipe.toml").read_text()) if run else {}
     labels = config.get("label_names", [])
     px = config["pretrained_cfg"]["input_size"][-1]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from huggingface_hub import close_session, constants
 
-from fer_scale import artifact, encoder, hub_client
+from fer_scale import artifact, encoder, hub, hub_client
 
 sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub
+from hub import trained
 from hub.server import Hub
 
 WRITER = "hf_alicewritestolab"
@@ -56,3 +57,21 @@ def _make_encoder(folder: Path, seed: int = 0) -> Path:
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Tiny\n")
     artifact.seal(folder)
     return folder
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """A run of pre-training with checkpoints of steps 10 and 20."""
+    return trained.pretrain(tmp_path / "run")
+
+
+@pytest.fixture
+def finetuned(tmp_path: Path) -> Path:
+    """A run of fine-tuning as it ends."""
+    return trained.finetune(tmp_path / "finetuned")
+
+
+@pytest.fixture
+def published(hub_server: Hub, encoder_folder: Path) -> str:
+    """An encoder at hf://lab/faces; its address with the commit."""
+    return hub.push(encoder_folder, "hf://lab/faces", message="an encoder")
