@@ -23,7 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 NEAR_BITS = 18
-_CHUNK = 256  # rows compared with all others at once: 256 N bytes three times over
+_PAIRS_AT_ONCE = 1 << 21  # 16 MB a word of their hashes
 
 
 def groups(pixels: Bytes, perceptual: Bytes, *, near_bits: int = NEAR_BITS) -> Ints:
@@ -46,9 +46,9 @@ def groups(pixels: Bytes, perceptual: Bytes, *, near_bits: int = NEAR_BITS) -> I
 def near_pairs(perceptual: Bytes, near_bits: int = NEAR_BITS) -> Ints:
     """All pairs a < b of N hashes [N, 32] that differ in at most `near_bits` bits, [M, 2]."""
     words = np.ascontiguousarray(np.ascontiguousarray(perceptual).view(np.uint64).T)  # [4, N]
-    pairs = [np.empty((0, 2), np.int64)]
-    for start in range(0, words.shape[1], _CHUNK):
-        rows, others = words[:, start : start + _CHUNK], words[:, start:]
+    pairs, chunk = [np.empty((0, 2), np.int64)], max(1, _PAIRS_AT_ONCE // max(1, words.shape[1]))
+    for start in range(0, words.shape[1], chunk):
+        rows, others = words[:, start : start + chunk], words[:, start:]
         # Half of the bits rule nearly all pairs out, and cost half.
         half = np.bitwise_count(rows[0][:, None] ^ others[0])
         half += np.bitwise_count(rows[1][:, None] ^ others[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from shards.errors import ShardError
 from shards.expressions import EXPRESSIONS
 from shards.index import ShardSet
 from shards.pixels import decode
@@ -23,7 +24,7 @@ def show(path: Path | str) -> dict[str, Any]:
 
 
 def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
-    """Write a picture of `count` samples from all over the set, by expression, with the face boxes of their own."""
+    """Write a picture of `count` samples from all over the set, by expression, with boxes other than the template."""
     samples = sorted(_spread(ShardSet.open(path), count), key=_by_expression)
     columns = math.ceil(math.sqrt(len(samples)))
     rows = -(-len(samples) // columns)
@@ -31,12 +32,15 @@ def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
     sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
     for i, sample in enumerate(samples):
         sheet.paste(_tile(sample), (_GAP_PX + i % columns * width, _GAP_PX + i // columns * height))
-    sheet.save(file)
+    try:
+        sheet.save(file)
+    except (OSError, ValueError) as error:  # Pillow knows the format by the name's ending
+        raise ShardError(f"{file}: the sheet cannot be written ({error}); give a name that ends in .png") from None
 
 
 def _spread(shards: ShardSet, count: int) -> Iterator[Sample]:
     """`count` samples at equal distances, or all there are."""
-    count = min(count, shards.samples)
+    count = max(1, min(count, shards.samples))
     wanted = [i * shards.samples // count for i in range(count)]
     first = 0
     for shard, n in enumerate(shards.counts):

@@ -97,7 +97,7 @@ def _add(found: _Members, number: int, tar: Path, members: list[tarfile.TarInfo]
 
     try:
         face = from_json(content("json")) if "json" in parts else None
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         return f"its json: {error}"
     if face is not None:
         known = face.expression or face.votes or face.box

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.pack import pack
 from shards.show import contact_sheet, show
@@ -22,6 +24,12 @@ def test_the_sheet_shows_as_many_faces_as_asked_for_or_all(packed: ShardSet, tmp
         contact_sheet(packed.path, tmp_path / "sheet.png", count)
         with Image.open(tmp_path / "sheet.png") as sheet:
             assert sheet.size == (4 + columns * 116, 4 + rows * 130)
+
+
+def test_a_sheet_that_cannot_be_written_is_a_clear_error(packed: ShardSet, tmp_path: Path) -> None:
+    for file in (tmp_path / "sheet.txt", tmp_path / "nowhere" / "sheet.png"):
+        with pytest.raises(ShardError, match="cannot be written"):
+            contact_sheet(packed.path, file)
 
 
 def test_labeled_faces_stand_by_expression_with_a_box_of_their_own(faces: Path, tmp_path: Path) -> None:
