@@ -36,7 +36,8 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 
 from fer_scale import artifact, hub_client
-from fer_scale.hub_client import TRIES, HubError, patiently
+from fer_scale.hub_client import TRIES, patiently
+from fer_scale.hub_client import HubError as HubError  # part of this file's face
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
