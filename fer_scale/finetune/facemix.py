@@ -73,7 +73,7 @@ def losses(
         return cross_entropy(real_NK, smoothed_NK)
     assert mixed_NK is not None
     mixed_N = cross_entropy(mixed_NK, mix(smoothed_NK, share))
-    if real_NK is None:
+    if weighting == "mixup" or real_NK is None:
         return mixed_N
     real_N = cross_entropy(real_NK, targets_NK)
     if weighting == "additive":

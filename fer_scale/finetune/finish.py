@@ -88,6 +88,8 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
         licence=begun.licence,
         block=block,
     )
+    if not isinstance(said["global_pool"], str):  # a convolutional network keeps a layer under this name
+        said["global_pool"] = getattr(said["global_pool"], "pool_type", "avg")
     encoder.write(recipe.run.out / "model", teacher.state_dict(), said)
     return block
 

@@ -45,6 +45,7 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
         accelerator.autocast,
         lambda tensor: accelerator.reduce(tensor, "sum"),
     )
+    done: dict[str, Any] = {"run": str(recipe.run.out), "main": here.rank == 0}
     try:
         with ending.recorded(recipe.run.out, here):
             run = _set_up(recipe, changes or [], here)
@@ -55,8 +56,8 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
     except Preempted as stopped:
         if here.rank == 0:
             log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
-        return {"outcome": "preempted", "step": stopped.step, "reason": stopped.reason, "run": str(recipe.run.out)}
-    return {"outcome": "done", "step": run.step, "run": str(recipe.run.out), "model": str(recipe.run.out / "model")}
+        return done | {"outcome": "preempted", "step": stopped.step, "reason": stopped.reason}
+    return done | {"outcome": "done", "step": run.step, "model": str(recipe.run.out / "model")}
 
 
 @dataclass
@@ -151,13 +152,11 @@ def _stage(run: Run, semi: bool) -> None:
     first = recipe.supervised.steps if semi else 0
     stop = first + plan.steps
     last = min(stop, recipe.run.stop_after_steps or stop)
-    if run.step == first and semi:
+    if semi and run.step == first:
         _start_from_average(run)
-    if not first <= run.step < last:
-        return
-    reach = {"first": run.step - first, "stop": last - first}
+    reach = {"first": run.step - first, "stop": max(run.step, last) - first}
     labeled = table.labeled_steps(run.table, recipe, here, semi=semi, **reach)
-    unlabeled = table.unlabeled_steps(run.table, recipe, here, **reach) if semi else None
+    unlabeled = table.unlabeled_steps(run.table, recipe, here, **reach) if semi and plan.steps else None
     for parts in labeled:
         lr = optim.lr_at(run.step - first, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
         sums = _gradients(run, parts, next(unlabeled) if unlabeled else None)
@@ -173,7 +172,7 @@ def _stage(run: Run, semi: bool) -> None:
             _save(run)
         if stopping:
             raise Preempted(run.stop.reason, run.step)
-    if last < stop:
+    if last < stop and run.step >= last:
         raise Preempted(f"run.stop_after_steps = {last}", run.step)
 
 

@@ -40,8 +40,8 @@ RULE = (
     "expression most of its faces have; the rest is unlabeled"
 )
 GROUP_RULE = (
-    "exact copies (same decoded pixels) and near copies (perceptual hashes) form groups, and a group is never torn over "
-    "two lists; near copies keep their own labels; a group in which exact copies carry different expressions is "
+    "exact copies (same decoded pixels) and near copies (perceptual hashes) form groups, and no group is torn over two "
+    "lists; near copies keep their own labels; a group in which exact copies carry different expressions is "
     "excluded, and so are faces without an expression in a group that was drawn"
 )
 
@@ -198,32 +198,36 @@ def _take(worth: dict[str, dict[int, int]], count: int, name: str, later: int, s
     for expression, groups in worth.items():
         if len(groups) <= later:
             raise SplitError(
-                f"--{_flag(name)}: only {len(groups)} group(s) of copies left with {expression}, and {later + 1} list(s) "
+                f"--{_flag(name)}: {len(groups)} group(s) of copies left with {expression}, but {later + 1} list(s) "
                 f"need one each; leave out --test or --valid, or drop {expression} from the set"
             )
     quotas = _quotas({c: sum(of.values()) for c, of in worth.items()}, count, name)
+    free = {c: len(groups) - later for c, groups in worth.items()}
+    got = dict.fromkeys(worth, 0)
     taken: list[int] = []
-    spare: list[tuple[float, int, int]] = []
-    total = 0
+
+    def take(expression: str, group: int) -> None:
+        taken.append(group)
+        got[expression] += worth[expression][group]
+        free[expression] -= 1
+
+    rest: list[tuple[str, int]] = []
     for number, (expression, groups) in enumerate(worth.items()):
         names = list(groups)
         order = [names[i] for i in permutation(key(seed, number), len(names))]
-        free, got = len(order) - later, 0
         for group in order:
-            if free and (got + groups[group] <= quotas[expression]):
-                taken.append(group)
-                got, free = got + groups[group], free - 1
-            elif free:
-                spare.append((got / quotas[expression], groups[group], group))
-        if not got:  # every group is larger than the quota
-            smallest = min(order, key=lambda g: groups[g])
-            taken.append(smallest)
-            got, spare = groups[smallest], [s for s in spare if s[2] != smallest]
-        total += got
-    for _, size, group in sorted(spare, key=lambda s: s[0]):  # what whole groups left open, where most is missing
-        if total + size <= count:
-            taken.append(group)
-            total += size
+            if free[expression] and got[expression] + groups[group] <= quotas[expression]:
+                take(expression, group)
+            else:
+                rest.append((expression, group))
+        if not got[expression]:  # every group is larger than the quota
+            smallest = min(order, key=groups.__getitem__)
+            take(expression, smallest)
+            rest.remove((expression, smallest))
+    rest.sort(key=lambda c: got[c[0]] / quotas[c[0]])  # what whole groups left open, where most is missing
+    for expression, group in rest:
+        if free[expression] and sum(got.values()) + worth[expression][group] <= count:
+            take(expression, group)
     return taken
 
 

@@ -139,7 +139,7 @@ def unsupervised(
     recipe: Finetune,
     statistics: Statistics,
 ) -> tuple[Tensor, Tensor, Tensor, Statistics]:
-    """Add the gradients of the unlabeled loss; its share of it, the sum of weights, labels of each class, statistics."""
+    """Add the gradients of the unlabeled loss; its share of it, the weights' sum, labels of each class, statistics."""
     semi = recipe.semi
     pseudo = pseudo_labels.label(
         torch.cat([teach(teacher, part, colours, here, recipe) for part in parts]),

@@ -1,0 +1,145 @@
+"""Evaluation, baselines and the one command, on coloured blobs."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, PartialState
+
+from fer_scale import encoder
+from fer_scale.finetune.evaluate import EvaluationError, evaluate, summary
+from fer_scale.finetune.loop import finetune
+from fer_scale.finetune.oneshot import Wish, oneshot
+from fer_scale.finetune.split import split
+from shards.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
+    finetune(recipe(steps=60, semi=1), [])
+    return str(tmp_path / "run/model")
+
+
+def test_an_evaluation_leaves_figures_predictions_and_pictures(
+    model: str, labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    result = evaluate(model, labeled_set, tmp_path / "ev", split_file=split_file)
+    assert result["samples"] == 30 and result["accuracy"] > 0.8 and result["warning"] is None
+    assert json.loads((tmp_path / "ev/metrics.json").read_text()) == result
+    lines = list(csv.DictReader((tmp_path / "ev/predictions.csv").read_text().splitlines()))
+    right = sum(line["expression"] == line["predicted"] for line in lines)
+    assert len(lines) == 30 and right / 30 == pytest.approx(result["accuracy"])
+    for name in ("confusion_matrix.png", "reliability.png"):
+        assert (tmp_path / "ev" / name).read_bytes()[:4] == b"\x89PNG"
+    assert any("recall" in line for line in summary(result))
+
+
+def test_faces_the_model_may_have_seen_are_warned_of(
+    model: str, labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    assert "by another split" in evaluate(model, labeled_set, tmp_path / "a")["warning"]
+    named = evaluate(model, labeled_set, tmp_path / "b", split_file=split_file, list_name="valid")
+    assert "'valid' were used in making" in named["warning"]
+
+
+def test_faces_of_an_expression_the_model_does_not_know_are_left_out_and_counted(
+    model: str, labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    config, state = encoder.read(Path(model))
+    config["label_names"][2] = "contempt"
+    encoder.write(tmp_path / "other", state, config)
+    result = evaluate(str(tmp_path / "other"), labeled_set, tmp_path / "ev", split_file=split_file)
+    assert result["samples"] == 20 and result["left_out"]["unknown_expression"] == 10
+    assert result["per_class"]["contempt"]["recall"] is None
+
+
+def test_the_baselines_learn_from_the_same_labels(labeled_set: Path, split_file: Path, tmp_path: Path) -> None:
+    majority = evaluate("baseline:majority", labeled_set, tmp_path / "a", split_file=split_file)
+    assert majority["accuracy"] == pytest.approx(1 / 3) and majority["uar"] == pytest.approx(1 / 3)
+    pixels = evaluate("baseline:pixels", labeled_set, tmp_path / "b", split_file=split_file)
+    assert pixels["accuracy"] > 0.6  # grey values hardly tell the colours apart
+    again = evaluate("baseline:pixels", labeled_set, tmp_path / "c", split_file=split_file)
+    assert again["confusion"] == pixels["confusion"]
+
+
+@pytest.mark.parametrize(
+    ("address", "with_split", "list_name", "message"),
+    [
+        (
+            "baseline:pixel",
+            True,
+            "test",
+            "baseline:pixel: no such baseline; there are baseline:majority, baseline:pixels",
+        ),
+        ("baseline:pixels", False, "test", "give one with --split"),
+        ("baseline:pixels", True, "tests", "--list tests: a split holds the lists labeled"),
+        ("baseline:pixels", True, "excluded", "its list 'excluded' is empty"),
+    ],
+)
+def test_what_cannot_be_evaluated_says_why(
+    labeled_set: Path, split_file: Path, tmp_path: Path, address: str, with_split: bool, list_name: str, message: str
+) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(
+            address, labeled_set, tmp_path / "ev", split_file=split_file if with_split else None, list_name=list_name
+        )
+
+
+def test_an_encoder_without_expressions_is_no_model_to_evaluate(labeled_set: Path, tmp_path: Path) -> None:
+    vit = encoder.build("32x2x2", image_px=16, patch_px=8)
+    args = encoder.model_args("32x2x2", image_px=16, patch_px=8)
+    said = encoder.make_config(vit, args, image_px=16, mean=(0.5,) * 3, std=(0.25,) * 3, block={})
+    encoder.write(tmp_path / "encoder", vit.state_dict(), said)
+    with pytest.raises(EvaluationError, match="is an encoder without expressions"):
+        evaluate(str(tmp_path / "encoder"), labeled_set, tmp_path / "ev")
+
+
+def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
+    recipe: Callable[..., Path], pictures: Path, tmp_path: Path
+) -> None:
+    vit = encoder.build("32x2x2", image_px=16, patch_px=8)
+    args = encoder.model_args("32x2x2", image_px=16, patch_px=8)
+    said = encoder.make_config(vit, args, image_px=16, mean=(0.5,) * 3, std=(0.25,) * 3, block={})
+    encoder.write(tmp_path / "encoder", vit.state_dict(), said)
+    file = recipe(steps=40, semi=4)
+    scratch = {"architecture", "image_px", "patch_px"}
+    file.write_text("\n".join(x for x in file.read_text().splitlines() if x.split(" ")[0] not in scratch))
+    wish = Wish(pictures, "folder", "30", str(tmp_path / "encoder"), tmp_path / "all")
+    result = oneshot(file, [], wish)
+    assert result["outcome"] == "done" and result["evaluation"]["samples"] == 30
+    assert json.loads((tmp_path / "all/model/config.json").read_text())["fer_scale"]["base_model"] == str(
+        tmp_path / "encoder"
+    )
+    for part in ("set/index.json", "split.json", "recipe.toml", "model/config.json", "evaluation/metrics.json"):
+        assert (tmp_path / "all" / part).is_file(), part
+    AcceleratorState._reset_state(True)
+    assert oneshot(file, [], wish)["evaluation"]["confusion"] == result["evaluation"]["confusion"]
+    with pytest.raises(UserError, match="was drawn with"):
+        oneshot(file, [], Wish(pictures, "folder", "31", str(tmp_path / "encoder"), tmp_path / "all"))
+
+
+def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_else(
+    recipe: Callable[..., Path], labeled_set: Path, pictures: Path, tmp_path: Path
+) -> None:
+    result = oneshot(recipe(steps=2, semi=1), [], Wish(labeled_set, None, "20%", "none", tmp_path / "all", seed=3))
+    assert result["evaluation"]["set"] == "blobs" and not (tmp_path / "all/set").exists()
+    with pytest.raises(UserError, match="is no shard set; say how its faces lie with --source"):
+        oneshot(recipe(), [], Wish(pictures, None, "5", "none", tmp_path / "other"))
+
+
+def test_a_split_drawn_anew_does_not_fit_a_run_that_goes_on(
+    recipe: Callable[..., Path], labeled_set: Path, tmp_path: Path
+) -> None:
+    split(labeled_set, labels="24", seed=5, out=tmp_path / "other.json")
+    finetune(recipe(), ["run.stop_after_steps=2"])
+    AcceleratorState._reset_state(True)
+    with pytest.raises(UserError, match="holds a run with another split"):
+        finetune(recipe(), [f"data.split={tmp_path / 'other.json'}"])

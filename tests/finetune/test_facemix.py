@@ -1,0 +1,119 @@
+"""FaceMix against numbers worked out by hand, and IoU against counting pixels."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fer_scale.finetune import facemix
+
+
+def losses(weighting: facemix.Weighting, iou: list[float], *, share: float = 0.25, smoothing: float = 0.0) -> Tensor:
+    """Two images, two classes; f says (0, log 3), so class 1 has 3/4, to image 0, and the reverse to image 1.
+
+    Cross entropies by hand: log 4 towards the unlikely class, log 4/3 towards the likely one. The mixed logits are
+    (0, 0): log 2 towards anything.
+    """
+    log3 = math.log(3)
+    return facemix.losses(
+        weighting,
+        real_NK=torch.tensor([[0.0, log3], [log3, 0.0]]),
+        mixed_NK=torch.zeros(2, 2),
+        targets_NK=torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        iou_N=torch.tensor(iou),
+        share=share,
+        smoothing=smoothing,
+    )
+
+
+FAR, NEAR, HALF = math.log(4), math.log(4 / 3), math.log(2)
+
+
+def test_none_is_the_smoothed_cross_entropy_of_the_clean_images() -> None:
+    found = losses("none", [0.5, 0.5], smoothing=0.1)
+    assert found.tolist() == pytest.approx([0.95 * FAR + 0.05 * NEAR, 0.95 * NEAR + 0.05 * FAR], abs=1e-6)
+
+
+def test_mixup_sees_the_mixed_images_only() -> None:
+    assert losses("mixup", [0.2, 0.2]).tolist() == pytest.approx([HALF, HALF], abs=1e-6)
+
+
+def test_additive_adds_both_real_images_by_one_minus_iou() -> None:
+    found = losses("additive", [0.4, 0.4])
+    assert found.tolist() == pytest.approx([HALF + 0.6 * (FAR + NEAR)] * 2, abs=1e-6)
+
+
+def test_convex_shares_between_mixed_and_real_and_between_the_real_ones() -> None:
+    found = losses("convex", [0.4, 0.4], share=0.25)
+    first = 0.4 * HALF + 0.6 * (0.25 * FAR + 0.75 * NEAR)
+    second = 0.4 * HALF + 0.6 * (0.25 * NEAR + 0.75 * FAR)
+    assert found.tolist() == pytest.approx([first, second], abs=1e-6)
+
+
+def test_the_real_images_keep_hard_targets_where_the_mixed_ones_are_smoothed() -> None:
+    mixed = facemix.cross_entropy(torch.tensor([[0.0, 2.0]]), facemix.smooth(torch.tensor([[1.0, 0.0]]), 0.2))
+    by_hand = 0.9 * math.log(1 + math.exp(2)) + 0.1 * (math.log(1 + math.exp(2)) - 2)
+    assert mixed.item() == pytest.approx(by_hand, abs=1e-6)
+    additive, smoothed = losses("additive", [0.0, 0.0]), losses("additive", [0.0, 0.0], smoothing=0.1)
+    assert additive.tolist() == pytest.approx(smoothed.tolist())  # mixed logits are flat: only real ones could differ
+
+
+def test_faces_that_lie_on_each_other_make_facemix_mixup() -> None:
+    for weighting in ("additive", "convex"):
+        assert losses(weighting, [1.0, 1.0]).tolist() == pytest.approx(losses("mixup", [1.0, 1.0]).tolist())
+        assert facemix.needs(weighting, torch.ones(4)) == (False, True)
+
+
+def test_faces_apart_make_additive_mixup_plus_both_and_convex_the_real_images_alone() -> None:
+    assert losses("additive", [0.0, 0.0]).tolist() == pytest.approx([HALF + FAR + NEAR] * 2, abs=1e-6)
+    assert losses("convex", [0.0, 0.0], share=0.25)[0].item() == pytest.approx(0.25 * FAR + 0.75 * NEAR, abs=1e-6)
+    assert facemix.needs("convex", torch.tensor([1.0, 0.9])) == (True, True)
+
+
+def test_skipping_clean_images_of_weight_zero_changes_nothing() -> None:
+    whole = losses("convex", [1.0, 1.0])
+    without = facemix.losses(
+        "convex",
+        real_NK=None,
+        mixed_NK=torch.zeros(2, 2),
+        targets_NK=torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        iou_N=torch.ones(2),
+        share=0.25,
+        smoothing=0.0,
+    )
+    assert torch.equal(whole, without)
+
+
+def test_mixing_leaves_its_input_untouched_and_pairs_first_with_last() -> None:
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2).contiguous()
+    before = images.clone()
+    mixed = facemix.mix(images, 0.75)
+    assert torch.equal(images, before)
+    assert mixed[:, 0, 0, 0].tolist() == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0])
+
+
+def test_iou_equals_counting_the_cells_of_a_grid() -> None:
+    cells = 40
+    corners = torch.randint(0, cells + 1, (200, 4, 2), generator=torch.Generator().manual_seed(0))
+    low, high = corners[:, :2].amin(1), corners[:, :2].amax(1)
+    low2, high2 = corners[:, 2:].amin(1), corners[:, 2:].amax(1)
+    first, second = torch.cat([low, high], 1) / cells, torch.cat([low2, high2], 1) / cells
+    found = facemix.iou(first, second)
+    for row in range(200):
+        grids = []
+        for a, b in ((low[row], high[row]), (low2[row], high2[row])):
+            grid = torch.zeros(cells, cells, dtype=torch.bool)
+            grid[a[1] : b[1], a[0] : b[0]] = True
+            grids.append(grid)
+        both, either = (grids[0] & grids[1]).sum().item(), (grids[0] | grids[1]).sum().item()
+        assert found[row].item() == pytest.approx(both / either if either else 0.0, abs=1e-6)
+    assert torch.equal(found, facemix.iou(second, first))
+
+
+def test_iou_of_equal_boxes_is_exactly_one_and_of_empty_ones_zero() -> None:
+    box = torch.rand(100, 4, generator=torch.Generator().manual_seed(1)).sort(dim=1).values
+    assert (facemix.iou(box, box) == 1).all()
+    empty = torch.tensor([[0.3, 0.3, 0.3, 0.3]])
+    assert facemix.iou(empty, empty).item() == 0.0
+    assert facemix.iou(empty, torch.tensor([[0.0, 0.0, 1.0, 1.0]])).item() == 0.0

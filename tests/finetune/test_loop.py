@@ -1,0 +1,212 @@
+"""A whole run: two stages, the artifact, and the same mathematics however it is cut, killed or shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+
+from fer_scale import checkpoint
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.finetune import loop
+from fer_scale.finetune.loop import TrainingError, finetune
+from fer_scale.log import rows
+from shards.errors import ShardError
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+import sys
+from pathlib import Path
+from fer_scale.finetune.loop import finetune
+finetune(Path(sys.argv[1]), sys.argv[2:])
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """accelerate keeps one state a process; each test is to begin as a process does."""
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+
+
+def curve(run: Path) -> list[tuple[int, float, float]]:
+    return [(r["step"], r["loss"], r["grad_norm"]) for r in rows(run / "metrics.jsonl")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model/model.safetensors")
+
+
+def close(a: Path, b: Path, within: float) -> None:
+    """The two runs have one curve and end in one model."""
+    assert [r[0] for r in curve(a)] == [r[0] for r in curve(b)]
+    for one, other in zip(curve(a), curve(b), strict=True):
+        assert one == pytest.approx(other, abs=within, rel=within)
+    mine, theirs = weights(a), weights(b)
+    assert mine.keys() == theirs.keys()
+    assert max((mine[n] - theirs[n]).abs().max().item() for n in mine) <= within
+
+
+def test_a_run_learns_and_ends_in_a_model_that_plain_timm_loads(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    result = finetune(recipe(steps=60, semi=20), [])
+    run = tmp_path / "run"
+    assert result == {"outcome": "done", "step": 80, "run": str(run), "model": str(run / "model"), "main": True}
+    assert json.loads((run / "outcome.json").read_text())["outcome"] == "done"
+    said = json.loads((run / "model/config.json").read_text())
+    assert said["label_names"] == ["neutral", "happiness", "surprise"]
+    assert said["fer_scale"]["detector"] == "annotation" and 0 < said["fer_scale"]["face_box"][0] < 0.3
+    assert said["fer_scale"]["folded_temperature"] != 1 and said["fer_scale"]["base_model"] is None
+    model = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
+    pictures = torch.zeros(3, 3, 16, 16)
+    pictures[0, 0], pictures[1, 1], pictures[2, 2] = 1.0, 1.0, 1.0
+    assert model(pictures).argmax(1).tolist() == [0, 1, 2]
+    table = rows(run / "metrics.jsonl")
+    assert len(table) == 80 and table[0]["stage"] == 2 and table[-1]["stage"] == 3
+    assert table[-1]["loss"] < table[0]["loss"]
+    assert 0 < table[0]["one_minus_iou"] < 0.7
+    assert 0 <= table[-1]["kept"] <= 1 and sum(table[-1]["predicted"].values()) == 20
+
+
+@pytest.mark.parametrize("weighting", ["none", "mixup", "convex"])
+@pytest.mark.parametrize("labeler", ["fixed", "soft"])
+def test_every_weighting_and_labeler_runs(recipe: Callable[..., Path], weighting: str, labeler: str) -> None:
+    file = recipe(steps=2, semi=2, extra=f'[facemix]\nweighting = "{weighting}"\nprobability = 0.5')
+    assert finetune(file, [f"semi.labeler={labeler}", "run.precision=fp32"])["outcome"] == "done"
+
+
+def test_bf16_keeps_float32_weights(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    finetune(recipe(steps=2, semi=1), ["run.precision=bf16"])
+    assert {w.dtype for w in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_accumulation_and_reading_from_disk_change_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """A batch of 14 in parts of 4, faces read by two processes instead of kept: to 1e-5."""
+    finetune(recipe(out="whole"), [])
+    finetune(recipe(out="cut"), ["batch.micro=4", "data.memory_mb=0", "data.workers=2"])
+    close(tmp_path / "whole", tmp_path / "cut", 1e-5)
+
+
+def test_two_and_three_processes_compute_what_one_does(
+    recipe: Callable[..., Path], tmp_path: Path, launch: Callable[..., Any]
+) -> None:
+    """Real processes over gloo; 7 FaceMix pairs and 20 unlabeled faces divide by neither."""
+    finetune(recipe(out="one"), [])
+    for ranks, name in ((2, "two"), (3, "three")):
+        launch(ranks, "-c", RUN, str(recipe(out=name)), "batch.micro=4").wait()
+        close(tmp_path / "one", tmp_path / name, 1e-5)
+
+
+def test_accelerate_launch_starts_it(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    finetune(recipe(out="one", steps=2, semi=2), [])
+    script = tmp_path / "script.py"
+    script.write_text(RUN)
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, *command, str(script), str(recipe(out="two", steps=2, semi=2))],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "two/events.jsonl")[0]["processes"] == 2
+    close(tmp_path / "one", tmp_path / "two", 1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 9])
+def test_a_stopped_run_goes_on_to_the_last_digit(recipe: Callable[..., Path], tmp_path: Path, stop_at: int) -> None:
+    """In stage 2, at the border, in stage 3."""
+    finetune(recipe(out="whole"), [])
+    ended = finetune(recipe(out="parts"), [f"run.stop_after_steps={stop_at}"])
+    assert ended["outcome"] == "preempted" and ended["step"] == stop_at
+    assert json.loads((tmp_path / "parts/outcome.json").read_text())["outcome"] == "preempted"
+    finetune(recipe(out="parts"), [])
+    close(tmp_path / "whole", tmp_path / "parts", 0)
+
+
+def test_a_killed_run_goes_on_to_the_last_digit(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """SIGKILL at an unknown moment of stage 3, a checkpoint every 4 steps."""
+    often = ["run.checkpoint_every_steps=4", "semi.steps=60"]
+    finetune(recipe(out="whole"), often)
+    command = [sys.executable, "-c", RUN, str(recipe(out="killed")), *often]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed/checkpoints/step_00000016/manifest.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.newest(tmp_path / "killed")[0] is not None
+    assert not (tmp_path / "killed/model").exists()
+    finetune(recipe(out="killed"), often)
+    close(tmp_path / "whole", tmp_path / "killed", 0)
+
+
+def test_sigterm_saves_and_says_so(
+    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    gradients = loop._gradients
+
+    def and_a_signal(run: loop.Run, *parts: Any) -> Any:
+        if run.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return gradients(run, *parts)
+
+    monkeypatch.setattr(loop, "_gradients", and_a_signal)
+    assert finetune(recipe(), [])["reason"] == "signal SIGTERM"
+    assert checkpoint.progress_of(tmp_path / "run/checkpoints/step_00000005")["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_another_recipe_is_refused_by_its_keys_and_let_through_by_change(recipe: Callable[..., Path]) -> None:
+    finetune(recipe(), ["run.stop_after_steps=2"])
+    with pytest.raises(CheckpointError) as caught:
+        finetune(recipe(), ["supervised.lr=0.5", "semi.labeler=soft", "batch.micro=6"])
+    assert "supervised.lr: 0.003 -> 0.5" in str(caught.value)
+    assert 'semi.labeler: "softmatch" -> "soft"' in str(caught.value)
+    assert "batch.micro" not in str(caught.value)
+    assert finetune(recipe(), [], ["supervised.lr=0.001"])["outcome"] == "done"
+
+
+def test_a_finished_run_started_again_does_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    finetune(recipe(steps=2, semi=2), [])
+    before = weights(tmp_path / "run")
+    assert finetune(recipe(steps=2, semi=2), [])["outcome"] == "done"
+    assert all(torch.equal(before[n], w) for n, w in weights(tmp_path / "run").items())
+    assert len(rows(tmp_path / "run/metrics.jsonl")) == 4
+
+
+def test_batch_norm_is_refused_where_the_batch_is_cut(recipe: Callable[..., Path]) -> None:
+    scratch = ["model.architecture=resnet10t", "model.image_px=32", "model.patch_px=0"]
+    with pytest.raises(TrainingError, match=r"resnet10t has batch norm.*batch.micro=20"):
+        finetune(recipe(steps=2, semi=1), [*scratch, "batch.micro=8"])
+    assert finetune(recipe(steps=2, semi=1), scratch)["outcome"] == "done"
+
+
+def test_too_many_unreadable_faces_end_the_run_by_name(
+    recipe: Callable[..., Path], labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in labeled_set.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    tar = sorted(damaged.glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    data[5000:5200] = bytes(200)
+    tar.write_bytes(data)
+    with pytest.raises(ShardError, match=r"blobs-000000.tar\[\d+\]"):
+        finetune(recipe(), [f"data.shards={damaged}"])
+    assert json.loads((tmp_path / "run/outcome.json").read_text())["outcome"] == "failed"

@@ -1,0 +1,120 @@
+"""Predictions from photos of every kind, and the crop that belongs to the model."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from PIL import Image
+
+from fer_scale import predict as module
+from fer_scale.finetune.loop import finetune
+from fer_scale.predict import PredictError, crop_for, predict
+
+BROKEN = Path(__file__).parents[3] / "shared/data/broken"
+
+
+@pytest.fixture
+def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    finetune(recipe(steps=60, semi=1), [])
+    return str(tmp_path / "run/model")
+
+
+def test_labels_come_with_probabilities_by_name(model: str, pictures: Path) -> None:
+    photos = [pictures / "p0/000.png", pictures / "p1/001.png", pictures / "p2/002.png"]
+    found, problems = predict(model, photos)
+    assert [f["label"] for f in found] == ["neutral", "happiness", "surprise"] and not problems
+    assert list(found[0]["probabilities"]) == ["neutral", "happiness", "surprise"]
+    assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
+    assert found[0]["confidence"] == max(found[0]["probabilities"].values())
+    json.dumps(found)
+
+
+def test_a_square_crop_is_seen_exactly_as_timm_sees_it(model: str, pictures: Path) -> None:
+    network = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(network)
+    transform = timm.data.create_transform(**config, is_training=False)
+    with torch.no_grad():
+        theirs = network(transform(Image.open(pictures / "p0/000.png").convert("RGB"))[None]).softmax(1)[0]
+    [ours], _ = predict(model, [pictures / "p0/000.png"])
+    assert list(ours["probabilities"].values()) == pytest.approx(theirs.tolist(), abs=1e-6)
+
+
+def test_a_broken_photo_is_one_line_and_the_others_go_on(model: str, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes((pictures / "p0/000.png").read_bytes()[:400])
+    (tmp_path / "text.jpg").write_text("no picture")
+    photos = [tmp_path / "cut.png", pictures / "p0/000.png", tmp_path / "text.jpg", tmp_path / "absent.png"]
+    found, problems = predict(model, photos)
+    assert [f["image"] for f in found] == [str(pictures / "p0/000.png")]
+    assert len(problems) == 3 and all("\n" not in line for line in problems)
+    assert "cut.png: cannot be read as a picture" in problems[0] and "absent.png: no such file" in problems[2]
+
+
+def test_grey_16_bit_transparent_turned_and_huge_photos_are_read(model: str, tmp_path: Path) -> None:
+    pixels = np.full((40, 40), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((40, 40, 4), 90, np.uint8)).save(tmp_path / "alpha.png")
+    Image.new("P", (40, 40), 3).save(tmp_path / "palette.gif")
+    Image.new("RGB", (5000, 4000), (90, 90, 90)).save(tmp_path / "huge.jpg", quality=30)
+    photos = sorted(tmp_path.glob("*.*g*"))
+    found, problems = predict(model, [p for p in photos if p.suffix != ".toml"])
+    assert not problems and len(found) == 5
+    by_name = {Path(f["image"]).name: list(f["probabilities"].values()) for f in found}
+    assert by_name["deep.png"] == by_name["grey.png"] == by_name["alpha.png"]
+
+
+def test_a_photo_turned_by_exif_is_seen_upright(model: str, tmp_path: Path) -> None:
+    upright = np.zeros((32, 32, 3), np.uint8)
+    upright[:16] = (200, 60, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
+    Image.fromarray(upright).save(tmp_path / "a.png")
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "b.png", exif=exif)
+    (one, other), _ = predict(model, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert one["probabilities"] == other["probabilities"]
+
+
+def test_a_box_puts_the_face_where_it_lay_in_training() -> None:
+    cut = crop_for((100, 100, 200, 220), (0.1, 0.2, 0.9, 0.8), (640, 480))
+    left, top, right, bottom = cut
+    assert ((100 - left) / (right - left), (200 - left) / (right - left)) == pytest.approx((0.1, 0.9))
+    assert ((100 - top) / (bottom - top), (220 - top) / (bottom - top)) == pytest.approx((0.2, 0.8))
+
+
+def test_a_cut_that_sticks_out_repeats_the_border(model: str, tmp_path: Path) -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, 30:] = 200
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    ready = module.load(model)
+    seen = module.as_input(tmp_path / "p.png", ready, (40, 0, 60, 40))
+    assert seen.shape == (16, 16, 3)
+    assert seen[:, -3:].min() == 200  # right of the photo
+
+
+def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_models(model: str, pictures: Path) -> None:
+    ready = module.load(model)
+    whole = replace(ready, face_box=(0.0, 0.0, 1.0, 1.0))
+    photo = pictures / "p0/000.png"
+    assert np.array_equal(module.as_input(photo, whole, None), module.as_input(photo, whole, (0, 0, 24, 24)))
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 9), (100, 0, 120, 20), (0, 0, -4, 9)])
+def test_a_box_that_is_none_is_an_error(model: str, pictures: Path, box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(PredictError, match="must be x1,y1,x2,y2 in pixels of the 24x24 photo"):
+        predict(model, [pictures / "p0/000.png"], box=box)
+
+
+@pytest.mark.skipif(not BROKEN.exists(), reason="no broken pictures in ../shared/data")
+def test_every_nasty_file_is_a_prediction_or_one_line(model: str) -> None:
+    photos = sorted(p for p in BROKEN.iterdir() if p.name != "manifest.csv")
+    found, problems = predict(model, photos)
+    assert len(found) + len(problems) == len(photos) and all("\n" not in line for line in problems)
+    assert any("hopper_gray" in f["image"] for f in found)

@@ -1,0 +1,186 @@
+"""Splits: exact in number, stratified, whole in their groups, and true to the set they were made for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_scale.finetune import split as splits
+from fer_scale.finetune.split import LISTS, SplitError, contradictory, draw
+from shards.index import ShardSet
+from shards.pack import pack
+
+NAMES = ("neutral", "happiness", "surprise", "fear")
+
+
+def alone(count: int) -> np.ndarray:
+    """Groups of one."""
+    return np.arange(count)
+
+
+def sizes(labeled: str, test: str | None = None, valid: str | None = None) -> dict[str, str | None]:
+    return {"labeled": labeled, "test": test, "valid": valid}
+
+
+def test_each_list_has_exactly_its_size_and_each_sample_one_list() -> None:
+    expressions = [NAMES[i % 3] for i in range(1000)]
+    lists = draw(expressions, alone(1000), set(), sizes("57", test="25%", valid="10%"), 0)
+    assert [len(lists[name]) for name in LISTS] == [57, 618, 75, 250, 0]
+    assert sorted(n for chosen in lists.values() for n in chosen) == list(range(1000))
+
+
+def test_a_share_of_the_labels_is_a_share_of_those_left_by_test_and_valid() -> None:
+    lists = draw([NAMES[i % 2] for i in range(1000)], alone(1000), set(), sizes("5%", test="20%", valid="50"), 0)
+    assert len(lists["labeled"]) == round(0.05 * (1000 - 200 - 50))
+
+
+def test_lists_are_stratified_and_hold_at_least_one_of_each_expression() -> None:
+    expressions = ["neutral"] * 900 + ["happiness"] * 95 + ["fear"] * 5
+    lists = draw(expressions, alone(1000), set(), sizes("20", test="20%"), 3)
+    for name, wanted in (("labeled", [18, 1, 1]), ("test", [180, 19, 1])):
+        counts = splits.class_counts([expressions[i] for i in lists[name]])
+        assert list(counts.values()) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_no_group_is_torn_and_every_list_has_every_expression(data: st.DataObject) -> None:
+    count = data.draw(st.integers(60, 200))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    expressions: list[str | None] = [NAMES[i % 3] for i in range(count)]
+    groups = rng.integers(0, count // 2, count)
+    for group in range(0, count // 2, 7):  # some faces of some groups carry no expression
+        for number in np.flatnonzero(groups == group)[1:]:
+            expressions[number] = None
+    try:
+        lists = draw(expressions, groups, set(), sizes("15", test="30%", valid="12"), 1)
+    except SplitError as error:
+        assert "need" in str(error) or "left" in str(error)
+        return
+    home = {}
+    for name in ("labeled", "valid", "test", "unlabeled"):
+        for number in lists[name]:
+            assert home.setdefault(groups[number], name) == name
+        if name != "unlabeled":
+            assert all(expressions[n] is not None for n in lists[name])
+            assert len(lists[name]) > 0
+    assert len(lists["labeled"]) <= 15 + 4
+    assert sorted(n for chosen in lists.values() for n in chosen) == list(range(count))
+
+
+def test_the_same_seed_draws_the_same_and_another_one_another() -> None:
+    expressions = [NAMES[i % 3] for i in range(300)]
+    first, again, other = (draw(expressions, alone(300), set(), sizes("30", test="25%"), s) for s in (0, 0, 1))
+    assert first == again
+    assert first["labeled"] != other["labeled"] and first["test"] != other["test"]
+
+
+def test_the_draw_is_frozen() -> None:
+    """A split file names its rule, so the rule must not change under it."""
+    lists = draw([NAMES[i % 3] for i in range(60)], alone(60), set(), sizes("6", test="9"), 0)
+    assert lists["labeled"] == [6, 13, 21, 23, 28, 32]
+    assert lists["test"] == [0, 2, 10, 11, 22, 27, 51, 52, 56]
+
+
+def test_a_group_with_exact_copies_under_different_expressions_is_excluded_whole() -> None:
+    expressions = ["neutral", "fear", "neutral", "neutral", "fear", None]
+    groups = np.array([0, 0, 0, 3, 4, 4])
+    copies = np.array([0, 0, 1, 2, 3, 3])  # 0 and 1 are one picture, 2 is like them; 4 and 5 are one, 5 without a word
+    assert contradictory(expressions, groups, copies) == {0}
+    many = [*expressions, *[NAMES[i % 2] for i in range(20)]]
+    lists = draw(many, np.concatenate([groups, np.arange(6, 26)]), {0}, sizes("4"), 0)
+    assert set(lists["excluded"]) >= {0, 1, 2}
+
+
+def test_near_copies_keep_their_own_labels_and_go_with_the_expression_most_have() -> None:
+    expressions = ["neutral", "neutral", "fear", *["neutral", "fear"] * 10]
+    groups = np.array([0, 0, 0, *range(3, 23)])
+    lists = draw(expressions, groups, set(), sizes("22"), 0)
+    assert {0, 1, 2} <= set(lists["labeled"]) or not {0, 1, 2} & set(lists["labeled"])
+    assert contradictory(expressions, groups, np.arange(23)) == set()
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (sizes("0.05"), "--labels 0.05: write a count, as 1419, or a share, as 5%"),
+        (sizes("200"), "--labels 200: is 200 of 100 labeled faces that are left"),
+        (sizes("2"), "--labels: 2 is fewer than the 4 expressions"),
+        (sizes("0%"), "is 0 of 100"),
+        (sizes("10", test="many"), "--test many: write a count"),
+    ],
+)
+def test_a_size_that_cannot_be_is_an_error_that_names_the_flag(wish: dict[str, str | None], message: str) -> None:
+    with pytest.raises(SplitError, match=message.replace("(", r"\(")):
+        draw([NAMES[i % 4] for i in range(100)], alone(100), set(), wish, 0)
+
+
+def test_an_expression_with_too_few_faces_for_the_lists_is_named() -> None:
+    expressions = ["neutral"] * 50 + ["fear"]
+    with pytest.raises(SplitError, match=r"--test: 1 group.* left with fear, but 2 list.* need one each"):
+        draw(expressions, alone(51), set(), sizes("10", test="10"), 0)
+
+
+def test_a_set_without_expressions_has_nothing_to_split(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(SplitError, match="no face of this set carries an expression"):
+        splits.split(faces, labels="5", seed=0, out=tmp_path / "s.json")
+
+
+def test_copies_in_a_real_set_stay_together(pictures: Path, tmp_path: Path) -> None:
+    twice = tmp_path / "twice"
+    lines = []
+    for line in (pictures / "labels.jsonl").read_text().splitlines():
+        said = json.loads(line)
+        for copy in ("a", "b"):
+            path = f"{copy}/{said['path'].replace('/', '_')}"
+            (twice / path).parent.mkdir(parents=True, exist_ok=True)
+            (twice / path).write_bytes((pictures / said["path"]).read_bytes())
+            lines.append(json.dumps(said | {"path": path}))
+    (twice / "labels.jsonl").write_text("\n".join(lines))
+    packed = pack(twice, tmp_path / "set", source="folder", workers=1)
+    content = splits.split(tmp_path / "set", labels="30", seed=0, test="25%", out=tmp_path / "s.json")
+    keys = [key for shard in range(len(packed.counts)) for key in packed.keys(shard)]
+    pixels = dict(zip(keys, map(bytes, packed.hashes()[0]), strict=True))
+    homes: dict[bytes, set[str]] = {}
+    for name in LISTS:
+        for key in content[name]:
+            homes.setdefault(pixels[key], set()).add(name)
+    assert len(homes) == 120 and all(len(home) == 1 for home in homes.values())
+
+
+def test_a_split_reads_back_and_says_what_it_is(labeled_set: Path, split_file: Path) -> None:
+    found = splits.read(split_file, ShardSet.open(labeled_set))
+    assert [len(found.lists[n]) for n in LISTS] == [24, 54, 12, 30, 0]
+    assert found.facts["class_counts"]["labeled"] == {"neutral": 8, "happiness": 8, "surprise": 8}
+    assert found.facts["group_rule"] and found.facts["rule"] and found.facts["seed"] == 0
+
+
+def test_a_split_for_another_set_is_refused(faces: Path, split_file: Path) -> None:
+    with pytest.raises(SplitError, match="was made for the set 'blobs'"):
+        splits.read(split_file, ShardSet.open(faces))
+
+
+def test_a_split_that_was_edited_is_refused(labeled_set: Path, split_file: Path, tmp_path: Path) -> None:
+    content = json.loads(split_file.read_text())
+    content["labeled"].append(content["test"].pop())
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(SplitError, match="was changed after it was written"):
+        splits.read(tmp_path / "s.json", ShardSet.open(labeled_set))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 7}', "\x00\xff"])
+def test_a_file_that_is_no_split_is_refused(labeled_set: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(SplitError, match=r"make one with `fer-scale split`"):
+        splits.read(tmp_path / "s.json", ShardSet.open(labeled_set))
+
+
+@pytest.mark.slow
+def test_real_faces_split_as_measured(ferplus_set: Path, tmp_path: Path) -> None:
+    """5 % of the three quarters of FERPlus that the test leaves is 1,064 labels, of which 6 are contempt."""
+    content = splits.split(ferplus_set, labels="5%", seed=0, test="25%", out=tmp_path / "split.json")
+    assert content["labels"] == 1064 and len(content["test"]) == 7096
+    assert content["class_counts"]["labeled"]["contempt"] == 6 and content["class_counts"]["labeled"]["disgust"] == 7
