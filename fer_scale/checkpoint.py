@@ -60,7 +60,7 @@ def _put(file: Path, data: bytes) -> dict[str, Any]:
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
     """The newest complete checkpoint of a run, by manifest and sizes, and what was passed over to find it."""
-    passed = []
+    passed: list[str] = []
     for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
         if folder.suffix == ".part":
             continue
@@ -121,9 +121,13 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
     """Delete all but the newest `keep` complete checkpoints; every `keep_every_steps`-th step stays."""
-    complete = sorted(f for f in (run / "checkpoints").glob("step_*") if (f / "manifest.json").exists() and not f.suffix)
+    complete = sorted(
+        f for f in (run / "checkpoints").glob("step_*") if (f / "manifest.json").exists() and not f.suffix
+    )
     for folder in complete[: -keep or None]:
         step = int(folder.name.removeprefix("step_"))
         if not (keep_every_steps and step % keep_every_steps == 0):
-            (folder / "manifest.json").unlink()  # first: half a deletion is then an incomplete checkpoint, not a damaged one
+            (
+                folder / "manifest.json"
+            ).unlink()  # first: half a deletion is then an incomplete checkpoint, not a damaged one
             shutil.rmtree(folder)

@@ -52,8 +52,8 @@ def model_args(name: str, *, image_px: int, patch_px: int) -> dict[str, Any]:
         "embed_dim": width,
         "depth": depth,
         "num_heads": heads,
-        # An MAE encoder has its norm before the pooling: with global_pool alone timm makes an fc_norm, and MAE's norm does
-        # not load. transformers takes the pooling from here and from nowhere else.
+        # An MAE encoder has its norm before the pooling: with global_pool alone timm makes an fc_norm, and MAE's
+        # norm does not load. transformers takes the pooling from here and from nowhere else.
         "global_pool": "avg",
         "fc_norm": False,
     }
@@ -61,9 +61,7 @@ def model_args(name: str, *, image_px: int, patch_px: int) -> dict[str, Any]:
 
 def build(name: str, *, image_px: int, patch_px: int) -> VisionTransformer:
     """A fresh timm ViT without a head, its positions frozen at the sine-cosine of He et al. 2022."""
-    model = timm.create_model(
-        _CARRIER, num_classes=0, **model_args(name, image_px=image_px, patch_px=patch_px)
-    )
+    model = timm.create_model(_CARRIER, num_classes=0, **model_args(name, image_px=image_px, patch_px=patch_px))
     side, width = image_px // patch_px, model.embed_dim
     model.pos_embed = nn.Parameter(sincos_positions(width, side)[None], requires_grad=False)
     for module in model.modules():  # the reference MAE's initialisation: xavier, not timm's trunc_normal
@@ -164,7 +162,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         state = load_file(folder / "model.safetensors")
     except (SafetensorError, OSError) as error:
-        raise EncoderError(f"{folder / 'model.safetensors'}: cannot be read ({error}); pull or publish it again") from None
+        raise EncoderError(
+            f"{folder / 'model.safetensors'}: cannot be read ({error}); pull or publish it again"
+        ) from None
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise EncoderError(f"{folder / 'model.safetensors'}: NaN or infinite values in {', '.join(broken[:5])}")

@@ -11,6 +11,7 @@ import json
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,9 @@ class Faces:
                         others = bits(keys[i : i + 1], _REPLACE, _ATTEMPTS)[0]
                     row = int(others[attempt] % np.uint64(self.counts[shard]))
             else:
-                raise ShardError(f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: run `fer-scale verify` on the set")
+                raise ShardError(
+                    f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: run `fer-scale verify` on the set"
+                )
             sizes[i] = image.shape[:2]
             slots[i, : image.shape[0], : image.shape[1]] = image
         return Batch(pixels, sizes, keys, ids, tuple(bad))
@@ -138,7 +141,7 @@ class _Steps(Dataset[Batch]):
         self.faces, self.order = faces, order
         mine = share(rank, ranks, order.batch)
         cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
-        self.parts = list(zip(cuts, cuts[1:], strict=False))
+        self.parts = list(pairwise(cuts))
 
     def __getitem__(self, at: tuple[int, int]) -> Batch:
         step, micro = at

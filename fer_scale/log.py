@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
-    """A callable (done, total) that shows rate and remaining time: a bar on a terminal, a line every ten seconds else."""
+    """A callable (done, total) that shows rate and remaining time: a bar on a terminal, else a line every 10 s."""
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -69,7 +69,7 @@ def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
 
 
 class Journal:
-    """`metrics.jsonl` and `events.jsonl` of a run, written by its main rank; nothing is written where `folder` is None."""
+    """`metrics.jsonl` and `events.jsonl` of a run, written by its main rank: elsewhere `folder` is None."""
 
     def __init__(self, folder: Path | None, *, tensorboard: bool = False):
         self._folder = folder

@@ -4,11 +4,12 @@ The recipe owns every number that changes the mathematics; the layout file owns 
 DeepSpeed 0.19.8 does that this goes round:
 
 - Stage 0 neither clips, nor measures, nor skips a step whose gradient is not finite: done here. Stages 1-3 do it.
-- Adam's state exists only after the first step, and with more than one parameter group stages 1 and 2 link only the first
-  group's to the parameters: `_prime` creates and links it beforehand.
-- `safe_set_full_*` fails at stage 3 on the last rank when a tensor does not divide by the ranks: local setters are used.
-- `safe_set_full_fp32_param` does not touch the parameter that the model computes with: weights go into the module before
-  `deepspeed.initialize`, the fp32 masters are set after it.
+- Adam's state exists only after the first step, and with more than one parameter group stages 1 and 2 link only
+  the first group's to the parameters: `_prime` creates and links it beforehand.
+- `safe_set_full_*` fails at stage 3 on the last rank when a tensor does not divide by the ranks: local setters
+  are used.
+- `safe_set_full_fp32_param` does not touch the parameter that the model computes with: weights go into the module
+  before `deepspeed.initialize`, the fp32 masters are set after it.
 - Some layout options break the mapping from parameters to state without an error: what is saved is compared with the
   live weights first, and layout.py lets only known options through.
 """
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +94,7 @@ class Engine:
         """One optimizer step over all micro-batches of (images, keys)."""
         for group in self._adamw.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        # DeepSpeed averages over ranks and micro-batches, which may be of unequal sizes: this makes it the mean over images.
+        # DeepSpeed averages over ranks and micro-batches, whatever their sizes: this makes it the mean over images.
         weight = self._world.ranks * self._plan.accumulation / self._batch
         total = torch.zeros((), device=self._world.device)
         norm = float("nan")
@@ -131,11 +133,10 @@ class Engine:
     def adam_step(self) -> int:
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
 
-    @contextmanager
-    def whole_weights(self) -> Iterator[None]:
-        """Every rank holds every weight inside; all ranks must enter."""
+    def weights(self) -> State:
+        """A copy of the module's state on the main rank, nothing on the others; all ranks must call it."""
         with deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self.stage == 3):
-            yield
+            return {k: v.clone() for k, v in self.module.state_dict().items()} if self._world.is_main else {}
 
     def tensors(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
         """(name in the checkpoint, how to get it), in one fixed order; every rank must get each of them.
@@ -143,13 +144,13 @@ class Engine:
         Which is why getting is apart from naming: a rank that does not write a tensor drops it at once.
         """
         for name, p in self.module.named_parameters():
-            yield f"{'w' if p.requires_grad else 'f'}.{name}", lambda p=p, name=name: self._weight(name, p)
+            yield f"{'w' if p.requires_grad else 'f'}.{name}", partial(self._weight, name, p)
             if p.requires_grad:
                 for letter, key in MOMENTS:
-                    yield f"{letter}.{name}", lambda p=p, key=key: self._moment(p, key)
+                    yield f"{letter}.{name}", partial(self._moment, p, key)
         for name, buffer in self.module.state_dict(keep_vars=True).items():
             if not isinstance(buffer, nn.Parameter):
-                yield f"b.{name}", lambda buffer=buffer: buffer
+                yield f"b.{name}", buffer.detach
 
     def _weight(self, name: str, p: nn.Parameter) -> Tensor:
         master = safe_get_full_fp32_param(p) if self.stage and p.requires_grad else None

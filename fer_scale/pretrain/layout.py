@@ -1,7 +1,7 @@
 """The DeepSpeed JSON: how ZeRO lays its state out, and nothing that changes the mathematics.
 
-DeepSpeed ignores a top-level key that it does not know: `zero_optimizaton` trains at stage 0 without a word, and clips at
-1.0 by default. So only known keys pass.
+DeepSpeed ignores a top-level key that it does not know: `zero_optimizaton` trains at stage 0 without a word, and
+clips at 1.0 by default. So only known keys pass.
 """
 
 import difflib

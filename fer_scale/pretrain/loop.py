@@ -20,7 +20,6 @@ from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
 from fer_scale.pretrain import outcome, recipe, setup, state, world
 from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
-from fer_scale.pretrain.mae import MaskedAutoencoder
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.world import World
 from shards.errors import ShardError, UserError
@@ -232,22 +231,25 @@ def _save(run: Run, batch: Batch) -> None:
         if took > rec.run.grace_s:
             log.say(f"the save took {took:.0f} s, more than run.grace_s = {rec.run.grace_s:g}: a stop may be cut short")
         plots.curves(log.rows(rec.run.out / "metrics.jsonl"), rec.run.out / "curves.png")
-    with run.engine.whole_weights():
-        if run.us.is_main:
-            _picture(run, batch)
+    weights = run.engine.weights()
+    if run.us.is_main:
+        _picture(run, batch, weights)
 
 
-def _picture(run: Run, batch: Batch, count: int = 8) -> None:
-    """reconstructions.png: what was there, what the encoder saw, what the decoder made of it."""
+def _picture(run: Run, batch: Batch, weights: dict[str, Tensor], count: int = 8) -> None:
+    """reconstructions.png: what was there, what the encoder saw, what the decoder made of it.
+
+    With a model of its own: at stage 3 a forward pass of the trained one would wait for the other ranks.
+    """
     model = run.recipe.model
+    module = setup.fresh(run.recipe).to(run.us.device).eval()
+    module.load_state_dict(weights)
     few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
     [(views, keys)] = _views(run, [few])
-    module = run.engine.module
-    assert isinstance(module, MaskedAutoencoder)
     masked, filled = module.reconstruct(views, keys)
     mean, std = (views.new_tensor(v)[None, :, None, None] for v in (model.mean, model.std))
-    pictures = [(x * std + mean).float() for x in (views, masked, filled)]
-    plots.reconstructions(*pictures, run.recipe.run.out / "reconstructions.png")
+    real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))
+    plots.reconstructions(real, seen, made, run.recipe.run.out / "reconstructions.png")
 
 
 class StopSignal:

@@ -1,6 +1,6 @@
-"""How a run ended: RUN/outcome.json, since a launcher's exit code says nothing (deepspeed answers 0, 1, 143, 247 and 255).
+"""How a run ended: RUN/outcome.json, since a launcher's exit code says nothing (deepspeed: 0, 1, 143, 247, 255).
 
-    {"outcome": "done" | "preempted" | "failed", "step": ..., "reason": ..., "rank": ..., "host": ..., "time": ...}
+{"outcome": "done" | "preempted" | "failed", "step": ..., "reason": ..., "rank": ..., "host": ..., "time": ...}
 """
 
 import json

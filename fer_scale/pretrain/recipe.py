@@ -99,15 +99,21 @@ class Run:
     precision: Literal["fp32", "bf16"] = knob("bf16", help="bf16: fp32 weights and sums, bf16 matrix products")
     deepspeed: Path = knob(Path("configs/deepspeed/zero1.json"), kind="layout", help="ZeRO layout, nothing else")
     compile: bool = knob(False, kind="layout", help="torch.compile; not at ZeRO stage 3")
-    recompute: bool = knob(False, kind="layout", help="activations are computed again backward: less memory, 1/3 more work")
-    resume: Literal["auto", "must", "never"] = knob("auto", kind="watch", help="go on from the newest checkpoint in out")
+    recompute: bool = knob(
+        False, kind="layout", help="activations are computed again backward: less memory, 1/3 more work"
+    )
+    resume: Literal["auto", "must", "never"] = knob(
+        "auto", kind="watch", help="go on from the newest checkpoint in out"
+    )
     log_every_steps: int = knob(20, kind="watch", help="steps between lines of metrics.jsonl")
     checkpoint_every_steps: int = knob(1000, kind="watch", help="steps between checkpoints")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
     keep_every_steps: int | None = knob(None, kind="watch", help="checkpoints of every so many steps are kept for good")
     stop_after_steps: int | None = knob(None, kind="watch", help="end early at this step; the schedule stays")
     max_hours: float | None = knob(None, kind="watch", help="save and end after this time, to be started again")
-    grace_s: float = knob(25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported")
+    grace_s: float = knob(
+        25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
+    )
     hang_seconds: float = knob(600, kind="watch", help="a rank that waits longer for the others gives up")
     tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
 

@@ -47,18 +47,23 @@ def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order, dict[str, 
 
 
 def build(rec: Pretrain) -> MaskedAutoencoder:
-    """The model, its weights drawn from run.seed; the encoder's from `model.start_from` where that is given."""
-    m = rec.model
-    torch.manual_seed(rec.run.seed)
-    vit = encoder.build(m.encoder, image_px=m.image_px, patch_px=m.patch_px)
+    """The model as a run starts with it: the encoder from `model.start_from` where that is given."""
+    model, m = fresh(rec), rec.model
     if m.start_from:
         given, _ = encoder.load(hub.pull(m.start_from).folder, num_classes=0, image_px=m.image_px)
         try:
-            vit.load_state_dict(given.state_dict())
+            model.encoder.load_state_dict(given.state_dict())
         except RuntimeError as error:
             raise encoder.EncoderError(f"model.start_from: {m.start_from} is not a {m.encoder}: {error}") from None
+    return model
+
+
+def fresh(rec: Pretrain) -> MaskedAutoencoder:
+    """The model, its weights drawn from run.seed."""
+    m = rec.model
+    torch.manual_seed(rec.run.seed)
     return MaskedAutoencoder(
-        vit,
+        encoder.build(m.encoder, image_px=m.image_px, patch_px=m.patch_px),
         mask_ratio=m.mask_ratio,
         decoder_width=m.decoder_width,
         decoder_depth=m.decoder_depth,
@@ -76,17 +81,22 @@ def describe(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str
         out = f" ({fell_out[s.name]:,} excluded)" if fell_out[s.name] else ""
         log.say(f"images   {kept:,} of {s.name}{out}")
     m, share = rec.model, rec.batch.size / plan.ranks
-    log.say(f"model    {m.encoder}, {m.image_px} px in {m.patch_px} px patches, {weights / 1e6:.1f} M weights with decoder")
+    log.say(
+        f"model    {m.encoder}, {m.image_px} px in {m.patch_px} px patches, {weights / 1e6:.1f} M weights with decoder"
+    )
     stage = zero_layout(rec.run.deepspeed)["stage"]
     log.say(f"ranks    {log.plural(plan.ranks, 'rank')}, ZeRO stage {stage}, {rec.run.precision}")
     micro = f"{log.plural(plan.accumulation, 'micro-batch')} of {share / plan.accumulation:g}"
     log.say(f"batch    {rec.batch.size} images a step: {share:g} a rank in {micro}")
-    log.say(f"steps    {plan.steps:,}: {plan.views:,} views, {plan.views / plan.images:.1f} epochs; warm-up {plan.warmup_steps:,}")
+    epochs = plan.views / plan.images
+    log.say(f"steps    {plan.steps:,}: {plan.views:,} views, {epochs:.1f} epochs; warm-up {plan.warmup_steps:,}")
     log.say(f"lr       {plan.lr:.3g} at its peak")
     if plan.views < FEW_VIEWS:
         log.say(f"note     {plan.views:,} views are few: more views are the largest lever (configs/README.md)")
     if share < 8:
-        log.say(f"note     {share:g} images a rank and step leave the ranks mostly waiting: fewer ranks or a larger batch")
+        log.say(
+            f"note     {share:g} images a rank and step leave the ranks mostly waiting: fewer ranks or a larger batch"
+        )
 
 
 def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], folder: Path) -> None:

@@ -50,7 +50,9 @@ def save(engine: Engine, world: World, run: Path, progress: dict[str, Any], keep
             problems = [f"{part}: {error}"]
     problems = world.tell(problems)
     if problems:
-        raise CheckpointError(f"{problems[0]}; free space and start the run again: the checkpoint before this one is whole")
+        raise CheckpointError(
+            f"{problems[0]}; free space and start the run again: the checkpoint before this one is whole"
+        )
     return place
 
 

@@ -85,8 +85,8 @@ def join(hang_seconds: float) -> World:
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
         device = torch.device("cpu")
-        # DeepSpeed would compile this op for over a minute, and hang for ever on the lock of a killed build; it serves only
-        # inference.
+        # DeepSpeed would compile this op for over a minute, and hang for ever on the lock of a killed build; it serves
+        # only inference.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=hang_seconds), verbose=False)
     return World(dist.get_rank(), dist.get_world_size(), device)
@@ -100,7 +100,11 @@ def another_rank_speaks() -> bool:
 
 _LAUNCHERS = (  # rank, number of ranks, rank on this node
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch shell has SLURM_NTASKS but no step of its own
+    (
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_LOCALID",
+    ),  # srun; a batch shell has SLURM_NTASKS but no step of its own
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 )

@@ -31,7 +31,7 @@ def plain_block(x: Tensor, w: dict[str, Tensor], heads: int) -> Tensor:
         scaled = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
         return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
 
-    tokens, width = x.shape
+    _, width = x.shape
     size = width // heads
     qkv = norm(x, "norm1") @ w["attn.qkv.weight"].T + w["attn.qkv.bias"]
     outs = []

@@ -1,0 +1,176 @@
+"""What one may type after fer-scale: every verb's arguments, in the order of the flow. No heavy import up here."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+_MODEL = "a model folder, or hf://ORG/NAME[@REVISION]"
+
+
+Verb = argparse.ArgumentParser
+Verbs = tuple[tuple[str, Callable[[argparse.Namespace], int | None]], ...]
+
+
+def parse(verbs: Verbs, argv: list[str] | None) -> argparse.Namespace:
+    """What was typed; section.key=value may stand anywhere, which argparse alone does not allow."""
+    top = _parser(verbs)
+    args, rest = top.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word or "overrides" not in args]
+    if strange:
+        top.error(f"{args.verb}: unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _parser(verbs: Verbs) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="fer-scale",
+        description="From unlabeled faces to a facial expression model.",
+        epilog="fer-scale VERB --help says more; README.md shows the whole flow.",
+    )
+    top.add_argument(
+        "--local_rank", help=argparse.SUPPRESS
+    )  # the deepspeed launcher puts it there; world.py reads the rest
+    subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, run in verbs:
+        declare = globals()[f"_{name}"]
+        text = declare.__doc__
+        verb = subparsers.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
+        declare(verb)
+        verb.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+        verb.set_defaults(run=run)
+    return top
+
+
+def _pack(verb: Verb) -> None:
+    """Pack a dataset into WebDataset tar shards."""
+    verb.add_argument("src", type=Path, help="folder of the dataset, or of tars")
+    verb.add_argument("out", type=Path, help="folder of the shard set")
+    verb.add_argument("--source", required=True, help="layout of SRC: folder, ferplus, tar")
+    verb.add_argument("--name", help="name of the set (default: the name of SRC)")
+    verb.add_argument("--split", help="train, valid or test, where the source has them")
+    verb.add_argument("--protocol", default="argmax", help="how votes become a label: argmax (default) or majority")
+    verb.add_argument("--shard-mb", type=float, default=256, help="size of a shard (256)")
+    verb.add_argument("--seed", type=int, default=0, help="of the order in which samples are packed (0)")
+    verb.add_argument("--workers", type=int, help="processes (default: one a core); the bytes do not depend on it")
+    verb.add_argument("--max-left-out", default="1%", help="files that may be left out before packing fails (1%%)")
+    verb.add_argument("--licence", default="unknown", help="licence of the images; stands in every model card later")
+    _json(verb)
+
+
+def _verify(verb: Verb) -> None:
+    """Read every byte of a shard set again, against its hashes."""
+    verb.add_argument("set", type=Path, help="folder of a shard set")
+    verb.add_argument("--decode", action="store_true", help="also decode every image")
+    _json(verb)
+
+
+def _show(verb: Verb) -> None:
+    """Say what a shard set holds."""
+    verb.add_argument("set", type=Path, help="folder of a shard set")
+    verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
+    _json(verb)
+
+
+def _split(verb: Verb) -> None:
+    """Draw which faces carry a label and which are tested on; copies are never torn apart."""
+    verb.add_argument("set", type=Path, help="folder of a labeled shard set")
+    verb.add_argument("--labels", required=True, help="how many faces keep their label: 1419, or 5%% of what is left")
+    verb.add_argument("--test", help="faces to test on, as 25%%")
+    verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
+    verb.add_argument("--seed", type=int, default=0, help="(0)")
+    verb.add_argument("--out", type=Path, required=True, help="the split file")
+    _json(verb)
+
+
+def _pretrain(verb: Verb) -> None:
+    """Pre-train a masked autoencoder on shard sets; `deepspeed --module fer_scale pretrain ...` for many ranks."""
+    _recipe(verb)
+    _change(verb)
+
+
+def _publish(verb: Verb) -> None:
+    """Cut a model folder with its card from a run, and put it into a folder or on the Hub."""
+    verb.add_argument("source", type=Path, help="a run, one of its checkpoints, or a model folder")
+    verb.add_argument("to", help="a folder, or hf://ORG/NAME[@TAG]")
+    verb.add_argument("--licence", help="of the weights, as cc-by-nc-4.0; needed unless the recipe has card.license")
+    verb.add_argument("--title", help="title of the model card")
+    verb.add_argument("--step", type=int, help="which checkpoint of a run (the newest)")
+    verb.add_argument("--private", action="store_true", help="create the repository private")
+    verb.add_argument("--pictures", action="store_true", help="also publish reconstructions, which show training faces")
+    _json(verb)
+
+
+def _pull(verb: Verb) -> None:
+    """Fetch a published model, every byte checked."""
+    verb.add_argument("source", metavar="from", help=_MODEL)
+    verb.add_argument("folder", type=Path, help="where to put it")
+    _json(verb)
+
+
+def _finetune(verb: Verb) -> None:
+    """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
+    _recipe(verb)
+    _change(verb)
+    verb.add_argument("--data", type=Path, help="folder of labeled faces, or a shard set: pack, split, train and test")
+    verb.add_argument("--source", help="layout of --data, as of pack")
+    verb.add_argument("--labels", default="100%", help="with --data, as of split (all)")
+    verb.add_argument("--test", default="25%", help="with --data, as of split (25%%)")
+    verb.add_argument("--valid", help="with --data, as of split")
+    verb.add_argument("--protocol", default="argmax", help="with --data, as of pack")
+    verb.add_argument("--seed", type=int, default=0, help="of the split, with --data (0)")
+    verb.add_argument("--from", dest="start_from", default="none", help=f"with --data: {_MODEL}, or none")
+    verb.add_argument("--out", type=Path, help="with --data: folder of the run")
+    _json(verb)
+
+
+def _evaluate(verb: Verb) -> None:
+    """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures."""
+    verb.add_argument("model", help=f"{_MODEL}; or baseline:majority, baseline:pixels")
+    verb.add_argument("set", type=Path, help="folder of a labeled shard set")
+    verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
+    verb.add_argument("--list", default="test", help="list of the split (test)")
+    verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
+    _json(verb)
+
+
+def _predict(verb: Verb) -> None:
+    """Say which expression face crops show."""
+    verb.add_argument("model", help=_MODEL)
+    verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
+    verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
+    _json(verb)
+
+
+def _check(verb: Verb) -> None:
+    """Say what a pre-training recipe would do, without doing it."""
+    _recipe(verb)
+    verb.add_argument("--ranks", type=int, default=1, help="how many ranks there will be (1)")
+
+
+def _keys(verb: Verb) -> None:
+    """List the keys of a recipe, with default and meaning."""
+    verb.add_argument("stage", choices=("pretrain", "finetune"))
+    _json(verb)
+
+
+def _demo(verb: Verb) -> None:
+    """Run the whole flow over drawn faces: no data, no GPU, under eight minutes."""
+    verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
+    verb.add_argument("--seed", type=int, default=0, help="of faces, split and training (0)")
+    _json(verb)
+
+
+def _recipe(verb: Verb) -> None:
+    verb.add_argument("recipe", type=Path, help="a TOML file; those in configs/ are a start")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
+
+
+def _change(verb: Verb) -> None:
+    text = "change a key of a run that goes on, even one of its mathematics; it is recorded"
+    verb.add_argument("--change", action="append", default=[], metavar="section.key=value", help=text)
+
+
+def _json(verb: Verb) -> None:
+    verb.add_argument("--json", action="store_true", help="the result as JSON on stdout")

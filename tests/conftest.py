@@ -1,0 +1,80 @@
+"""What tests of several folders share: small packed faces, and real processes as ranks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.pack import pack
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set of 110 smooth 40 px pictures (no faces) in 3 shards: enough for an epoch of four batches of 25."""
+    src, out = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("sets") / "faces"
+    rng = np.random.default_rng(0)
+    for number in range(110):
+        coarse = Image.fromarray(rng.integers(0, 256, (2, 2, 3), np.uint8))
+        (src / f"id{number % 10}").mkdir(exist_ok=True)
+        coarse.resize((40, 40), Image.Resampling.BICUBIC).save(src / f"id{number % 10}" / f"{number}.png")
+    pack(src, out, source="folder", name="faces", shard_mb=0.25, workers=1, licence="cc0-1.0")
+    return out
+
+
+@dataclass
+class Ranks:
+    """Some processes that are the ranks of one run."""
+
+    processes: list[subprocess.Popen[str]]
+
+    def wait(self, timeout: float = 240) -> str:
+        """What rank 0 said; fails the test where a rank failed."""
+        try:
+            said = [p.communicate(timeout=timeout)[0] for p in self.processes]
+        finally:
+            self.kill()
+        for number, (process, text) in enumerate(zip(self.processes, said, strict=True)):
+            assert process.returncode == 0, f"rank {number} ended with {process.returncode}:\n{text}"
+        return said[0]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+Launch = Callable[..., Ranks]
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    """launch(ranks, *command, **environment): so many real processes over gloo, as torchrun starts them."""
+    started: list[Ranks] = []
+
+    def start(ranks: int, *command: str, **environment: str) -> Ranks:
+        port = str(20000 + (os.getpid() * 7 + len(started) * 131) % 20000)
+        shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+        shared |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)} | environment
+        run = Ranks([
+            subprocess.Popen(
+                [sys.executable, *command],
+                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )
+            for rank in range(ranks)
+        ])  # fmt: skip
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        run.kill()
