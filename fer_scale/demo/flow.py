@@ -140,7 +140,7 @@ def demo(out: Path, *, seed: int = 0, as_json: bool = False) -> dict[str, Any]:
             draw(out / "faces", seed=seed, workers=min(8, os.cpu_count() or 1), progress=tick)
     ranks = torch.cuda.device_count() or 2  # two processes on one CPU: the least that is data-parallel
     values = {"OUT": str(out), "SEED": str(seed), "RANKS": str(ranks), "PORT": str(_free_port())}
-    seconds = [_run(step, out, values, quiet=as_json) for step in FLOW]
+    seconds = [run(step, out, values, quiet=as_json) for step in FLOW]
     result = {
         "seed": seed,
         "version": __version__,
@@ -182,23 +182,28 @@ def claim(out: Path, seed: int) -> None:
     mark.write_text(json.dumps({"seed": seed}))
 
 
-def _run(step: Step, out: Path, values: dict[str, str], *, quiet: bool) -> float:
+def run(step: Step, out: Path, values: dict[str, str], *, quiet: bool) -> float:
     """Runs a step as a process of its own, unless it was done before; seconds. UserError if it did not succeed."""
     if step.makes and (out / step.makes).exists():
         return 0.0
     began = time.monotonic()
-    words = [re.sub(r"\b(OUT|SEED|RANKS|PORT)\b", lambda found: values[found[0]], w) for w in step.command.split()]
-    log.say(f"\n{step.title}\n$ {shlex.join(words)}")
+    command = words(step, values)
+    log.say(f"\n{step.title}\n$ {shlex.join(command)}")
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if words[0] == "deepspeed":
+    if command[0] == "deepspeed":
         env = _threads(env, int(values["RANKS"]))
-    code = subprocess.run(words, env=env, stdout=sys.stderr if quiet else None).returncode
-    runs = [Path(word.removeprefix("run.out=")) for word in words if word.startswith("run.out=")]
+    code = subprocess.run(command, env=env, stdout=sys.stderr if quiet else None).returncode
+    runs = [Path(word.removeprefix("run.out=")) for word in command if word.startswith("run.out=")]
     if code or any(_outcome(run) != "done" for run in runs):
         raise UserError(
-            f"{words[0]} did not finish (exit code {code}; why stands above); the same command goes on from here"
+            f"{command[0]} did not finish (exit code {code}; why stands above); the same command goes on from here"
         )
     return time.monotonic() - began
+
+
+def words(step: Step, values: dict[str, str]) -> list[str]:
+    """The step's command as it is run, with OUT, SEED, RANKS and PORT replaced."""
+    return [re.sub(r"\b(OUT|SEED|RANKS|PORT)\b", lambda found: values[found[0]], w) for w in step.command.split()]
 
 
 def _threads(env: dict[str, str], ranks: int) -> dict[str, str]:
