@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fer_scale import config, encoder, log
-from fer_scale.finetune import apply, targets, temperature
+from fer_scale.finetune import apply, fold, targets
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
@@ -59,15 +59,17 @@ def write_facts(laid: Table, recipe: Finetune) -> None:
 
 
 def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> dict[str, object]:
-    """Write RUN/model/, its temperature folded in; the facts of its block `fer_scale`."""
+    """Write RUN/model/, temperature and greyness folded in; the facts of its block `fer_scale`."""
     folded = 1.0
     if laid.split.lists["valid"]:
         folded = _temperature(begun, teacher, laid, recipe, here)
-        temperature.fold(teacher, folded)
+        fold.temperature(teacher, folded)
+    grey = _only_grey(laid, recipe) and len({*begun.mean}) == len({*begun.std}) == 1 and fold.grey(teacher)
     block = {
         "face_box": list(laid.face_box),
         "detector": laid.detector,
         "folded_temperature": folded,
+        "folded_grey": grey,
         "base_model": begun.base_model,
         "trained_on": {
             "set": laid.shard_set.name,
@@ -94,6 +96,12 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
     return block
 
 
+def _only_grey(laid: Table, recipe: Finetune) -> bool:
+    """Whether all pictures that were trained on are grey: made so, or the set's channels are equal."""
+    index = laid.shard_set.index
+    return recipe.augment.grey == 1 or (len({*index["mean"]}) == 1 and len({*index["std"]}) == 1)
+
+
 def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
     """Fitted on the split's list `valid`, of which the run has seen nothing."""
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px)
@@ -101,6 +109,6 @@ def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune
     with log.progress("fitting the temperature") as tick:
         colours = Colours(begun.image_px, begun.mean, begun.std)
         answers = apply.ask(teacher, pool, colours, here.device, tick)
-    accept(tuple(answers.bad), len(pool), recipe.data.max_bad)
+    accept(answers.bad, len(pool), recipe.data.max_bad)
     there = answers.sound & (classes >= 0)
-    return temperature.fit(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))
+    return fold.fit_temperature(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))

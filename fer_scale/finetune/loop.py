@@ -77,6 +77,7 @@ class Run:
     statistics: Statistics
     step: int = 0  # optimizer steps done, over both stages
     adam_step: int = 0  # of them, in this stage
+    bad: int = 0  # faces that could not be read and were replaced, over all processes
     meter: "Meter" = field(default_factory=lambda: Meter())
 
 
@@ -135,6 +136,9 @@ def _go_on(run: Run, changes: list[str]) -> None:
         finish.write_facts(run.table, run.recipe)
         run.journal.rewind(run.step)
     run.journal.event("resume" if found else "start", step=run.step, processes=run.here.ranks, changes=changes)
+    run.bad = len(run.table.bad)
+    if run.here.rank == 0:
+        _name(run, run.table.bad)
 
 
 def _train(run: Run) -> None:
@@ -158,10 +162,11 @@ def _stage(run: Run, semi: bool) -> None:
     labeled = table.labeled_steps(run.table, recipe, here, semi=semi, **reach)
     unlabeled = table.unlabeled_steps(run.table, recipe, here, **reach) if semi and plan.steps else None
     for parts in labeled:
+        more = next(unlabeled) if unlabeled else None
         lr = optim.lr_at(run.step - first, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
-        sums = _gradients(run, parts, next(unlabeled) if unlabeled else None)
-        stopping, norm = _update(run, lr)
-        ema.update(run.teacher, run.student, ema.decay_at(run.step, plan.ema_decay))
+        sums = _gradients(run, parts, more)
+        stopping, norm = _update(run, lr, [line for batch in [*parts, *(more or ())] for line in batch.bad])
+        ema.update(run.teacher, run.student, ema.decay_at(run.step, plan.ema_decay))  # stage 3 keeps the long memory
         run.step += 1
         run.adam_step += 1
         run.meter.steps += 1
@@ -204,19 +209,36 @@ def _gradients(run: Run, labeled: list[Any], unlabeled: list[Any] | None) -> ste
     return steps.Sums(loss, apart, kept, predicted)
 
 
-def _update(run: Run, lr: float) -> tuple[bool, float]:
-    """One step of Adam with the gradients of all processes; whether one of them was asked to stop, and the norm."""
-    flag = torch.tensor([float(run.stop.asked())])
-    stopping = bool(steps.sum_gradients(run.student, run.here, flag.to(run.here.device))[0] > 0)
+def _update(run: Run, lr: float, bad: list[str]) -> tuple[bool, float]:
+    """One step of Adam with the gradients of all processes; whether one of them was asked to stop, and the norm.
+
+    That, and how many faces could not be read, travels with the gradients: processes meet once a step.
+    """
+    _name(run, bad)
+    mine = torch.tensor([float(run.stop.asked()), float(len(bad))], device=run.here.device)
+    stops, replaced = steps.sum_gradients(run.student, run.here, mine).tolist()
+    run.bad += int(replaced)
     trained = [p for p in run.student.parameters() if p.requires_grad]
     most = run.recipe.supervised.clip_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(trained, most))
     if not math.isfinite(norm):
         raise TrainingError(f"step {run.step}: the gradient is not finite; lower the learning rate (now {lr:.2g})")
+    seen = (run.step + 1) * (run.recipe.semi.batch * run.recipe.semi.unlabeled_ratio + run.recipe.supervised.batch)
+    if run.bad > max(10, run.recipe.data.max_bad * seen):
+        raise TrainingError(
+            f"step {run.step}: {run.bad} faces could not be read, more than data.max_bad allows; run `fer-scale verify`"
+        )
     for group in run.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     run.optimizer.step()
-    return stopping, norm
+    return stops > 0, norm
+
+
+def _name(run: Run, bad: list[str] | tuple[str, ...]) -> None:
+    """Say which faces could not be read and were replaced, on the process that met them."""
+    for line in bad:
+        log.say(f"unreadable, replaced: {line}")
+        run.journal.event("unreadable", step=run.step, sample=line)
 
 
 def _save(run: Run) -> None:
@@ -243,7 +265,7 @@ def _log(run: Run, semi: bool, sums: steps.Sums, lr: float, norm: float) -> None
     unlabeled = batch * recipe.semi.unlabeled_ratio if semi else 0
     speed = meter.steps * (batch + unlabeled) / (time.monotonic() - meter.began)
     row = {"step": run.step, "stage": 3 if semi else 2, "loss": loss, "lr": lr, "images_per_s": round(speed, 1)}
-    row |= {"grad_norm": norm, "one_minus_iou": apart / batch}
+    row |= {"grad_norm": norm, "one_minus_iou": apart / batch, "unreadable": run.bad}
     if semi:
         row["kept"] = kept / unlabeled
         row["predicted"] = dict(zip(run.table.names, map(int, predicted), strict=True))

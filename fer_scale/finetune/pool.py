@@ -39,7 +39,10 @@ class Pool:
             self.keys += [keys[row] for row in rows[-1]]
             shards.append(np.full(len(rows[-1]), shard, np.int64))
         if len(self.keys) != len(names):
-            raise UserError(f"{shard_set.path}: {len(names) - len(self.keys)} faces of the split are not in the set")
+            missing = len(names) - len(self.keys)
+            raise UserError(
+                f"{shard_set.path}: {missing} faces of the split are not in the set; run `fer-scale verify`"
+            )
         self.shard_set = shard_set
         self.faces = Faces([shard_set], slot_px=slot_px, rows=list(rows))
         self._shard, self._row = np.concatenate(shards), np.concatenate(rows)

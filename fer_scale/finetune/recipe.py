@@ -31,7 +31,7 @@ def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, st
 class Data:
     shards: Path = knob(kind="layout", help="the labeled shard set: the folder that holds index.json")
     split: Path = knob(kind="layout", help="the split file that `fer-scale split` wrote for this set")
-    workers: int = knob(0, kind="layout", help="reader processes, where the faces do not fit in memory")
+    workers: int = knob(2, kind="layout", help="reader processes a process, where the faces do not fit in memory")
     memory_mb: int = knob(2048, kind="layout", help="MB; a list whose decoded faces fit is decoded once and kept")
 
     max_bad: float = knob(0.01, kind="watch", help="share of unreadable faces at which the run stops")

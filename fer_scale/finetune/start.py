@@ -1,7 +1,6 @@
 """The network a run begins with: a published encoder under a fresh head, or an architecture from scratch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,7 +9,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fer_scale import encoder, hub
+from fer_scale import encoder, hub, log
 from fer_scale.config import ConfigError
 from fer_scale.finetune.recipe import Model
 from shards.order import Keys, uniform
@@ -38,21 +37,21 @@ class Start:
         return len(self.model.blocks) if self.base_model and isinstance(self.model, VisionTransformer) else 0
 
 
-def start(recipe: Model, classes: int, seed: int, *, pull_to: Path | None = None) -> Start:
+def start(recipe: Model, classes: int, seed: int) -> Start:
     """The network for `classes` expressions; its random parts are a function of `seed`."""
     torch.manual_seed(seed)
-    begun = _from_scratch(recipe, classes) if recipe.start_from == "none" else _from_folder(recipe, classes, pull_to)
+    begun = _from_scratch(recipe, classes) if recipe.start_from == "none" else _from_folder(recipe, classes)
     if recipe.pool != "encoder":
         if not isinstance(begun.model, VisionTransformer):
             raise ConfigError(f"model.pool: only a ViT has a choice of what its head sees, not {begun.architecture}")
         begun.model.global_pool = begun.model_args["global_pool"] = recipe.pool
-    if classes:
-        _use_drop_path_of_samples(begun.model)
+    _use_drop_path_of_samples(begun.model)
     return begun
 
 
-def _from_folder(recipe: Model, classes: int, pull_to: Path | None) -> Start:
-    pulled = hub.pull(recipe.start_from, pull_to)
+def _from_folder(recipe: Model, classes: int) -> Start:
+    with log.progress(f"pulling {recipe.start_from}", unit="bytes") as tick:
+        pulled = hub.pull(recipe.start_from, progress=tick)
     model, config = encoder.load(
         pulled.folder, num_classes=classes, drop_path=recipe.drop_path, image_px=recipe.image_px or None
     )

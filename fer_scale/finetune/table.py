@@ -1,13 +1,12 @@
 """What a fine-tuning run learns from, made out of a shard set, a split and a recipe: faces, labels, and their order."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from fer_scale import log
 from fer_scale.finetune import targets
 from fer_scale.finetune.pairs import parts
 from fer_scale.finetune.pool import Pool, Stream
@@ -34,6 +33,7 @@ class Table:
     unlabeled: Pool | None  # None without a stage 3
     face_box: tuple[float, ...]  # the median box of the labeled faces
     detector: str  # where most boxes came from
+    bad: tuple[str, ...]  # faces that could not be read when the lists were decoded, and were replaced
 
 
 def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], px: int, here: Processes) -> Table:
@@ -44,13 +44,16 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
     matrix = torch.from_numpy(targets.matrix(known, names, recipe.supervised.target))
     boxes = labeled.boxes(known)
     unlabeled = None
+    bad: tuple[str, ...] = ()
     if recipe.semi.steps:
         if not split.lists["unlabeled"]:
             raise ShardError(f"{split.path}: lists no unlabeled faces; leave stage 3 out with semi.steps=0")
         unlabeled = Pool(shard_set, split.lists["unlabeled"], slot_px=slot_px)
     for pool, title in ((labeled, "decoding labeled faces"), (unlabeled, "decoding unlabeled faces")):
         if pool is not None and pool.megabytes() <= recipe.data.memory_mb:
-            accept(pool.keep(title), len(pool), recipe.data.max_bad)
+            found = pool.keep(title)
+            accept(found, len(pool), recipe.data.max_bad)
+            bad += found
     sources = Counter(face.box_source or "template" for face in known)
     return Table(
         shard_set,
@@ -61,13 +64,12 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
         unlabeled,
         tuple(round(float(x), 4) for x in np.median(boxes, axis=0)),
         sources.most_common(1)[0][0],
+        bad,
     )
 
 
-def accept(bad: tuple[str, ...], of: int, most: float) -> None:
-    """Name the faces that could not be read and were replaced; ShardError where they are too many."""
-    for line in bad:
-        log.say(f"unreadable, replaced: {line}")
+def accept(bad: Sequence[str], of: int, most: float) -> None:
+    """ShardError where too many faces of a list could not be read."""
     if len(bad) > most * of:
         raise ShardError(
             f"{len(bad)} of {of} faces cannot be read, more than data.max_bad = {most}; the last: {bad[-1]}\n"

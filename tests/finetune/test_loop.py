@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from fer_scale.checkpoint import CheckpointError
 from fer_scale.finetune import loop
 from fer_scale.finetune.loop import TrainingError, finetune
 from fer_scale.log import rows
-from shards.errors import ShardError
+from shards.errors import UserError
+from shards.index import ENTRY, ShardSet
+from shards.tar import BLOCK
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -196,17 +199,40 @@ def test_batch_norm_is_refused_where_the_batch_is_cut(recipe: Callable[..., Path
     assert finetune(recipe(steps=2, semi=1), scratch)["outcome"] == "done"
 
 
-def test_too_many_unreadable_faces_end_the_run_by_name(
-    recipe: Callable[..., Path], labeled_set: Path, split_file: Path, tmp_path: Path
-) -> None:
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for file in labeled_set.iterdir():
-        (damaged / file.name).write_bytes(file.read_bytes())
-    tar = sorted(damaged.glob("*.tar"))[0]
+@pytest.fixture
+def damaged(labeled_set: Path, split_file: Path, tmp_path: Path) -> Path:
+    """The labeled set with a hole in the picture of one unlabeled face."""
+    copy = tmp_path / "damaged"
+    shutil.copytree(labeled_set, copy)
+    shard_set = ShardSet.open(copy)
+    hidden = json.loads(split_file.read_text())["unlabeled"]
+    row = next(row for row, key in enumerate(shard_set.keys(0)) if key in hidden)
+    offset, length, _ = ENTRY.unpack_from(shard_set.file(0, "idx").read_bytes(), row * ENTRY.size)
+    tar = shard_set.file(0, "tar")
     data = bytearray(tar.read_bytes())
-    data[5000:5200] = bytes(200)
+    hole = data.index(b"IDAT", offset * BLOCK, offset * BLOCK + length)
+    data[hole : hole + 100] = bytes(100)
     tar.write_bytes(data)
-    with pytest.raises(ShardError, match=r"blobs-000000.tar\[\d+\]"):
-        finetune(recipe(), [f"data.shards={damaged}"])
+    return copy
+
+
+def test_an_unreadable_face_is_named_and_replaced_alike_from_memory_and_disk(
+    recipe: Callable[..., Path], damaged: Path, tmp_path: Path
+) -> None:
+    given = [f"data.shards={damaged}", "data.max_bad=0.5", "semi.steps=8"]
+    finetune(recipe(out="kept"), given)
+    finetune(recipe(out="read"), [*given, "data.memory_mb=0", "data.workers=0"])
+    close(tmp_path / "kept", tmp_path / "read", 0)
+    for run in ("kept", "read"):
+        named = [e["sample"] for e in rows(tmp_path / run / "events.jsonl") if e["event"] == "unreadable"]
+        assert len({*named}) == 1 and "blobs/blobs-000000.tar[" in named[0]
+        assert rows(tmp_path / run / "metrics.jsonl")[-1]["unreadable"] > 0
+
+
+@pytest.mark.parametrize("where", ["data.memory_mb=2048", "data.memory_mb=0"])
+def test_too_many_unreadable_faces_end_the_run_by_name(
+    recipe: Callable[..., Path], damaged: Path, tmp_path: Path, where: str
+) -> None:
+    with pytest.raises(UserError, match=r"could not be read|cannot be read"):
+        finetune(recipe(), [f"data.shards={damaged}", where, "data.workers=0", "semi.steps=60", "data.max_bad=0"])
     assert json.loads((tmp_path / "run/outcome.json").read_text())["outcome"] == "failed"

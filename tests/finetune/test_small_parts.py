@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fer_scale import config
+from fer_scale import config, images
 from fer_scale.config import ConfigError
-from fer_scale.finetune import ema, targets, temperature
+from fer_scale.finetune import ema, fold, targets
 from fer_scale.finetune.recipe import Finetune, Model
 from fer_scale.finetune.start import SampleDropPath, cuts_matter, draw_paths, start
 from shards.errors import UserError
@@ -68,15 +68,15 @@ def test_the_teacher_averages_numbers_and_copies_counters() -> None:
     assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
 
 
-# --- the temperature ------------------------------------------------------------------------------------------------
+# --- what is folded into the weights --------------------------------------------------------------------------------
 
 
 def test_the_temperature_that_was_put_in_is_found_and_changes_no_prediction() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 5, generator=generator) * 2
     classes = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    assert temperature.fit(logits * 3, classes) == pytest.approx(3, rel=0.05)
-    assert temperature.fit(logits / 2, classes) == pytest.approx(0.5, rel=0.05)
+    assert fold.fit_temperature(logits * 3, classes) == pytest.approx(3, rel=0.05)
+    assert fold.fit_temperature(logits / 2, classes) == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_folded_temperature_divides_the_logits() -> None:
@@ -85,8 +85,21 @@ def test_a_folded_temperature_divides_the_logits() -> None:
     nn.init.normal_(model.get_classifier().bias)  # type: ignore[operator]
     pictures = torch.randn(3, 3, 16, 16)
     before = model(pictures)
-    temperature.fold(model, 2.5)
+    fold.temperature(model, 2.5)
     assert torch.allclose(model(pictures), before / 2.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["32x1x2", "resnet10t"])
+def test_a_model_folded_grey_sees_colours_as_their_grey_version(architecture: str) -> None:
+    patch = 8 if architecture == "32x1x2" else 0
+    model = start(Model(start_from="none", architecture=architecture, image_px=32, patch_px=patch), 4, 0).model.eval()
+    nn.init.normal_(model.get_classifier().weight)  # type: ignore[operator]
+    colour = torch.rand(3, 3, 32, 32)
+    greyed = images.grey(colour, np.ones(3, bool))
+    before = model((greyed - 0.5) / 0.25)
+    assert fold.grey(model)
+    assert torch.allclose(model((greyed - 0.5) / 0.25), before, atol=1e-4)
+    assert torch.allclose(model((colour - 0.5) / 0.25), before, atol=1e-4)
 
 
 # --- the network ----------------------------------------------------------------------------------------------------
