@@ -8,6 +8,7 @@ Nothing here that the single commands do not do; each is printed, so that one ca
 again, it goes on.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Wish:
 
 def oneshot(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
     """Pack, split, run both stages and evaluate; what `evaluate` found, or how the run ended before its end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--data packs and splits, which one process does; do these first, then finetune on several")
     if wish.out.exists() and not wish.out.is_dir():
         raise UserError(f"{wish.out}: is a file; give a folder for the run")
     set_path = _packed(wish)
