@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fer_scale.finetune import views
 from fer_scale.finetune.pool import Pool
-from fer_scale.finetune.steps import Colours
+from fer_scale.finetune.steps import Input
 from fer_scale.log import Ticker
 
 _AT_ONCE = 256
@@ -23,7 +23,7 @@ class Answers:
 
 
 @torch.no_grad()
-def ask(model: nn.Module, pool: Pool, colours: Colours, device: torch.device, tick: Ticker) -> Answers:
+def ask(model: nn.Module, pool: Pool, as_input: Input, device: torch.device, tick: Ticker) -> Answers:
     """What `model` says to each face of the pool."""
     model.to(device).eval()
     logits, sound = [], []
@@ -31,8 +31,8 @@ def ask(model: nn.Module, pool: Pool, colours: Colours, device: torch.device, ti
     for start in range(0, len(pool), _AT_ONCE):
         ids = np.arange(start, min(start + _AT_ONCE, len(pool)))
         batch = pool.batch(ids)
-        pictures = views.whole(batch.pixels.to(device), batch.sizes, colours.px)
-        logits.append(model(colours(pictures)).float().cpu())
+        pictures = views.whole(batch.pixels.to(device), batch.sizes, as_input.px)
+        logits.append(model(as_input(pictures)).float().cpu())
         sound.append(batch.ids == ids)
         bad += batch.bad
         tick(int(ids[-1]) + 1, len(pool))

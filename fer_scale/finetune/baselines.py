@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fer_scale.finetune import views
 from fer_scale.finetune.pool import Pool
-from fer_scale.finetune.steps import Colours
+from fer_scale.finetune.steps import Input
 from fer_scale.images import grey
 from fer_scale.log import say
 
@@ -18,16 +18,16 @@ SIDE_PX = 24
 PENALTY = 0.01  # of the squared weights; chosen on FERPlus split seeds 100-102, never on a test list
 
 
-def train(name: str, pool: Pool, classes_N: Tensor, count: int) -> tuple[nn.Module, Colours]:
+def train(name: str, pool: Pool, classes_N: Tensor, count: int) -> tuple[nn.Module, Input]:
     """The baseline `name` for `count` classes, trained on the faces of `pool`, and how it wants its input."""
     shares_K = torch.bincount(classes_N, minlength=count).double() / len(classes_N)
     if name == "baseline:majority":
-        return Majority(shares_K.log().clamp(min=-30).float()), Colours(1, (0.0,) * 3, (1.0,) * 3)
+        return Majority(shares_K.log().clamp(min=-30).float()), Input(1, (0.0,) * 3, (1.0,) * 3)
     pixels_ND = _pixels(pool)
     model = Pixels(pixels_ND, count)
     say(f"logistic regression on {SIDE_PX}x{SIDE_PX} grey pixels of {len(pool):,} faces")
     _fit(model, pixels_ND, classes_N)
-    return model, Colours(SIDE_PX, (0.0,) * 3, (1.0,) * 3)
+    return model, Input(SIDE_PX, (0.0,) * 3, (1.0,) * 3)
 
 
 class Majority(nn.Module):

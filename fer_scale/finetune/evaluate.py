@@ -24,7 +24,7 @@ from fer_scale.finetune import apply, baselines, metrics, targets
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.split import Split
-from fer_scale.finetune.steps import Colours
+from fer_scale.finetune.steps import Input
 from shards.errors import UserError
 from shards.index import ShardSet
 
@@ -39,7 +39,7 @@ class EvaluationError(UserError):
 class Classifier:
     address: str  # with its commit, where it has one
     model: nn.Module
-    colours: Colours
+    as_input: Input
     names: list[str]
     trained_on: dict[str, Any]  # set, fingerprint and sha256 of the split
 
@@ -55,7 +55,7 @@ def evaluate(
     classes = targets.classes(pool.known(), classifier.names)
     with log.progress("evaluating") as tick:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        answers = apply.ask(classifier.model, pool, classifier.colours, device, tick)
+        answers = apply.ask(classifier.model, pool, classifier.as_input, device, tick)
     for line in answers.bad:
         log.say(f"unreadable, left out: {line}")
     counted = (classes >= 0) & answers.sound
@@ -119,9 +119,9 @@ def _classifier(address: str, shard_set: ShardSet, drawn: Split | None) -> Class
     if not config.get("label_names"):
         raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")
     said = config["pretrained_cfg"]
-    colours = Colours(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]))
+    as_input = Input(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]))
     trained_on = config.get("fer_scale", {}).get("trained_on", {})
-    return Classifier(pulled.address, model, colours, config["label_names"], trained_on)
+    return Classifier(pulled.address, model, as_input, config["label_names"], trained_on)
 
 
 def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:
@@ -132,8 +132,8 @@ def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier
     pool = Pool(shard_set, drawn.lists["labeled"], slot_px=_SLOT_PX)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     classes = torch.from_numpy(targets.classes(pool.known(), names))
-    model, colours = baselines.train(name, pool, classes, len(names))
-    return Classifier(name, model, colours, names, {"fingerprint": shard_set.fingerprint, "split": drawn.sha256})
+    model, as_input = baselines.train(name, pool, classes, len(names))
+    return Classifier(name, model, as_input, names, {"fingerprint": shard_set.fingerprint, "split": drawn.sha256})
 
 
 def _warning(classifier: Classifier, shard_set: ShardSet, drawn: Split | None, list_name: str) -> str | None:

@@ -15,7 +15,7 @@ from fer_scale.finetune import apply, fold, targets
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
-from fer_scale.finetune.steps import Colours, Processes
+from fer_scale.finetune.steps import Input, Processes
 from fer_scale.finetune.table import Table, accept
 
 
@@ -107,8 +107,8 @@ def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px)
     classes = targets.classes(pool.known(), laid.names)
     with log.progress("fitting the temperature") as tick:
-        colours = Colours(begun.image_px, begun.mean, begun.std)
-        answers = apply.ask(teacher, pool, colours, here.device, tick)
+        as_input = Input(begun.image_px, begun.mean, begun.std)
+        answers = apply.ask(teacher, pool, as_input, here.device, tick)
     accept(answers.bad, len(pool), recipe.data.max_bad)
     there = answers.sound & (classes >= 0)
     return fold.fit_temperature(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))

@@ -22,8 +22,9 @@ from fer_scale.finetune.ending import Preempted, StopSignal
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start, cuts_matter, start
-from fer_scale.finetune.steps import Colours, Processes
+from fer_scale.finetune.steps import Input, Processes
 from fer_scale.finetune.table import Table
+from fer_scale.loader import Batch
 from shards.errors import UserError
 from shards.index import ShardSet
 
@@ -194,16 +195,16 @@ def _optimizer(student: nn.Module, recipe: Finetune, begun: Start) -> AdamW:
     return AdamW(groups, lr=plan.lr, betas=plan.betas)
 
 
-def _gradients(run: Run, labeled: list[Any], unlabeled: list[Any] | None) -> steps.Sums:
+def _gradients(run: Run, labeled: list[Batch], unlabeled: list[Batch] | None) -> steps.Sums:
     """This process's gradients of a step, and what it found."""
     run.student.train()
     run.optimizer.zero_grad()
-    colours = Colours(run.start.image_px, run.start.mean, run.start.std)
-    loss, apart = steps.supervised(run.student, labeled, run.table.labels, colours, run.here, run.recipe, run.step)
+    as_input = Input(run.start.image_px, run.start.mean, run.start.std)
+    loss, apart = steps.supervised(run.student, labeled, run.table.labels, as_input, run.here, run.recipe, run.step)
     kept, predicted = torch.zeros_like(loss), loss.new_zeros(len(run.table.names))
     if unlabeled is not None:
         more, kept, predicted, run.statistics = steps.unsupervised(
-            run.student, run.teacher, unlabeled, run.table.labels.prior, colours, run.here, run.recipe, run.statistics
+            run.student, run.teacher, unlabeled, run.table.labels.prior, as_input, run.here, run.recipe, run.statistics
         )
         loss = loss + more
     return steps.Sums(loss, apart, kept, predicted)

@@ -49,7 +49,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Colours:
+class Input:
     """How an encoder wants its input."""
 
     px: int
@@ -74,7 +74,7 @@ def supervised(
     student: nn.Module,
     parts: list[Batch],
     labels: Labels,
-    colours: Colours,
+    as_input: Input,
     here: Processes,
     recipe: Finetune,
     step: int,
@@ -86,10 +86,10 @@ def supervised(
     view_of = views.strong if recipe.augment.labeled == "strong" else views.weak
     for part in parts:
         boxes = labels.boxes[part.ids]
-        view = view_of(part.pixels.to(here.device), part.sizes, boxes, part.keys, colours.px, recipe.augment)
+        view = view_of(part.pixels.to(here.device), part.sizes, boxes, part.keys, as_input.px, recipe.augment)
         iou_B = facemix.iou(view.boxes, view.boxes.flip(0))
         with_real, with_mixed = facemix.needs(weighting, iou_B)
-        real = colours(view.pictures)
+        real = as_input(view.pictures)
         passes = [real] * with_real + [facemix.mix(real, share)] * with_mixed
         draw_paths(student, path_keys(part.keys, with_real, with_mixed), here.device)
         with here.autocast():
@@ -134,7 +134,7 @@ def unsupervised(
     teacher: nn.Module,
     parts: list[Batch],
     prior: tuple[float, ...],
-    colours: Colours,
+    as_input: Input,
     here: Processes,
     recipe: Finetune,
     statistics: Statistics,
@@ -142,7 +142,7 @@ def unsupervised(
     """Add the gradients of the unlabeled loss; its share of it, the weights' sum, labels of each class, statistics."""
     semi = recipe.semi
     pseudo = pseudo_labels.label(
-        torch.cat([teach(teacher, part, colours, here, recipe) for part in parts]),
+        torch.cat([teach(teacher, part, as_input, here, recipe) for part in parts]),
         statistics,
         labeler=semi.labeler,
         threshold=semi.confidence_threshold,
@@ -155,10 +155,10 @@ def unsupervised(
     for part, targets_BK, weights_B in ours:
         keys = views.keys_of(part.keys, "strong")
         pixels = part.pixels.to(here.device)
-        view = views.strong(pixels, part.sizes, no_boxes(part), keys, colours.px, recipe.augment)
+        view = views.strong(pixels, part.sizes, no_boxes(part), keys, as_input.px, recipe.augment)
         draw_paths(student, keys, here.device)
         with here.autocast():
-            logits_BK = student(colours(view.pictures)).float()
+            logits_BK = student(as_input(view.pictures)).float()
         losses_B = weights_B * facemix.cross_entropy(logits_BK, targets_BK)
         part_loss = semi.weight * losses_B.sum() / (semi.batch * semi.unlabeled_ratio)
         part_loss.backward()
@@ -168,11 +168,11 @@ def unsupervised(
 
 
 @torch.no_grad()
-def teach(teacher: nn.Module, part: Batch, colours: Colours, here: Processes, recipe: Finetune) -> Tensor:
+def teach(teacher: nn.Module, part: Batch, as_input: Input, here: Processes, recipe: Finetune) -> Tensor:
     """The teacher's probabilities [B, K] on the weak views of a part."""
-    view = views.weak(part.pixels.to(here.device), part.sizes, no_boxes(part), part.keys, colours.px, recipe.augment)
+    view = views.weak(part.pixels.to(here.device), part.sizes, no_boxes(part), part.keys, as_input.px, recipe.augment)
     with here.autocast():
-        logits = teacher(colours(view.pictures))
+        logits = teacher(as_input(view.pictures))
     return logits.float().softmax(dim=1)
 
 
