@@ -72,34 +72,38 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
     return None, passed
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name -> bytes and sha256, once every file is there in its length."""
+def manifest(folder: Path) -> dict[str, str]:
+    """File name -> sha256, once every file is there in its length."""
     try:
         said = json.loads((folder / "manifest.json").read_text())
+        version, files = (
+            said["version"],
+            {name: (facts["bytes"], facts["sha256"]) for name, facts in said["files"].items()},
+        )
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not complete (no manifest.json); use another step") from None
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{folder}: manifest.json is damaged; use another step") from None
-    if said.get("version") != VERSION:
-        raise CheckpointError(f"{folder}: written in version {said.get('version')}, this one reads {VERSION}")
-    for name, facts in said["files"].items():
+    if version != VERSION:
+        raise CheckpointError(f"{folder}: written in version {version}, this one reads {VERSION}")
+    for name, (length, _) in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else -1
-        if size != facts["bytes"]:
-            raise CheckpointError(f"{folder / name}: {size} bytes, not {facts['bytes']}; use another step")
-    return said["files"]
+        if size != length:
+            raise CheckpointError(f"{folder / name}: {size} bytes, not {length}; use another step")
+    return {name: sha256 for name, (_, sha256) in files.items()}
 
 
-def read_file(folder: Path, name: str, facts: dict[str, Any]) -> bytes:
+def read_file(folder: Path, name: str, sha256: str) -> bytes:
     """One file's bytes, checked against the manifest."""
     data = (folder / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); use another step")
     return data
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
     """progress.json of a complete checkpoint."""
-    return json.loads(read_file(folder, "progress.json", manifest(folder)["progress.json"]))
+    return json.loads(read_file(folder, "progress.json", _listed(folder, "progress.json")))
 
 
 def state_files(folder: Path) -> list[str]:
@@ -108,7 +112,14 @@ def state_files(folder: Path) -> list[str]:
 
 def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of one state file."""
-    return load(read_file(folder, name, manifest(folder)[name]))
+    return load(read_file(folder, name, _listed(folder, name)))
+
+
+def _listed(folder: Path, name: str) -> str:
+    listed = manifest(folder)
+    if name not in listed:
+        raise CheckpointError(f"{folder}: manifest.json does not list {name}; use another step")
+    return listed[name]
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,55 +1,26 @@
-"""Bytes to pixels, and the crops, flips and colours of training: in batches, on the device where the pixels are.
+"""The crops, flips and colours of training: in batches, on the device where the pixels are.
 
-Readers decode to uint8 and nothing else. Where a crop lies and whether it is flipped is drawn from the sample's key
-(shards/order.py), so it never depends on how many ranks or readers there are. Cropping and resizing is two small
-matrix products a batch: the antialiased bicubic of PIL and torchvision, exactly, without a kernel of our own.
+Readers decode to uint8 and nothing else (shards/pixels.py). Where a crop lies and whether it is flipped is drawn from
+the sample's key (shards/order.py), so it never depends on how many ranks or readers there are. Cropping and resizing is
+two small matrix products a batch: the antialiased bicubic of PIL and torchvision, exactly, without a kernel of our own.
 
 Shape letters:  B batch   P slot side   p output side
 """
 
-import io
 import math
-import warnings
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from shards.errors import UserError
 from shards.order import uniform
 
 # Which stream of a sample's key a draw comes from. Frozen: a change makes other crops out of the same seed.
 CROP, FLIP, GREY = 1, 2, 3
 
-_MOST_PIXELS = 16_000_000  # a file of 24 kB can unpack to 500 MB; faces are small
 _TRIES = 10  # as torchvision's RandomResizedCrop
-Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
-
-
-class ImageError(UserError):
-    """Bytes that are no picture we read."""
-
-
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """RGB pixels [height, width, 3] of an encoded picture (JPEG, PNG, WebP)."""
-    if data[:3] == b"\xff\xd8\xff":
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            if height * width <= _MOST_PIXELS:
-                return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-        except ValueError:
-            pass  # CMYK and other rare kinds that PIL knows; PIL says what is wrong with the rest
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                return np.asarray(image.convert("RGB"))
-    except Exception as error:  # PIL raises nearly anything on damaged bytes
-        raise ImageError(f"cannot decode ({type(error).__name__}: {error})") from None
 
 
 def random_crops(

@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fer_scale.images import decode
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
 from shards.order import Order, bits, share
+from shards.pixels import BadImage, decode
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
@@ -61,9 +61,7 @@ class Faces:
         shard_set, number = self._shards[shard]
         try:
             image = decode(shard_set.read(number, row).image)
-        except ShardError:
-            raise  # names its place already
-        except UserError as error:
+        except BadImage as error:
             raise ShardError(f"{shard_set.where(number, row)}: {error}") from None
         if max(image.shape[:2]) > self.slot_px:
             image = _reduced(image, self.slot_px)

@@ -25,7 +25,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse = Image.fromarray(rng.integers(0, 256, (2, 2, 3), np.uint8))
         (src / f"id{number % 10}").mkdir(exist_ok=True)
         coarse.resize((40, 40), Image.Resampling.BICUBIC).save(src / f"id{number % 10}" / f"{number}.png")
-    pack(src, out, source="folder", name="faces", shard_mb=0.25, workers=1, licence="cc0-1.0")
+    pack(src, out, source="folder", name="faces", shard_mb=0.09, workers=1, licence="cc0-1.0")
     return out
 
 
@@ -50,6 +50,8 @@ class Ranks:
             if process.poll() is None:
                 process.kill()
             process.wait()
+            if process.stdout:
+                process.stdout.close()
 
 
 Launch = Callable[..., Ranks]

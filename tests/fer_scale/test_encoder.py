@@ -1,0 +1,115 @@
+"""The encoder folder: what is written loads, and what does not fit is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fer_scale import encoder
+from fer_scale.encoder import EncoderError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = encoder.build("32x2x2", image_px=32, patch_px=8)
+    args = encoder.model_args("32x2x2", image_px=32, patch_px=8)
+    config = encoder.make_config(model, args, image_px=32, mean=(0.5,) * 3, std=(0.25,) * 3, block={})
+    encoder.write(tmp_path / "encoder", model.state_dict(), config)
+    return tmp_path / "encoder"
+
+
+def test_positions_are_the_papers_sines_and_cosines() -> None:
+    """He et al.'s util/pos_embed.py, written out for one token: column 2, row 1 of a grid of 4."""
+    got = encoder.sincos_positions(16, 4)
+    assert got.shape == (17, 16) and not got[0].any()
+    omega = [10000 ** -(i / 4) for i in range(4)]
+    expected = [np.sin(2 * w) for w in omega] + [np.cos(2 * w) for w in omega]
+    expected += [np.sin(1 * w) for w in omega] + [np.cos(1 * w) for w in omega]
+    np.testing.assert_allclose(got[1 + 1 * 4 + 2], expected, atol=1e-6)
+
+
+def test_what_was_written_gives_the_same_features(folder: Path) -> None:
+    torch.manual_seed(0)
+    fresh = encoder.build("32x2x2", image_px=32, patch_px=8).eval()
+    loaded, config = encoder.load(folder)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), fresh(images))
+    assert config["pretrained_cfg"]["mean"] == [0.5] * 3
+
+
+def test_a_new_head_and_another_size_are_given_on_request(folder: Path) -> None:
+    model, _ = encoder.load(folder, num_classes=8, image_px=48)
+    assert model(torch.randn(1, 3, 48, 48)).shape == (1, 8)
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> None:
+    state = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        name = name.replace("__", ".")
+        if tensor is None:
+            del state[name]
+        else:
+            state[name] = tensor
+    save_file(state, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"norm__weight": None}, "norm.weight is missing"),
+        ({"norm__weight": torch.full((32,), float("nan"))}, "NaN or infinite values in norm.weight"),
+        ({"norm__weight": torch.ones(31)}, r"norm.weight is \[31\], not \[32\]"),
+        ({"surplus": torch.ones(1)}, "surplus is not part of vit_base_patch16_224"),
+    ],
+)
+def test_a_tensor_that_is_not_as_it_should_be_is_named(
+    folder: Path, tensors: dict[str, torch.Tensor], says: str
+) -> None:
+    change(folder, **tensors)
+    with pytest.raises(EncoderError, match=says):
+        encoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not JSON"),
+        ("{}", "names no architecture"),
+        ('{"architecture": "vit_of_nobody"}', "knows no architecture 'vit_of_nobody'"),
+        ('{"architecture": "vit_base_patch16_224", "model_args": {"depht": 2}}', "model_args do not fit"),
+        ('{"architecture": "vit_base_patch16_224", "fer_scale": {"format": 99}}', "written in format 99"),
+    ],
+)
+def test_a_config_that_cannot_be_used_says_why(folder: Path, content: str, says: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(EncoderError, match=says):
+        encoder.load(folder)
+
+
+def test_a_folder_that_is_none_says_what_one_is(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"no config.json; an encoder folder is what `fer-scale publish` writes"):
+        encoder.load(tmp_path)
+
+
+def test_a_cut_weights_file_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(EncoderError, match=r"cannot be read .*; pull or publish it again"):
+        encoder.load(folder)
+
+
+@pytest.mark.parametrize("name", ["vit_huge", "192x6", "192x6x5", "0x1x1"])
+def test_an_encoder_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(EncoderError, match=f"encoder '{name}'"):
+        encoder.build(name, image_px=32, patch_px=8)
+
+
+def test_the_config_holds_what_loaders_need_and_nothing_of_an_unrelated_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert "num_classes" not in config["model_args"]  # transformers would pass it twice
+    assert config["model_args"]["global_pool"] == "avg" and config["model_args"]["fc_norm"] is False
+    assert not {"license", "url", "hf_hub_id"} & set(config["pretrained_cfg"])

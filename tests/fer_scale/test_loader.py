@@ -1,0 +1,131 @@
+"""Batches: the same for any ranks and readers, whole in spite of damage, without what is excluded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_scale import loader
+from fer_scale.loader import Faces
+from shards.errors import ShardError, UserError
+from shards.index import ShardSet
+from shards.order import Order
+
+
+def read(faces: Faces, *, ranks: int = 1, accumulation: int = 1, workers: int = 0, start: int = 0) -> list[np.ndarray]:
+    """The global batches of steps start..6: ids, keys, sizes and all pixels of each, as one array of bytes."""
+    order = Order(faces.counts, seed=3, batch=25)
+    steps: list[list[np.ndarray]] = [[] for _ in range(start, 6)]
+    for rank in range(ranks):
+        share = loader.batches(
+            faces,
+            order,
+            start_step=start,
+            stop_step=6,
+            rank=rank,
+            ranks=ranks,
+            accumulation=accumulation,
+            workers=workers,
+        )
+        for step, batches in enumerate(share):
+            for b in batches:
+                flat = b.pixels.reshape(len(b.ids), -1).numpy()
+                facts = np.concatenate([b.ids[:, None], b.keys[:, None].view("int64"), b.sizes], 1)
+                steps[step].append(np.concatenate([facts.view("uint8").reshape(len(b.ids), -1), flat], 1))
+    return [np.concatenate(parts) for parts in steps]
+
+
+def test_ranks_micro_batches_and_a_seek_leave_every_global_batch_alone(faces: Path) -> None:
+    table = Faces([ShardSet.open(faces)], slot_px=128)
+    plain = read(table)
+    assert [len(batch) for batch in plain] == [25] * 6
+    for got in (read(table, ranks=3), read(table, ranks=2, accumulation=4)):
+        assert all(np.array_equal(a, b) for a, b in zip(got, plain, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(read(table, start=4), plain[4:], strict=True))
+
+
+def test_readers_in_other_processes_read_the_same(faces: Path) -> None:
+    table = Faces([ShardSet.open(faces)], slot_px=128)
+    assert all(np.array_equal(a, b) for a, b in zip(read(table, workers=2), read(table), strict=True))
+
+
+def test_two_sets_are_numbered_one_after_the_other(faces: Path) -> None:
+    one = ShardSet.open(faces)
+    table = Faces([one, one], slot_px=128)
+    assert sum(table.counts) == 220
+    assert table.pixels(len(one.counts), 0)[0] == 110
+    assert np.array_equal(table.pixels(len(one.counts), 0)[1], table.pixels(0, 0)[1])
+
+
+def test_a_large_image_is_reduced_to_its_slot(faces: Path) -> None:
+    table = Faces([ShardSet.open(faces)], slot_px=16)
+    assert table.pixels(0, 0)[1].shape == (16, 16, 3)
+
+
+def test_a_damaged_sample_is_replaced_by_one_of_its_shard_and_named(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "faces")
+    whole = Faces([ShardSet.open(faces)], slot_px=128)
+    tar = tmp_path / "faces" / "faces-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[512 + 100] ^= 1  # one bit of the first image
+    tar.write_bytes(bytes(data))
+    hurt = Faces([ShardSet.open(tmp_path / "faces")], slot_px=128)
+    victim = whole.pixels(1, 0)[0]
+    order = Order(whole.counts, seed=3, batch=25)
+    lines = []
+    for step in range(5):
+        slots = order.slots(step, 0, 25)
+        good, bad = (f.batch(slots.shard, slots.row, slots.key) for f in (whole, hurt))
+        lines += bad.bad
+        same = good.ids != victim
+        assert len(bad.ids) == 25 and (bad.ids != victim).all()
+        assert np.array_equal(good.ids[same], bad.ids[same])
+        assert all(1 == np.searchsorted(np.cumsum(whole.counts), i, "right") for i in bad.ids[~same])
+    assert lines and all("faces-000001.tar[000000] faces:" in line for line in lines)
+
+
+def test_a_shard_of_nothing_but_damage_ends_the_run(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "faces")
+    for tar in (tmp_path / "faces").glob("*.tar"):
+        tar.write_bytes(bytes(tar.stat().st_size))
+    table = Faces([ShardSet.open(tmp_path / "faces")], slot_px=128)
+    slots = Order(table.counts, seed=3, batch=25).slots(0, 0, 25)
+    with pytest.raises(ShardError, match="8 unreadable samples in a row: run `fer-scale verify`"):
+        table.batch(slots.shard, slots.row, slots.key)
+
+
+def split_file(tmp_path: Path, one: ShardSet, keys: list[str], fingerprint: str | None = None) -> str:
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"set": one.name, "fingerprint": fingerprint or one.fingerprint, "test": keys}))
+    return str(file)
+
+
+def test_what_is_excluded_is_never_read(faces: Path, tmp_path: Path) -> None:
+    one = ShardSet.open(faces)
+    keys = [key for number in range(len(one.counts)) for key in one.keys(number)]
+    rows, fell_out = loader.without([one], (split_file(tmp_path, one, keys[5:40]) + "#test",))
+    table = Faces([one], slot_px=128, rows=rows)
+    assert sum(table.counts) == 75 and fell_out == {"faces": 35}
+    order = Order(table.counts, seed=0, batch=25)
+    seen = {i for s in range(order.steps(2)) for i in table.batch(*_slots(order, s)).ids.tolist()}
+    assert seen == set(range(5)) | set(range(40, 110))
+
+
+def _slots(order: Order, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    slots = order.slots(step, 0, 25)
+    return slots.shard, slots.row, slots.key
+
+
+def test_an_exclusion_for_another_set_is_refused(faces: Path, tmp_path: Path) -> None:
+    one = ShardSet.open(faces)
+    spec = split_file(tmp_path, one, [], "0" * 64) + "#test"
+    with pytest.raises(UserError, match=r"not among data.shards, or was packed anew"):
+        loader.without([one], (spec,))
+
+
+def test_an_exclusion_without_a_list_names_the_lists(faces: Path, tmp_path: Path) -> None:
+    one = ShardSet.open(faces)
+    with pytest.raises(UserError, match=r"write FILE#LIST with one of its lists: test"):
+        loader.without([one], (split_file(tmp_path, one, []),))

@@ -1,0 +1,108 @@
+"""What a pre-training recipe comes to, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fer_scale import config
+from fer_scale.config import ConfigError
+from fer_scale.pretrain.layout import zero_layout
+from fer_scale.pretrain.recipe import Plan, Pretrain, plan
+from shards.order import Order, share
+
+RECIPES = Path(__file__).parents[2] / "configs"
+
+
+def recipe(*overrides: str) -> Pretrain:
+    file = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
+    return config.load(Pretrain, file, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
+
+
+def planned(ranks: int, *overrides: str) -> Plan:
+    rec = recipe(*overrides)
+    return plan(rec, ranks, Order([1000], seed=0, batch=rec.batch.size))
+
+
+def test_accumulation_is_derived_so_that_no_micro_batch_is_too_large() -> None:
+    assert planned(1, "batch.size=64", "batch.micro=64").accumulation == 1
+    assert planned(3, "batch.size=64", "batch.micro=64").accumulation == 1
+    assert planned(3, "batch.size=64", "batch.micro=7").accumulation == 4  # 21 or 22 a rank
+    assert planned(2, "batch.size=64", "batch.micro=1").accumulation == 32
+
+
+@given(ranks=st.integers(1, 9), size=st.integers(1, 200), micro=st.integers(1, 64))
+def test_every_rank_runs_as_many_micro_batches_and_none_is_empty_or_too_large(
+    ranks: int, size: int, micro: int
+) -> None:
+    try:
+        accumulation = planned(ranks, f"batch.size={size}", f"batch.micro={micro}", "run.steps=1").accumulation
+    except ConfigError:
+        assert size < ranks or size % ranks  # only shares of unequal size are ever refused
+        return
+    for rank in range(ranks):
+        mine = share(rank, ranks, size)
+        assert len(mine) // accumulation >= 1 and -(-len(mine) // accumulation) <= micro
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch.size = 3 is smaller than the number of ranks, 4: use fewer ranks"):
+        planned(4, "batch.size=3")
+
+
+def test_an_empty_micro_batch_is_refused_with_the_size_that_works() -> None:
+    with pytest.raises(ConfigError, match=r"2 ranks share 3 images as 1 or 2, .*; use batch.micro = 2"):
+        planned(2, "batch.size=3", "batch.micro=1")
+
+
+def test_the_rate_scales_with_the_batch_where_it_is_given_per_256_images() -> None:
+    rec = config.load(Pretrain, RECIPES / "pretrain" / "vit_small_112.toml", ["data.shards=/nowhere"])
+    assert plan(rec, 4, Order([10_000], seed=0, batch=rec.batch.size)).lr == pytest.approx(1.5e-4 * 4)
+
+
+def test_steps_of_epochs_come_from_the_order() -> None:
+    rec = config.load(
+        Pretrain, RECIPES / "pretrain" / "ssfer_vit_base.toml", ["data.shards=/nowhere", "run.epochs=3.5"]
+    )
+    order = Order([1000, 500], seed=0, batch=256)
+    derived = plan(rec, 1, order)
+    assert derived.steps == order.steps(3.5) == int(3.5 * order.samples_per_epoch / 256)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["optim.base_lr=1e-4"], "optim.lr: give exactly one of lr and base_lr"),
+        (["run.epochs=2"], "run.steps: give exactly one of steps and epochs"),
+        (["model.image_px=30"], "model.image_px: 30 px is not a whole number of 8 px patches"),
+        (["model.mask_ratio=1.0"], "model.mask_ratio: must lie between 0 and 1, not 1.0"),
+        (["augment.crop_scale=[0.9, 0.2]"], "augment.crop_scale: must be 0 < low <= high <= 1"),
+        (["run.precision=fp8"], "run.precision: must be one of 'fp32', 'bf16', not 'fp8'"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe(*overrides)
+    assert says in str(caught.value)
+
+
+def test_the_layouts_that_we_ship_are_the_four_stages() -> None:
+    files = sorted((RECIPES / "deepspeed").glob("*.json"))
+    assert [zero_layout(file)["stage"] for file in files] == [0, 1, 2, 3]
+
+
+def test_every_mistake_of_a_layout_comes_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "layout.json"
+    layout = {"zero_optimizaton": {}, "train_batch_size": 8, "zero_optimization": {"stage": 4, "overlap_com": True}}
+    file.write_text(json.dumps(layout))
+    with pytest.raises(ConfigError) as caught:
+        zero_layout(file)
+    assert str(caught.value).splitlines() == [
+        f"{file}: 4 mistakes",
+        "  zero_optimizaton: not a layout key; did you mean zero_optimization?",
+        "  train_batch_size: is set in the recipe, by batch.size; remove it here",
+        "  zero_optimization.overlap_com: not a layout key; did you mean zero_optimization.overlap_comm?",
+        "  zero_optimization.stage: must be 0, 1, 2 or 3, not 4",
+    ]

@@ -1,0 +1,141 @@
+"""The life of a run: started by each launcher, stopped, refused, out of space. Real processes over gloo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale import checkpoint, log
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(Path(__file__).parent / "pretrain.toml")
+
+
+@pytest.fixture
+def words(faces: Path, tmp_path: Path) -> list[str]:
+    """What follows `python`: a run of six steps in tmp_path / "run"."""
+    given = [f"data.shards={faces}", f"run.out={tmp_path / 'run'}", "run.steps=6", "run.checkpoint_every_steps=3"]
+    return ["-m", "fer_scale", "pretrain", RECIPE, *given]
+
+
+def outcome(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "run" / "outcome.json").read_text())
+
+
+def test_the_deepspeed_launcher_trains_and_leaves_the_whole_run_folder(words: list[str], tmp_path: Path) -> None:
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    launcher = Path(sys.executable).parent / "deepspeed"
+    command = [str(launcher), "--num_accelerators", "2", "--master_port", str(21000 + os.getpid() % 9000), "--module"]
+    done = subprocess.run([*command, *words[1:]], cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {
+        "recipe.toml", "plan.json", "data.json", "metrics.jsonl", "events.jsonl", "outcome.json",
+        "checkpoints", "curves.png", "reconstructions.png",
+    }  # fmt: skip
+    assert outcome(tmp_path)["outcome"] == "done"
+    rows = log.rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "lr", "images_per_s", "data_wait", "grad_norm"} <= set(rows[0])
+    assert [row["event"] for row in log.rows(tmp_path / "run" / "events.jsonl")] == [
+        "start",
+        "checkpoint",
+        "checkpoint",
+    ]
+
+
+def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(words: list[str], tmp_path: Path, launch: Any) -> None:
+    launch(1, *words).wait()
+    exact = [row["loss"] for row in log.rows(tmp_path / "run" / "metrics.jsonl")]
+    launch(1, *words, "run.precision=bf16", f"run.out={tmp_path / 'half'}").wait()
+    half = [row["loss"] for row in log.rows(tmp_path / "half" / "metrics.jsonl")]
+    assert half == pytest.approx(exact, rel=0.02) and half != exact
+    state, _ = checkpoint.read(checkpoint.folder_of(tmp_path / "half", 6))
+    assert {str(t.dtype) for t in state.values()} == {"torch.float32"}
+
+
+def test_another_recipe_is_refused_in_one_message_and_a_change_is_recorded(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    launch(2, *words, "run.stop_after_steps=3").wait()
+    assert outcome(tmp_path)["outcome"] == "preempted"
+    refused = launch(2, *words, "optim.lr=1e-3", "data.workers=1")
+    said = [p.communicate(timeout=100)[0] for p in refused.processes]
+    assert sorted(p.returncode for p in refused.processes) == [1, 2]
+    text = "".join(said)
+    assert text.count("holds a run with another recipe:\n  optim.lr: 0.005 -> 0.001\n") == 1
+    assert "--change optim.lr=" in text and "Traceback" not in text
+    launch(1, *words, "--change", "optim.lr=1e-3").wait()
+    resumed = [e for e in log.rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
+    assert resumed[-1]["changes"] == ["optim.lr=1e-3"] and resumed[-1]["step"] == 3
+
+
+def test_a_mistake_of_the_recipe_is_said_by_one_rank(words: list[str], launch: Any) -> None:
+    run = launch(3, *words, "run.step=1")
+    said = [p.communicate(timeout=100)[0] for p in run.processes]
+    assert "".join(said).count("did you mean run.steps?") == 1
+    assert {p.returncode for p in run.processes} == {2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_all_at_a_saved_step(
+    words: list[str], tmp_path: Path, launch: Any, number: signal.Signals
+) -> None:
+    endless = [*words, "run.steps=100000", "run.checkpoint_every_steps=100000", "data.workers=1"]
+    run = launch(2, *endless)
+    until = time.monotonic() + 150
+    while len(log.rows(tmp_path / "run" / "metrics.jsonl")) < 3:
+        assert time.monotonic() < until and run.processes[0].poll() is None
+        time.sleep(0.05)
+    run.processes[1].send_signal(number)
+    said = run.wait()
+    ended = outcome(tmp_path)
+    assert ended["outcome"] == "preempted" and f"stopped at step {ended['step']}" in said
+    assert checkpoint.progress_of(checkpoint.folder_of(tmp_path / "run", ended["step"]))["step"] == ended["step"]
+
+
+def test_the_file_stop_stops_a_run(words: list[str], tmp_path: Path, launch: Any) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stop").touch()
+    launch(1, *words).wait()
+    assert outcome(tmp_path)["step"] == 1 and not (tmp_path / "run" / "stop").exists()
+
+
+def test_training_goes_on_from_a_published_encoder(words: list[str], tmp_path: Path, launch: Any) -> None:
+    launch(1, *words, "run.steps=3").wait()
+    publish = ["-m", "fer_scale", "publish", str(tmp_path / "run"), str(tmp_path / "encoder"), "--licence", "cc0-1.0"]
+    launch(1, *publish).wait()
+    launch(1, *words, "run.steps=3", f"run.out={tmp_path / 'more'}", f"model.start_from={tmp_path / 'encoder'}").wait()
+    fresh, continued = (log.rows(tmp_path / run / "metrics.jsonl")[0]["loss"] for run in ("run", "more"))
+    assert continued != fresh
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB: one checkpoint of the little model fits, a second one beside it does not."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
+    words: list[str], small_disk: Path, launch: Any
+) -> None:
+    run = launch(2, *words, f"run.out={small_disk}", "run.keep_checkpoints=1")
+    said = "".join(p.communicate(timeout=100)[0] for p in run.processes)
+    assert all(p.returncode for p in run.processes)
+    assert re.search(r"No space left on device.*the checkpoint before this one is whole", said)
+    found, _ = checkpoint.newest(small_disk)
+    assert found is not None and found.name == "step_00000003"
+    checkpoint.read(found)
