@@ -132,6 +132,7 @@ class Run:
 class Card:
     license: str | None = knob(None, kind="watch", help="licence of the published encoder; there is no default")
     title: str | None = knob(None, kind="watch", help="title of the model card")
+    pictures: bool = knob(False, kind="watch", help="also publish reconstructions.png, which shows training faces")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -128,6 +128,7 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[
             "samples": s.samples,
             "excluded": fell_out[s.name],
             "fingerprint": s.fingerprint,
+            "template_box": s.index["template_box"],
         }
         for s in sets
     ]

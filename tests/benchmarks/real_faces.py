@@ -1,0 +1,135 @@
+"""The table of real faces in README: fer-scale's own commands over LFW and FERPlus, each printed before it runs.
+
+    python tests/benchmarks/real_faces.py OUT [--data ../shared/data] [--labels 5% 10% 25%] [--seed 0]
+
+LFW and the FERPlus training faces are packed; a group-aware quarter of FERPlus is kept out of everything as test; an
+encoder is pre-trained on the rest with configs/pretrain/faces_cpu.toml; every rung of the ladder is fine-tuned with the
+same labels and measured on the same test faces. What is there already is not made again, so it can be stopped and
+started. Ends with OUT/table.md. Photographs of real people: OUT must not be published or committed.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+ENCODER = "model.start_from=none model.architecture=192x6x6 model.image_px=48 model.patch_px=8"
+CNN = "model.start_from=none model.architecture=resnet10t model.image_px=64"
+RUNGS = {  # name in the table -> folder of its evaluation
+    "majority": "majority",
+    "logistic regression on pixels": "pixels",
+    "small CNN from scratch (resnet10t)": "cnn",
+    "the same ViT from scratch": "scratch",
+    "pre-trained, stage 2": "stage2",
+    "pre-trained, stages 2 and 3": "stage3",
+}
+
+
+def run(makes: Path, command: str, **env: str) -> None:
+    """Print and run a command whose result is the file or folder `makes`, unless that is there."""
+    print(f"$ {command}", flush=True)
+    if makes.exists():
+        print(f"  (there: {makes})", flush=True)
+        return
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(shlex.split(command), cwd=ROOT, env=os.environ | path | env, check=True)
+
+
+def unpack(data: Path, out: Path) -> None:
+    """The two datasets as folders below `out`."""
+    if not (out / "lfw112").exists():
+        with tarfile.open(data / "lfw" / "lfw112.tar") as tar:
+            tar.extractall(out, filter="data")
+    if not (out / "ferplus" / "fer2013new.csv").exists():
+        with tarfile.open(data / "ferplus" / "ferplus_train.tar.gz") as tar:
+            tar.extractall(out / "ferplus", filter="data")
+        shutil.copy(data / "ferplus" / "fer2013new.csv", out / "ferplus")
+
+
+def prepare(out: Path, labels: list[str], seed: int, ranks: int) -> None:
+    """Shards, splits and the encoder."""
+    run(out / "sets/lfw", f"fer-scale pack {out}/lfw112 {out}/sets/lfw --source folder --licence 'not stated'")
+    pack = f"fer-scale pack {out}/ferplus {out}/sets/ferplus --source ferplus --split train --licence 'not stated'"
+    run(out / "sets/ferplus", pack)
+    for share in labels:
+        file = split_file(out, share, seed)
+        run(file, f"fer-scale split {out}/sets/ferplus --labels {share} --test 25% --seed {seed} --out {file}")
+    kept_out = f"{split_file(out, labels[0], seed)}#test"  # every split of a seed has the same test faces
+    pretrain = (
+        f"deepspeed --num_accelerators {ranks} --module fer_scale pretrain configs/pretrain/faces_cpu.toml "
+        f"""'data.shards=["{out}/sets/lfw", "{out}/sets/ferplus"]' 'data.exclude=["{kept_out}"]' """
+        f"run.out={out}/pretrain"
+    )
+    threads = str(max(1, (os.cpu_count() or 1) // ranks))
+    run(out / "encoder", pretrain, OMP_NUM_THREADS=threads)
+    run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence other")
+
+
+def split_file(out: Path, share: str, seed: int) -> Path:
+    return out / f"split-{share.rstrip('%')}-seed{seed}.json"
+
+
+def ladder(out: Path, share: str, seed: int) -> None:
+    """Fine-tune and measure every rung with one share of the labels."""
+    split, here = split_file(out, share, seed), out / f"labels-{share.rstrip('%')}-seed{seed}"
+    given = f"data.shards={out}/sets/ferplus data.split={split} run.seed={seed}"
+    measure = f"fer-scale evaluate {{0}} {out}/sets/ferplus --split {split} --list test --out {here}/{{1}}"
+    tune = f"fer-scale finetune configs/finetune/few_labels.toml {given} run.out={here}/{{0}} {{1}}"
+    for name in ("majority", "pixels"):
+        run(here / name / "metrics.json", measure.format(f"baseline:{name}", name))
+    for name, start in (("cnn", CNN), ("scratch", ENCODER), ("stage2", f"model.start_from={out}/encoder")):
+        folder = "run" if name == "stage2" else f"run-{name}"
+        run(here / name / "metrics.json", tune.format(folder, f"{start} semi.steps=0"))
+        run(here / name / "metrics.json", measure.format(f"{here}/{folder}/model", name))
+    more = tune.format("run", f"model.start_from={out}/encoder --change semi.steps=600")
+    run(here / "stage3/metrics.json", more)
+    run(here / "stage3/metrics.json", measure.format(f"{here}/run/model", "stage3"))
+
+
+def table(out: Path, labels: list[str], seed: int) -> str:
+    """The ladder in Markdown: accuracy and uar in percent, each with its 95 % bootstrap interval."""
+    counts = [json.loads(split_file(out, share, seed).read_text())["labels"] for share in labels]
+    heads = [f"{share} ({count:,} labels)" for share, count in zip(labels, counts, strict=True)]
+    lines = ["| accuracy / uar | " + " | ".join(heads) + " |", "|---|" + "---|" * len(labels)]
+    for name, folder in RUNGS.items():
+        cells = []
+        for share in labels:
+            file = out / f"labels-{share.rstrip('%')}-seed{seed}" / folder / "metrics.json"
+            found = json.loads(file.read_text())
+            cells.append(" / ".join(_percent(found, measure) for measure in ("accuracy", "uar")))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(found: dict[str, Any], measure: str) -> str:
+    low, high = found["intervals_95"][measure]
+    return f"{100 * found[measure]:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--labels", nargs="+", default=["5%", "10%", "25%"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=2, help="ranks of the pre-training (2)")
+    args = parser.parse_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    unpack(args.data, out)
+    prepare(out, args.labels, args.seed, args.ranks)
+    for share in args.labels:
+        ladder(out, share, args.seed)
+    (out / "table.md").write_text(table(out, args.labels, args.seed))
+    print((out / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
