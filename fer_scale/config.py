@@ -96,6 +96,22 @@ def differences(old: Any, new: Any, kind: Kind = "maths") -> list[str]:
     return found
 
 
+def refuse_another(old_file: Path, new: Any, changes: Iterable[str]) -> None:
+    """ConfigError where the recipe that a run was started with says otherwise in a `maths` key not in `changes`."""
+    try:
+        old = load(type(new), old_file)
+    except ConfigError as error:
+        raise ConfigError(f"{old_file}: of another version of fer_scale? use another run.out\n{error}") from None
+    allowed = {change.partition("=")[0] for change in changes}
+    differ = [line for line in differences(old, new) if line.partition(":")[0] not in allowed]
+    if differ:
+        lines = "\n".join(f"  {line}" for line in differ)
+        raise ConfigError(
+            f"{old_file.parent}: holds a run with another recipe:\n{lines}\n"
+            f"use another run.out, or go on with the change by --change {differ[0].partition(':')[0]}=..."
+        )
+
+
 def _apply(override: str, values: dict[str, Any], mistakes: list[str]) -> None:
     """Write one `section.key=value` into `values`; a value that is not TOML is a plain string."""
     dotted, equals, text = override.partition("=")

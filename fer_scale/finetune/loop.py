@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from fer_scale import checkpoint, config, log, optim
-from fer_scale.finetune import ema, ending, finish, split, state, steps, table, targets
-from fer_scale.finetune.ending import Preempted, StopSignal
+from fer_scale import checkpoint, config, ending, log, optim
+from fer_scale.ending import Preempted, StopSignal
+from fer_scale.finetune import ema, finish, split, state, steps, table, targets
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start, cuts_matter, start
@@ -47,8 +47,10 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
         lambda tensor: accelerator.reduce(tensor, "sum"),
     )
     done: dict[str, Any] = {"run": str(recipe.run.out), "main": here.rank == 0}
+    if here.rank == 0 and (problem := ending.claim(recipe.run.out)):
+        raise UserError(problem)
     try:
-        with ending.recorded(recipe.run.out, here):
+        with ending.recorded(recipe.run.out, here.rank):
             run = _set_up(recipe, changes or [], here)
             _train(run)
             if here.rank == 0:
@@ -100,7 +102,7 @@ def _set_up(recipe: Finetune, changes: list[str], here: Processes) -> Run:
         ema.teacher_of(student),
         _optimizer(student, recipe, begun),
         log.Journal(recipe.run.out if here.rank == 0 else None),
-        StopSignal(recipe, here),
+        StopSignal(recipe.run.out, max_hours=recipe.run.max_hours, rank=here.rank),
         {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"},
         Statistics.fresh(len(laid.names)),
     )

@@ -90,16 +90,4 @@ def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str
     for what, value in made_for.items():
         if progress["made_for"].get(what) != value:
             raise CheckpointError(f"{out}: holds a run with another {what}; use another run.out")
-    before = out / "recipe.toml"
-    try:
-        old = config.load(Finetune, before)
-    except config.ConfigError as error:
-        raise CheckpointError(f"{before}: of another version of fer_scale? use another run.out\n{error}") from None
-    allowed = {change.partition("=")[0] for change in changes}
-    differ = [d for d in config.differences(old, recipe) if d.partition(":")[0] not in allowed]
-    if differ:
-        lines = "\n".join(f"  {line}" for line in differ)
-        raise CheckpointError(
-            f"{out}: holds a run with another recipe:\n{lines}\n"
-            f"use another run.out, or go on with the change by --change {differ[0].partition(':')[0]}=..."
-        )
+    config.refuse_another(out / "recipe.toml", recipe, changes)

@@ -4,7 +4,6 @@ All ranks run this file. They decide alike because what they decide by is the sa
 what `World.agree` says.
 """
 
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import __version__, checkpoint, config, images, loader, log, plots
+from fer_scale import __version__, checkpoint, config, ending, images, loader, log, plots
 from fer_scale.checkpoint import CheckpointError
+from fer_scale.ending import Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import outcome, recipe, setup, state, world
+from fer_scale.pretrain import recipe, setup, state, world
 from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.world import World
@@ -36,11 +36,13 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
             raise SystemExit(2) from None
         raise
     us = world.join(wanted.run.hang_seconds)
+    if problem := us.tell(ending.claim(wanted.run.out) if us.is_main else ""):
+        raise UserError(problem)
     try:
-        with outcome.recorded(wanted.run.out, us):
+        with ending.recorded(wanted.run.out, us.rank):
             _train(_set_up(wanted, changes, us))
         ended = "done"
-    except outcome.Preempted as stopped:
+    except Preempted as stopped:
         if us.is_main:
             log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
         ended = "preempted"
@@ -116,7 +118,7 @@ class Run:
 def _train(run: Run) -> None:
     """The loop: read, step, look around, and save where it is time."""
     rec, plan, us = run.recipe, run.plan, run.us
-    stop = StopSignal(rec, us)
+    stop = StopSignal(rec.run.out, max_hours=rec.run.max_hours, rank=us.rank)
     last = min(plan.steps, rec.run.stop_after_steps or plan.steps)
     steps = loader.batches(
         run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
@@ -142,11 +144,11 @@ def _train(run: Run) -> None:
             _save(run, batches[0])
         if stopping:
             run.journal.event("stop", step=run.step, reason=stop.reason)
-            raise outcome.Preempted(stop.reason, run.step)
+            raise Preempted(stop.reason, run.step)
     if run.saved != run.step and us.is_main:
         log.say(f"nothing to do: step {run.step} of {plan.steps} is reached")
     if last < plan.steps:
-        raise outcome.Preempted(f"run.stop_after_steps = {last}", run.step)
+        raise Preempted(f"run.stop_after_steps = {last}", run.step)
 
 
 def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -250,28 +252,3 @@ def _picture(run: Run, batch: Batch, weights: dict[str, Tensor], count: int = 8)
     mean, std = (views.new_tensor(v)[None, :, None, None] for v in (model.mean, model.std))
     real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))
     plots.reconstructions(real, seen, made, run.recipe.run.out / "reconstructions.png")
-
-
-class StopSignal:
-    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0."""
-
-    def __init__(self, rec: Pretrain, us: World):
-        self.reason = "another rank was asked to stop"
-        self._set, self._main = False, us.is_main
-        self._file, self._began = rec.run.out / "stop", time.monotonic()
-        self._seconds = None if rec.run.max_hours is None else rec.run.max_hours * 3600
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._heard)
-
-    def _heard(self, number: int, _: Any) -> None:
-        """Only a flag: saving needs all ranks, and they meet at the end of the step."""
-        self._set, self.reason = True, f"signal {signal.Signals(number).name}"
-
-    def asked(self) -> bool:
-        if self._main and not self._set:
-            if self._file.exists():
-                self._set, self.reason = True, f"file {self._file}"
-                self._file.unlink()
-            elif self._seconds is not None and time.monotonic() - self._began > self._seconds:
-                self._set, self.reason = True, "run.max_hours"
-        return self._set

@@ -103,19 +103,7 @@ def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes
     """Refuse to go on with other images or another value of a key that changes the mathematics."""
     if progress["shards"] != prints:
         raise CheckpointError(f"{folder}: was trained on other shard sets than data.shards; use another run.out")
-    before = folder.parent.parent / "recipe.toml"
-    try:
-        old = config.load(Pretrain, before)
-    except config.ConfigError as error:
-        raise CheckpointError(f"{before}: of another version of fer_scale? use another run.out\n{error}") from None
-    allowed = {change.partition("=")[0] for change in changes}
-    differ = [d for d in config.differences(old, rec) if d.partition(":")[0] not in allowed]
-    if differ:
-        lines = "\n".join(f"  {line}" for line in differ)
-        raise CheckpointError(
-            f"{rec.run.out}: holds a run with another recipe:\n{lines}\n"
-            f"use another run.out, or go on with the change by --change {differ[0].partition(':')[0]}=..."
-        )
+    config.refuse_another(rec.run.out / "recipe.toml", rec, changes)
 
 
 def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str, int]) -> None:

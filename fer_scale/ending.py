@@ -1,0 +1,95 @@
+"""How a run is asked to end, and how it ended. Both loops use it.
+
+RUN/outcome.json says how, since a launcher's exit code says nothing (deepspeed answers 0, 1, 143, 247 and 255):
+
+    {"outcome": "done" | "preempted" | "failed", "step": ..., "reason": ..., "rank": ..., "host": ..., "time": ...}
+"""
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+class Preempted(Exception):
+    """The run was asked to end before its last step; everything is saved."""
+
+    def __init__(self, reason: str, step: int):
+        super().__init__(reason)
+        self.reason, self.step = reason, step
+
+
+class StopSignal:
+    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0."""
+
+    def __init__(self, out: Path, *, max_hours: float | None, rank: int):
+        self.reason = "another rank was asked to stop"
+        self._set, self._main = False, rank == 0
+        self._file, self._began = out / "stop", time.monotonic()
+        self._seconds = max_hours * 3600 if max_hours else None
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._heard) for number in signals}
+
+    def _heard(self, number: int, _: Any) -> None:
+        """Only a flag: saving needs all ranks, and they meet at the end of the step."""
+        self._set, self.reason = True, f"signal {signal.Signals(number).name}"
+
+    def asked(self) -> bool:
+        if self._main and not self._set:
+            if self._file.exists():
+                self._set, self.reason = True, f"file {self._file}"
+                self._file.unlink()
+            elif self._seconds is not None and time.monotonic() - self._began > self._seconds:
+                self._set, self.reason = True, "run.max_hours"
+        return self._set
+
+    def restore(self) -> None:
+        """Give the signals back to whom they belonged: what comes after training is not to be stopped by a flag."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def claim(out: Path) -> str:
+    """Make the run's folder ready for a new outcome; what is in the way, or "". The main rank calls it, before all."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "outcome.json").unlink(missing_ok=True)
+    except OSError as error:
+        return f"run.out: {out}: {error.strerror}; give another folder"
+    return ""
+
+
+@contextmanager
+def recorded(out: Path, rank: int) -> Iterator[None]:
+    """Write down how what runs inside ends; of several ranks that fail, the first speaks and the others are silent."""
+    file = out / "outcome.json"
+    try:
+        yield
+    except Preempted as stopped:
+        if rank == 0:
+            _write(file, outcome="preempted", step=stopped.step, reason=stopped.reason, rank=rank)
+        raise
+    except BaseException as error:
+        if not _write(file, outcome="failed", reason=f"{type(error).__name__}: {error}", rank=rank):
+            raise SystemExit(1) from error
+        raise
+    if rank == 0:
+        _write(file, outcome="done", rank=rank)
+
+
+def _write(file: Path, **facts: Any) -> bool:
+    """Whether this rank was the first to say it. A full disk must not hide the error that is being reported."""
+    facts |= {"host": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        with file.open("x") as out:
+            out.write(json.dumps(facts) + "\n")
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
