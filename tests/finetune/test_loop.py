@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
 from fer_scale import checkpoint
-from fer_scale.checkpoint import CheckpointError
+from fer_scale.config import ConfigError
 from fer_scale.finetune import loop
 from fer_scale.finetune.loop import TrainingError, finetune
 from fer_scale.log import rows
@@ -176,7 +176,7 @@ def test_sigterm_saves_and_says_so(
 
 def test_another_recipe_is_refused_by_its_keys_and_let_through_by_change(recipe: Callable[..., Path]) -> None:
     finetune(recipe(), ["run.stop_after_steps=2"])
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(ConfigError) as caught:
         finetune(recipe(), ["supervised.lr=0.5", "semi.labeler=soft", "batch.micro=6"])
     assert "supervised.lr: 0.003 -> 0.5" in str(caught.value)
     assert 'semi.labeler: "softmatch" -> "soft"' in str(caught.value)
