@@ -28,11 +28,11 @@ def random_crops(
     sizes: NDArray[np.int64],
     *,
     scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float],
 ) -> NDArray[np.int64]:
     """Boxes (top, left, height, width) [B, 4] of torchvision's RandomResizedCrop, drawn from each sample's key.
 
-    `sizes` is (height, width) [B, 2] in pixels, `scale` the share of the area.
+    `sizes` is (height, width) [B, 2] in pixels, `scale` the share of the area, `ratio` the crop's width / height.
     """
     draws = uniform(keys, CROP, 4 * _TRIES).reshape(len(keys), 4, _TRIES)
     height, width = sizes[:, 0], sizes[:, 1]
@@ -118,6 +118,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 def training_view(pixels: Tensor, sizes: NDArray[np.int64], keys: NDArray[np.uint64], px: int, augment: Any) -> Tensor:
     """The pre-training view of a batch, float32 [B, 3, px, px] in 0..1: random crop, flip, grey."""
-    crops = random_crops(keys, sizes, scale=augment.crop_scale)
+    crops = random_crops(keys, sizes, scale=augment.crop_scale, ratio=augment.crop_ratio)
     flipped = flips(keys) if augment.flip else np.zeros(len(keys), bool)
     return grey(resample(pixels, crops, flipped, px), greys(keys, augment.grey))

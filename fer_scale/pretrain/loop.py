@@ -57,7 +57,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     plan = recipe.plan(wanted, us.ranks, order)
     model = setup.build(wanted)
     if us.is_main:
-        setup.describe(wanted, plan, sets, fell_out, sum(p.numel() for p in model.parameters()))
+        setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = [s.fingerprint for s in sets]
     found = us.tell(_checkpoint(wanted) if us.is_main else None)
     if isinstance(found, str):

@@ -51,13 +51,18 @@ class Model:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
     crop_scale: tuple[float, float] = knob((0.2, 1.0), help="share of the area that a random crop keeps (MAE A.1)")
+    crop_ratio: tuple[float, float] = knob((0.75, 1.3333), help="width / height of a crop (MAE A.1, torchvision's)")
     flip: bool = knob(True, help="mirror half of the images (MAE A.1)")
     grey: float = knob(0.0, help="share of the images whose colour is taken away")
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"crop_scale: must be 0 < low <= high <= 1, not [{low}, {high}]")
+        mistakes = []
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            mistakes.append(f"crop_scale: must be 0 < low <= high <= 1, not {list(self.crop_scale)}")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            mistakes.append(f"crop_ratio: must be 0 < low <= high, not {list(self.crop_ratio)}")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

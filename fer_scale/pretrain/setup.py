@@ -74,7 +74,9 @@ def fresh(rec: Pretrain) -> MaskedAutoencoder:
     )
 
 
-def describe(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str, int], weights: int) -> None:
+def describe(
+    rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell_out: dict[str, int], weights: int
+) -> None:
     """Say what the recipe comes to, before anything is paid for."""
     for s in sets:
         kept = s.samples - fell_out[s.name]
@@ -93,6 +95,10 @@ def describe(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str
     log.say(f"lr       {plan.lr:.3g} at its peak")
     if plan.views < FEW_VIEWS:
         log.say(f"note     {plan.views:,} views are few: more views are the largest lever (configs/README.md)")
+    if order.lanes < min(16, rec.batch.size):
+        log.say(
+            f"note     batch.size = {rec.batch.size} has few divisors: {order.lanes} places of the set are mixed in a batch"
+        )
     if share < 8:
         log.say(
             f"note     {share:g} images a rank and step leave the ranks mostly waiting: fewer ranks or a larger batch"
@@ -135,4 +141,4 @@ def check(recipe_file: Path, overrides: list[str], ranks: int) -> None:
     rec = config.load(Pretrain, recipe_file, overrides)
     sets = [ShardSet.open(path) for path in rec.data.shards]
     _, order, fell_out = table(rec, sets)
-    describe(rec, plan_of(rec, ranks, order), sets, fell_out, sum(p.numel() for p in build(rec).parameters()))
+    describe(rec, plan_of(rec, ranks, order), order, sets, fell_out, sum(p.numel() for p in build(rec).parameters()))

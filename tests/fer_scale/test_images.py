@@ -10,6 +10,7 @@ from PIL import Image
 from fer_scale import images
 from shards.order import bits
 
+SHAPES = (3 / 4, 4 / 3)
 KEYS = bits(np.arange(500, dtype=np.uint64), 0, 1)[:, 0]
 
 
@@ -41,14 +42,14 @@ def test_a_whole_image_at_its_own_size_comes_back_to_the_last_bit() -> None:
 @given(height=st.integers(1, 300), width=st.integers(1, 300), low=st.floats(0.05, 1.0))
 def test_every_crop_lies_in_its_image(height: int, width: int, low: float) -> None:
     sizes = np.tile([height, width], (len(KEYS), 1))
-    top, left, tall, wide = images.random_crops(KEYS, sizes, scale=(low, 1.0)).T
+    top, left, tall, wide = images.random_crops(KEYS, sizes, scale=(low, 1.0), ratio=SHAPES).T
     assert (tall >= 1).all() and (wide >= 1).all() and (top >= 0).all() and (left >= 0).all()
     assert (top + tall <= height).all() and (left + wide <= width).all()
 
 
 def test_crops_have_the_areas_and_shapes_that_were_asked_for() -> None:
     sizes = np.full((len(KEYS), 2), 1000)
-    _, _, tall, wide = images.random_crops(KEYS, sizes, scale=(0.2, 0.4)).T
+    _, _, tall, wide = images.random_crops(KEYS, sizes, scale=(0.2, 0.4), ratio=SHAPES).T
     area, ratio = tall * wide / 1e6, wide / tall
     assert area.min() > 0.195 and area.max() < 0.405
     assert ratio.min() > 0.74 and ratio.max() < 1.34
@@ -57,8 +58,8 @@ def test_crops_have_the_areas_and_shapes_that_were_asked_for() -> None:
 
 def test_a_crop_hangs_on_its_samples_key_and_on_nothing_else() -> None:
     sizes = np.full((len(KEYS), 2), 112)
-    together = images.random_crops(KEYS, sizes, scale=(0.2, 1.0))
-    alone = images.random_crops(KEYS[7:8], sizes[7:8], scale=(0.2, 1.0))
+    together = images.random_crops(KEYS, sizes, scale=(0.2, 1.0), ratio=SHAPES)
+    alone = images.random_crops(KEYS[7:8], sizes[7:8], scale=(0.2, 1.0), ratio=SHAPES)
     assert together[7].tolist() == alone[0].tolist() == [21, 41, 59, 46]  # frozen
 
 
