@@ -60,17 +60,14 @@ def model_args(name: str, *, image_px: int, patch_px: int) -> dict[str, Any]:
 
 
 def build(name: str, *, image_px: int, patch_px: int) -> VisionTransformer:
-    """A fresh timm ViT without a head, its positions frozen at the sine-cosine of He et al. 2022."""
+    """A fresh timm ViT without a head, its positions frozen at the sine-cosine of He et al. 2022.
+
+    The weights start as timm draws them. The reference MAE draws them wider (xavier), from which short runs hardly
+    leave: 800 steps on drawn faces and the same fine-tuning gave 26.4 % of accuracy against 44.1 %.
+    """
     model = timm.create_model(_CARRIER, num_classes=0, **model_args(name, image_px=image_px, patch_px=patch_px))
     side, width = image_px // patch_px, model.embed_dim
     model.pos_embed = nn.Parameter(sincos_positions(width, side)[None], requires_grad=False)
-    for module in model.modules():  # the reference MAE's initialisation: xavier, not timm's trunc_normal
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(width, -1))
-    nn.init.normal_(model.cls_token, std=0.02)
     return model
 
 

@@ -97,7 +97,7 @@ def describe(
         log.say(f"note     {plan.views:,} views are few: more views are the largest lever (configs/README.md)")
     if order.lanes < min(16, rec.batch.size):
         log.say(
-            f"note     batch.size = {rec.batch.size} has few divisors: {order.lanes} places of the set are mixed in a batch"
+            f"note     batch.size = {rec.batch.size} has few divisors: a batch mixes {order.lanes} places of the set"
         )
     if share < 8:
         log.say(
