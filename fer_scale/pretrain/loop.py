@@ -41,6 +41,8 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     try:
         with ending.recorded(wanted.run.out, us.rank):
             _train(_set_up(wanted, changes, us))
+        if us.is_main:
+            log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
         ended = "done"
     except Preempted as stopped:
         if us.is_main:

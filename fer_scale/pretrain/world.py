@@ -78,6 +78,8 @@ class World:
 def join(hang_seconds: float) -> World:
     """Meet the other ranks, whoever launched us: deepspeed, torchrun, srun, mpirun, or nobody (then we are alone)."""
     _name_ourselves()
+    # DeepSpeed calls collectives by names that torch has renamed, at every step, and torch says so every time.
+    warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
     on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
