@@ -158,7 +158,7 @@ def _open(photo: Path) -> Image.Image:
 
 @contextmanager
 def _large_photos() -> Iterator[None]:
-    """PIL's limit is set for faces in shards (images.py); photos may be larger."""
+    """A limit for photos in place of PIL's, which shards/pixels.py sets for faces."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
     try:
         with warnings.catch_warnings():

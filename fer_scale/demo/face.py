@@ -142,7 +142,7 @@ def draw_face(who: Person, actions: Actions, rng: Generator) -> tuple[Image.Imag
     picture = Image.new("RGB", (px, px), _colour(rng.uniform(20, 235, 3)))
     canvas = ImageDraw.Draw(picture)
     _clutter(canvas, rng)
-    middle = (0.5 + rng.normal(0, 0.02), 0.5 + rng.normal(0, 0.02))
+    middle = (0.5 + rng.normal(0, 0.025), 0.5 + rng.normal(0, 0.025))
     pen = Pen(canvas, middle=middle, degrees=rng.normal(0, 5), size=rng.uniform(0.96, 1.04))
     outline = _head(pen, who)
     _nose(pen, who, actions)
@@ -153,7 +153,12 @@ def draw_face(who: Person, actions: Actions, rng: Generator) -> tuple[Image.Imag
     corners = np.clip(np.array(outline) / px, 0.0, 1.0)
     x1, y1 = corners.min(axis=0)
     x2, y2 = corners.max(axis=0)
-    return _photograph(picture.reduce(SCALE), rng), (float(x1), float(y1), float(x2), float(y2))
+    return _photograph(picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR), rng), (
+        float(x1),
+        float(y1),
+        float(x2),
+        float(y2),
+    )
 
 
 def _clutter(canvas: ImageDraw.ImageDraw, rng: Generator) -> None:
@@ -257,7 +262,7 @@ def _photograph(picture: Image.Image, rng: Generator) -> Image.Image:
     ramp = np.linspace(-0.5, 0.5, SIDE_PX, dtype=np.float32)
     down, right = rng.normal(0, 0.3, 2)
     light = rng.uniform(0.75, 1.2) * (1 + down * ramp[:, None] + right * ramp[None, :])
-    pixels = pixels * light[:, :, None] + rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 9)
+    pixels = pixels * light[:, :, None] + rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(0.5, 2.5)
     seen = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     return seen.convert("L").convert("RGB") if rng.random() < 0.25 else seen
 
