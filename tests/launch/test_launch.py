@@ -168,7 +168,8 @@ def cluster(checkout: Path) -> Path:
     fakes = checkout / "fakes"
     fakes.mkdir()
     scripts = {
-        "srun": 'echo "srun: $*" "$MASTER_ADDR" >> calls\nuntil [[ -e finish ]]; do sleep .05; done\nexit $(cat finish)',
+        "srun": 'echo "srun: $*" "$MASTER_ADDR" >> calls\n'
+        "until [[ -e finish ]]; do sleep .05; done\nexit $(cat finish)",
         "scontrol": 'echo "scontrol: $*" >> calls\necho node1\necho node2',
         "scancel": 'echo "scancel: $*" >> calls\necho "${SAVED:-0}" > finish',
     }
