@@ -189,6 +189,8 @@ def start(cluster: Path, **env: str) -> subprocess.Popen[bytes]:
         if "srun" in ((cluster / "calls").read_text() if (cluster / "calls").exists() else ""):
             return job
         time.sleep(0.05)
+    job.kill()
+    job.wait()
     raise AssertionError("srun was never called")
 
 
