@@ -1,7 +1,7 @@
 """Every knob of a fine-tuning run: its name, its unit, its default and where the default comes from.
 
-The recipes in configs/finetune/ say where they differ from the defaults, and why. Lengths are optimizer steps, batches are images per
-optimizer step over all processes; accumulation follows from `batch.micro`.
+The recipes in configs/finetune/ say where they differ from the defaults, and why. Lengths are optimizer steps, batches
+are images per optimizer step over all processes; accumulation follows from `batch.micro`.
 """
 
 from dataclasses import dataclass, field
