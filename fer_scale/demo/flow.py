@@ -83,7 +83,7 @@ FLOW = (
     Step(
         "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
         "stage3/metrics.json",
-        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=300"),
+        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=200"),
     ),
     Step("Test that, too.", "stage3/metrics.json", _EVALUATE.format("OUT/finetune/model", "stage3")),
     Step(
