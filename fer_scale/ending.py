@@ -25,15 +25,24 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0."""
+    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0.
+
+    Signals are heard inside `with`; what comes after training is not to be stopped by a flag that nobody looks at.
+    """
 
     def __init__(self, out: Path, *, max_hours: float | None, rank: int):
         self.reason = "another rank was asked to stop"
         self._set, self._main = False, rank == 0
         self._file, self._began = out / "stop", time.monotonic()
         self._seconds = max_hours * 3600 if max_hours else None
+
+    def __enter__(self) -> None:
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         self._before = {number: signal.signal(number, self._heard) for number in signals}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _heard(self, number: int, _: Any) -> None:
         """Only a flag: saving needs all ranks, and they meet at the end of the step."""
@@ -47,11 +56,6 @@ class StopSignal:
             elif self._seconds is not None and time.monotonic() - self._began > self._seconds:
                 self._set, self.reason = True, "run.max_hours"
         return self._set
-
-    def restore(self) -> None:
-        """Give the signals back to whom they belonged: what comes after training is not to be stopped by a flag."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def claim(out: Path) -> str:

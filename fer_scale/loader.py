@@ -7,6 +7,7 @@ Nothing is lost in silence: a sample that cannot be read is replaced by another 
 named in the batch.
 """
 
+import hashlib
 import json
 import signal
 from collections.abc import Iterator
@@ -53,6 +54,15 @@ class Faces:
         self._first = np.concatenate([[0], np.cumsum(all_counts)])
         largest = max(max(s.index["image_px"]["max"]) for s in sets)
         self.slot_px = min(slot_px, largest)
+
+    def prints(self) -> list[str]:
+        """What each set gives, content and choice of rows: the same exactly where the same images are read."""
+        found, shard = [], 0
+        for s in self.sets:
+            rows, shard = self.rows[shard : shard + len(s.counts)], shard + len(s.counts)
+            kept = hashlib.sha256(b"".join(r.astype("<i8").tobytes() + b"|" for r in rows if r is not None))
+            found.append(s.fingerprint + (f" rows {kept.hexdigest()}" if rows[0] is not None else ""))
+        return found
 
     def pixels(self, shard: int, row: int) -> tuple[int, NDArray[np.uint8]]:
         """The number of the `row`-th kept sample of a shard, and its pixels, reduced to the slot."""
@@ -101,8 +111,8 @@ def _reduced(image: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArray[np.int64] | None], dict[str, int]]:
-    """The rows of every shard that remain after `data.exclude`, and how many fell out of each set.
+def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArray[np.int64] | None], list[int]]:
+    """The rows of every shard that remain after `data.exclude`, and how many fell out of each set, in their order.
 
     An exclusion is `FILE#LIST`: a list of keys in a split file, which names the set it was made for.
     """
@@ -123,13 +133,13 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
             )
         dropped.setdefault(split["fingerprint"], set()).update(split[name])
     rows: list[NDArray[np.int64] | None] = []
-    fell: dict[str, int] = {}
+    fell_out = []
     for s in sets:
         out = dropped.get(s.fingerprint)
         for number in range(len(s.counts)):
             rows.append(None if out is None else np.flatnonzero([key not in out for key in s.keys(number)]))
-        fell[s.name] = len(out or ())
-    return rows, fell
+        fell_out.append(len(out or ()))
+    return rows, fell_out
 
 
 class _Steps(Dataset[Batch]):

@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from shards.errors import UserError
+
 Ticker = Callable[[int, int], None]  # (done, total)
 
 console = Console(stderr=True, highlight=False)
@@ -77,8 +79,10 @@ class Journal:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter  # an extra; only where it is asked for
-
+                try:
+                    from torch.utils.tensorboard import SummaryWriter  # an extra; only where it is asked for
+                except ImportError:
+                    raise UserError("run.tensorboard: needs TensorBoard: pip install tensorboard") from None
                 self._board = SummaryWriter(folder / "tensorboard")
 
     def rewind(self, step: int) -> None:

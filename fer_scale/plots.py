@@ -17,16 +17,12 @@ matplotlib.use("agg")
 def curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Loss, learning rate and images a second over the steps, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 6), layout="constrained")
-    for axes, (name, log_scale) in zip(
-        figure.subplots(3, 1, sharex=True), (("loss", False), ("lr", False), ("images_per_s", False)), strict=True
-    ):
+    for axes, name in zip(figure.subplots(3, 1, sharex=True), ("loss", "lr", "images_per_s"), strict=True):
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
         if points:
             axes.plot(*zip(*points, strict=True), linewidth=1)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
-        if log_scale:
-            axes.set_yscale("log")
     figure.axes[-1].set_xlabel("step")
     figure.savefig(file, dpi=100)
 

@@ -145,11 +145,9 @@ def _go_on(run: Run, changes: list[str]) -> None:
 
 
 def _train(run: Run) -> None:
-    try:
+    with run.stop:
         for semi in (False, True):
             _stage(run, semi)
-    finally:
-        run.stop.restore()
 
 
 def _stage(run: Run, semi: bool) -> None:

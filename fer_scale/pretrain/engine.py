@@ -61,6 +61,7 @@ class Engine:
             raise ConfigError("run.compile: not at ZeRO stage 3, where the model breaks into many graphs; use stage 2")
         self._world, self._plan, self._batch = world, plan, recipe.batch.size
         self._clip = recipe.optim.clip_norm
+        self._skipped = 0  # steps, of this process, by DeepSpeed's count
         self._trained = [p for p in model.parameters() if p.requires_grad]
         groups = optim.parameter_groups(model, recipe.optim.weight_decay)
         fused = world.device.type == "cuda"
@@ -113,8 +114,6 @@ class Engine:
             norm = float(self._engine.get_global_grad_norm() or 0.0) if skipped == self._skipped else float("nan")
             self._skipped = skipped
         return Stepped(total, norm)
-
-    _skipped = 0
 
     def _clipped_norm(self) -> float:
         return torch.nn.utils.clip_grad_norm_(self._trained, self._clip or float("inf")).item()

@@ -40,7 +40,9 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         raise UserError(problem)
     try:
         with ending.recorded(wanted.run.out, us.rank):
-            _train(_set_up(wanted, changes, us))
+            run = _set_up(wanted, changes, us)
+            with run.stop:
+                _train(run)
         if us.is_main:
             log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
         ended = "done"
@@ -60,7 +62,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     model = setup.build(wanted)
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
-    prints = [s.fingerprint for s in sets]
+    prints = faces.prints()
     found = us.tell(_checkpoint(wanted) if us.is_main else None)
     if isinstance(found, str):
         raise CheckpointError(found)
@@ -82,7 +84,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
             log.say(f"goes on from {found}")
     kind = "resume" if found else "start"
     journal.event(kind, step=progress["step"], ranks=us.ranks, stage=engine.stage, changes=changes)
-    return Run(wanted, plan, us, engine, faces, order, journal, prints, step=progress["step"])
+    stop = StopSignal(wanted.run.out, max_hours=wanted.run.max_hours, rank=us.rank)
+    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, step=progress["step"])
 
 
 def _checkpoint(wanted: Pretrain) -> Path | str | None:
@@ -110,6 +113,7 @@ class Run:
     order: Order
     journal: log.Journal
     prints: list[str]
+    stop: StopSignal
     step: int
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
@@ -120,7 +124,6 @@ class Run:
 def _train(run: Run) -> None:
     """The loop: read, step, look around, and save where it is time."""
     rec, plan, us = run.recipe, run.plan, run.us
-    stop = StopSignal(rec.run.out, max_hours=rec.run.max_hours, rank=us.rank)
     last = min(plan.steps, rec.run.stop_after_steps or plan.steps)
     steps = loader.batches(
         run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
@@ -136,7 +139,7 @@ def _train(run: Run) -> None:
         run.meter.add(stepped, rec.batch.size, waited, time.monotonic() - began)
 
         bad = [line for batch in batches for line in batch.bad]
-        stopping, any_bad = us.agree(stop.asked(), len(bad))
+        stopping, any_bad = us.agree(run.stop.asked(), len(bad))
         if any_bad:
             _report_bad(run, bad)
         run.read += rec.batch.size
@@ -145,8 +148,8 @@ def _train(run: Run) -> None:
         if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
             _save(run, batches[0])
         if stopping:
-            run.journal.event("stop", step=run.step, reason=stop.reason)
-            raise Preempted(stop.reason, run.step)
+            run.journal.event("stop", step=run.step, reason=run.stop.reason)
+            raise Preempted(run.stop.reason, run.step)
     if run.saved != run.step and us.is_main:
         log.say(f"nothing to do: step {run.step} of {plan.steps} is reached")
     if last < plan.steps:

@@ -16,9 +16,13 @@ Rgb = tuple[float, float, float]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     shards: tuple[Path, ...] = knob(kind="layout", help="folder of a shard set, or a list of them (content is checked)")
-    exclude: tuple[str, ...] = knob((), help="FILE#LIST: keys of a split file that must not be trained on")
+    exclude: tuple[str, ...] = knob(
+        (), kind="layout", help="FILE#LIST of a split file, not trained on (content is checked)"
+    )
     workers: int = knob(2, kind="layout", help="reader processes per rank; 0 reads in the rank itself")
-    max_bad: float = knob(0.001, kind="watch", help="share of unreadable images at which the run stops")
+    max_bad: float = knob(
+        0.001, kind="watch", help="share of unreadable images, beyond the first ten, that ends the run"
+    )
     lanes: Literal["shuffled", "fixed"] = knob("shuffled", help="fixed keeps a node on its shards in every epoch")
     window_mb: float = knob(512, help="shards of a lane that are shuffled together, where a set is not packed shuffled")
     slot_px: int = knob(0, help="readers reduce larger images to this side; 0: twice image_px, at least 128")

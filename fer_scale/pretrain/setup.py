@@ -25,7 +25,7 @@ from shards.order import Order
 FEW_VIEWS = 1_000_000  # views are the largest lever: about +4 points a doubling on small faces
 
 
-def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order, dict[str, int]]:
+def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order, list[int]]:
     """The images without the excluded ones, their order, and how many of each set were excluded."""
     data = rec.data
     rows, fell_out = without(sets, data.exclude)
@@ -74,14 +74,10 @@ def fresh(rec: Pretrain) -> MaskedAutoencoder:
     )
 
 
-def describe(
-    rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell_out: dict[str, int], weights: int
-) -> None:
+def describe(rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell_out: list[int], weights: int) -> None:
     """Say what the recipe comes to, before anything is paid for."""
-    for s in sets:
-        kept = s.samples - fell_out[s.name]
-        out = f" ({fell_out[s.name]:,} excluded)" if fell_out[s.name] else ""
-        log.say(f"images   {kept:,} of {s.name}{out}")
+    for s, out in zip(sets, fell_out, strict=True):
+        log.say(f"images   {s.samples - out:,} of {s.name}" + (f" ({out:,} excluded)" if out else ""))
     m, share = rec.model, rec.batch.size / plan.ranks
     log.say(
         f"model    {m.encoder}, {m.image_px} px in {m.patch_px} px patches, {weights / 1e6:.1f} M weights with decoder"
@@ -108,11 +104,13 @@ def describe(
 def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], folder: Path) -> None:
     """Refuse to go on with other images or another value of a key that changes the mathematics."""
     if progress["shards"] != prints:
-        raise CheckpointError(f"{folder}: was trained on other shard sets than data.shards; use another run.out")
+        raise CheckpointError(
+            f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"
+        )
     config.refuse_another(rec.run.out / "recipe.toml", rec, changes)
 
 
-def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[str, int]) -> None:
+def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[int]) -> None:
     """recipe.toml, plan.json and data.json of the run."""
     data = [
         {
@@ -120,11 +118,11 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: dict[
             "source": s.index["source"],
             "licence": s.index["licence"],
             "samples": s.samples,
-            "excluded": fell_out[s.name],
+            "excluded": out,
             "fingerprint": s.fingerprint,
             "template_box": s.index["template_box"],
         }
-        for s in sets
+        for s, out in zip(sets, fell_out, strict=True)
     ]
     for name, text in (
         ("recipe.toml", config.dump(rec)),

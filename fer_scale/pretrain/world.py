@@ -68,7 +68,10 @@ class World:
     def limit_waiting(self, seconds: float) -> None:
         """No collective waits longer. DeepSpeed's own `timeout` does not reach the groups that it clones."""
         for group in dist.distributed_c10d._world.pg_map:
-            dist.set_timeout(timedelta(seconds=seconds), group)
+            if hasattr(dist, "set_timeout"):
+                dist.set_timeout(timedelta(seconds=seconds), group)
+            else:  # torch before 2.14
+                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def leave(self) -> None:
         dist.barrier()

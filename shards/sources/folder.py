@@ -11,14 +11,13 @@ that labels.jsonl does not name are unlabeled.
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import overload
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, LeftOut, Listing, Names, read_span, with_template
+from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span, with_template
 
 LABELS = "labels.jsonl"
 # Tried as images: by their name, or having no ending at all. What they are is seen when they are decoded.
@@ -26,7 +25,7 @@ _IMAGES = {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".mpo", ".gif"
 _IMAGES |= {".avif", ".heic", ".heif", ".pgm", ".ppm", ".pnm", ".jp2"}
 
 
-class _Files(Sequence[Entry]):
+class _Files(Lazy):
     """The files of a folder as entries, made when asked for."""
 
     def __init__(self, root: Path, faces: dict[str, Face]) -> None:
@@ -40,13 +39,7 @@ class _Files(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    @overload
-    def __getitem__(self, i: int) -> Entry: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Entry]: ...
-    def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def entry(self, i: int) -> Entry:
         path, size = self._paths[i], self._sizes[i]
         identity = path.split("/", 1)[0] if "/" in path else None
         return Entry(path, size, partial(read_span, f"{self._root}/{path}", 0, size), self._faces.get(path), identity)

@@ -5,6 +5,7 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from shards.boxes import TEMPLATES
 from shards.sample import Face
@@ -19,6 +20,20 @@ class Entry:
     read: Callable[[], bytes]  # picklable: it runs in another process
     face: Face | None = None
     identity: str | None = None
+
+
+class Lazy(Sequence[Entry]):
+    """Entries that are made when asked for: a source gives their number, and entry `i`."""
+
+    def entry(self, i: int) -> Entry:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, i: int) -> Entry: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Entry]: ...
+    def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
+        return [self.entry(j) for j in range(*i.indices(len(self)))] if isinstance(i, slice) else self.entry(i)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,20 @@ that is an error: how much was lost cannot be known.
 
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import overload
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, LeftOut, Listing, Names, read_span, with_template
+from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span, with_template
 from shards.tar import BLOCK
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
-class _Members(Sequence[Entry]):
+class _Members(Lazy):
     """The images of many tars as entries, made when asked for."""
 
     def __init__(self, tars: list[Path]) -> None:
@@ -47,13 +46,7 @@ class _Members(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._size)
 
-    @overload
-    def __getitem__(self, i: int) -> Entry: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Entry]: ...
-    def __getitem__(self, i: int | slice) -> Entry | list[Entry]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def entry(self, i: int) -> Entry:
         tar, size = self._tars[self._tar[i]], self._size[i]
         read = partial(read_span, str(tar), self._offset[i], size)
         origin, identity = f"{tar.name}/{self._names[i]}", self._identities[i] or None

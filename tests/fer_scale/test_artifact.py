@@ -6,13 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hub.looking import contents
 
 from fer_scale import artifact
 from fer_scale.artifact import ArtifactError
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_the_manifest_lists_every_file_but_the_card(encoder_folder: Path) -> None:

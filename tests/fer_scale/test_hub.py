@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub.looking import commits, contents, flip
 from hub.server import Hub
 from huggingface_hub import constants
 
@@ -14,22 +15,6 @@ from shards.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
 
 STRANGER = "hf_bobisastranger"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle of a file."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def commits(server: Hub, repo: str = "lab/faces") -> int:
-    """How many commits were made after the one with which the repository begins."""
-    return len(server.store.repos[repo].commits) - 1
 
 
 # ---- the flow

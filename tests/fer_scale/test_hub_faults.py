@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub.looking import commits, contents, flip
 from hub.server import Hub
 from huggingface_hub import constants
 
@@ -18,22 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 READER, STRANGER = "hf_alicereadsonly", "hf_bobisastranger"
 COMMIT = r"/commit/main"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def flip(file: Path) -> None:
-    """Change one bit in the middle of a file."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def commits(server: Hub, repo: str = "lab/faces") -> int:
-    """How many commits were made after the one with which the repository begins."""
-    return len(server.store.repos[repo].commits) - 1
 
 
 # ---- faults of the network

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub.looking import contents
 from hub.server import Hub
 from hub.trained import RECIPE, save_checkpoint, weights
 from safetensors.torch import load_file
@@ -16,10 +17,6 @@ from fer_scale import artifact, checkpoint, encoder, hub
 from fer_scale.publish import PublishError, publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # ---- what is cut

@@ -53,6 +53,11 @@ def curve(run: Path) -> list[float | None]:
     return [row["loss"] for row in rows]
 
 
+def test_activations_that_are_computed_again_leave_the_curve(train: Any, tmp_path: Path) -> None:
+    train(2, 1, "run.recompute=true").wait()
+    assert_golden(tmp_path / "run")
+
+
 def assert_golden(run: Path) -> None:
     losses = curve(run)
     assert losses[SKIPPED - 1] is None
