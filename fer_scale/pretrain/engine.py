@@ -78,8 +78,6 @@ class Engine:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": safe}
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._adamw, config=config)
         self._prime()
-        if recipe.run.compile:
-            self._engine.compile()
         world.limit_waiting(recipe.run.hang_seconds)
 
     @property

@@ -102,6 +102,11 @@ class MaskedAutoencoder(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    def compile_blocks(self) -> None:
+        """torch.compile in place, of the blocks alone: the wrapping products of `mask_of` are too large for its C++."""
+        for block in (*self.encoder.blocks, *self.decoder_blocks):
+            block.compile()
+
     def forward(self, images: Tensor, keys_B: Tensor) -> Tensor:
         """Loss [B], in fp32, of normalised images [B, 3, p, p]."""
         mask = mask_of(keys_B, self.patches, self.mask_ratio)

@@ -55,6 +55,8 @@ def build(rec: Pretrain) -> MaskedAutoencoder:
             model.encoder.load_state_dict(given.state_dict())
         except RuntimeError as error:
             raise encoder.EncoderError(f"model.start_from: {m.start_from} is not a {m.encoder}: {error}") from None
+    if rec.run.compile:
+        model.compile_blocks()
     return model
 
 

@@ -7,6 +7,7 @@ why in the commit.
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def curve(run: Path) -> list[float | None]:
 
 def test_activations_that_are_computed_again_leave_the_curve(train: Any, tmp_path: Path) -> None:
     train(2, 1, "run.recompute=true").wait()
+    assert_golden(tmp_path / "run")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiled_blocks_leave_the_curve(train: Any, tmp_path: Path) -> None:
+    train(1, 1, "run.compile=true").wait()
     assert_golden(tmp_path / "run")
 
 
