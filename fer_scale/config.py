@@ -10,6 +10,7 @@ A run that goes on refuses another value of a `maths` key.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -31,6 +32,45 @@ class ConfigError(UserError):
 def knob(default: Any = _MISSING, *, kind: Kind = "maths", help: str) -> Any:
     """A field of a recipe's section; `help` gives unit, meaning and source, and is what `fer-scale keys` prints."""
     return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
+
+
+def require(*rules: tuple[bool, str]) -> None:
+    """For a section's __post_init__: raise one error with the text of every rule that does not hold."""
+    broken = [text for holds, text in rules if not holds]
+    if broken:
+        raise ConfigError("\n".join(broken))
+
+
+def at_least(section: Any, least: int, *names: str) -> list[tuple[bool, str]]:
+    """Rules for `require`: each of these fields of a section is `least` or more, where it is given."""
+    values = [(name, getattr(section, name)) for name in names]
+    return [(v is None or v >= least, f"{name}: must be {least} or more, not {v}") for name, v in values]
+
+
+def above_0(section: Any, *names: str) -> list[tuple[bool, str]]:
+    """Rules for `require`: each of these fields of a section, or all of its numbers, are above 0, where given."""
+    rules = []
+    for name in names:
+        value = getattr(section, name)
+        numbers = value if isinstance(value, tuple) else [] if value is None else [value]
+        rules.append((all(number > 0 for number in numbers), f"{name}: must be above 0, not {_toml(value)}"))
+    return rules
+
+
+def in_0_to_1(section: Any, *names: str) -> list[tuple[bool, str]]:
+    """Rules for `require`: each of these fields of a section, or all of its numbers, lie in 0..1."""
+    rules = []
+    for name in names:
+        value = getattr(section, name)
+        numbers = value if isinstance(value, tuple) else [value]
+        rules.append((all(0 <= number <= 1 for number in numbers), f"{name}: must lie in 0..1, not {_toml(value)}"))
+    return rules
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """The end of a mistake's line: the option that was probably meant, or nothing."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -169,8 +209,7 @@ def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
     if origin is Literal:
         if value in options:
             return value
-        near = difflib.get_close_matches(str(value), map(str, options), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(value), map(str, options))
         mistakes.append(f"{where}: must be one of {', '.join(map(repr, options))}, not {value!r}{hint}")
     elif origin in (typing.Union, types.UnionType):  # only `X | None` is used in recipes
         return None if value == "none" else _convert(value, options[0], where, mistakes)
@@ -185,7 +224,7 @@ def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
         return float(value)
     elif wanted is Path and isinstance(value, str) and value:
         return Path(value)
-    elif type(value) is wanted:
+    elif type(value) is wanted and not (wanted is float and not math.isfinite(value)):
         return value
     else:
         mistakes.append(f"{where}: must be {_NAMES[wanted]}, not {value!r}")

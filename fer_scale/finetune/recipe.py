@@ -8,18 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fer_scale.config import ConfigError, knob
+from fer_scale.config import knob, require
 from fer_scale.finetune.facemix import Weighting
 from fer_scale.finetune.pseudo_labels import Labeler
 
 Range = tuple[float, float]
-
-
-def _require(*rules: tuple[bool, str]) -> None:
-    """Raise one error with the text of every rule that does not hold."""
-    broken = [text for holds, text in rules if not holds]
-    if broken:
-        raise ConfigError("\n".join(broken))
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -37,7 +30,7 @@ class Data:
     max_bad: float = knob(0.01, kind="watch", help="share of unreadable faces at which the run stops")
 
     def __post_init__(self) -> None:
-        _require((self.workers >= 0, f"workers: must be 0 or more, not {self.workers}"))
+        require((self.workers >= 0, f"workers: must be 0 or more, not {self.workers}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +49,7 @@ class Model:
     def __post_init__(self) -> None:
         scratch = self.start_from == "none"
         sized = self.architecture[:1].isdigit()
-        _require(
+        require(
             (
                 not scratch or bool(self.architecture),
                 "architecture: needed where start_from is none: a timm name, or 192x6x6",
@@ -87,7 +80,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         shares = ("grey", "strong_brightness", "strong_contrast", "strong_cutout")
-        _require(
+        require(
             _range("crop_scale", self.crop_scale, 0, 1),
             _range("strong_scale", self.strong_scale, 0, 1),
             _range("crop_ratio", self.crop_ratio, 0, 10),
@@ -106,7 +99,7 @@ class FaceMix:
     smoothing: float = knob(0.1, help="share of a target spread over all expressions, in mixed and in plain batches")
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             (0 <= self.probability <= 1, f"probability: must lie in 0..1, not {self.probability}"),
             (self.alpha > 0, f"alpha: must be above 0, not {self.alpha}"),
             (0 <= self.smoothing < 1, f"smoothing: must lie in 0..1, not {self.smoothing}"),
@@ -131,7 +124,7 @@ class Supervised:
     betas: Range = knob((0.9, 0.95), help="Adam's, both stages (the authors' values)")
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             (self.steps > 0, f"steps: must be above 0, not {self.steps}"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
             (0 < self.layer_decay <= 1, f"layer_decay: must lie in 0..1, not {self.layer_decay}"),
@@ -153,7 +146,7 @@ class Semi:
     ema_decay: float = knob(0.999, help="most decay of the teacher; see ema.py")
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             (self.steps >= 0, f"steps: must be 0 or more, not {self.steps}"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
             (self.unlabeled_ratio > 0, f"unlabeled_ratio: must be above 0, not {self.unlabeled_ratio}"),
@@ -168,7 +161,7 @@ class Batch:
     )
 
     def __post_init__(self) -> None:
-        _require((self.micro >= 2, f"micro: must be 2 or more, a FaceMix pair, not {self.micro}"))
+        require((self.micro >= 2, f"micro: must be 2 or more, a FaceMix pair, not {self.micro}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

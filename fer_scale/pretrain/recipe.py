@@ -3,14 +3,16 @@
 Sources: "MAE" is He et al. 2022 (arXiv 2111.06377), "SSFER" Song et al. 2024 (arXiv 2410.17622) and its code.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fer_scale.config import ConfigError, knob
+from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
 from shards.order import Order
 
 Rgb = tuple[float, float, float]
+ENCODERS = ("vit_tiny", "vit_small", "vit_base", "vit_large")  # encoder.SHAPES, without its import of torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,13 @@ class Data:
     lanes: Literal["shuffled", "fixed"] = knob("shuffled", help="fixed keeps a node on its shards in every epoch")
     window_mb: float = knob(512, help="shards of a lane that are shuffled together, where a set is not packed shuffled")
     slot_px: int = knob(0, help="readers reduce larger images to this side; 0: twice image_px, at least 128")
+
+    def __post_init__(self) -> None:
+        require(
+            (len(self.shards) > 0, "shards: must name at least one folder"),
+            *at_least(self, 0, "workers", "window_mb", "slot_px"),
+            *in_0_to_1(self, "max_bad"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,12 +53,31 @@ class Model:
     start_from: str | None = knob(None, help="an encoder folder or hf://ORG/NAME to go on from")
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ConfigError(f"mask_ratio: must lie between 0 and 1, not {self.mask_ratio}")
-        if self.patch_px < 1 or self.image_px < self.patch_px or self.image_px % self.patch_px:
-            raise ConfigError(f"image_px: {self.image_px} px is not a whole number of {self.patch_px} px patches")
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise ConfigError(f"decoder_width: {self.decoder_width} must be a multiple of 4 and of decoder_heads")
+        patches = self.patch_px < 1 or self.image_px % self.patch_px == 0
+        heads = self.decoder_heads < 1 or self.decoder_width % self.decoder_heads == 0
+        require(
+            _known_encoder(self.encoder),
+            *at_least(self, 1, "image_px", "patch_px", "decoder_width", "decoder_depth", "decoder_heads"),
+            (patches, f"image_px: {self.image_px} px is not a whole number of {self.patch_px} px patches"),
+            (0 < self.mask_ratio < 1, f"mask_ratio: must lie between 0 and 1, not {self.mask_ratio}"),
+            (
+                heads and self.decoder_width % 4 == 0,
+                f"decoder_width: {self.decoder_width} must be a multiple of 4 and of decoder_heads",
+            ),
+            *above_0(self, "norm_eps", "std"),
+            *in_0_to_1(self, "mean"),
+        )
+
+
+def _known_encoder(name: str) -> tuple[bool, str]:
+    """The rule that encoder.model_args will be able to build it."""
+    if shape := re.fullmatch(r"(\d+)x(\d+)x(\d+)", name):
+        width, depth, heads = map(int, shape.groups())
+        holds = min(width, depth, heads) > 0 and width % heads == 0 and width % 4 == 0
+        return holds, f"encoder: {name} must have a width that is a multiple of 4 and of its heads, and some depth"
+    known = ", ".join(ENCODERS)
+    hint = did_you_mean(name, ENCODERS)
+    return name in ENCODERS, f"encoder: must be one of {known}, or WIDTHxDEPTHxHEADS as 192x6x6, not {name!r}{hint}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +88,12 @@ class Augment:
     grey: float = knob(0.0, help="share of the images whose colour is taken away")
 
     def __post_init__(self) -> None:
-        mistakes = []
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            mistakes.append(f"crop_scale: must be 0 < low <= high <= 1, not {list(self.crop_scale)}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            mistakes.append(f"crop_ratio: must be 0 < low <= high, not {list(self.crop_ratio)}")
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+        scale, ratio = self.crop_scale, self.crop_ratio
+        require(
+            (0 < scale[0] <= scale[1] <= 1, f"crop_scale: must be 0 < low <= high <= 1, not {list(scale)}"),
+            (0 < ratio[0] <= ratio[1], f"crop_ratio: must be 0 < low <= high, not {list(ratio)}"),
+            *in_0_to_1(self, "grey"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +102,7 @@ class Batch:
     micro: int = knob(64, kind="layout", help="images per forward pass, on one rank; accumulation follows")
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.micro < 1:
-            raise ConfigError("size: size and micro must be at least 1")
+        require(*at_least(self, 1, "size", "micro"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,13 +116,16 @@ class Optim:
     clip_norm: float = knob(1.0, help="limit of the norm of the whole gradient; 0 turns clipping off")
 
     def __post_init__(self) -> None:
-        mistakes = []
-        if (self.lr is None) == (self.base_lr is None):
-            mistakes.append("lr: give exactly one of lr and base_lr")
-        if self.warmup_steps is not None and self.warmup_epochs is not None:
-            mistakes.append("warmup_steps: give at most one of warmup_steps and warmup_epochs")
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+        require(
+            ((self.lr is None) != (self.base_lr is None), "lr: give exactly one of lr and base_lr"),
+            *above_0(self, "lr", "base_lr"),
+            (all(0 <= beta < 1 for beta in self.betas), f"betas: must lie in 0..1, below 1, not {list(self.betas)}"),
+            (
+                self.warmup_steps is None or self.warmup_epochs is None,
+                "warmup_steps: give at most one of warmup_steps and warmup_epochs",
+            ),
+            *at_least(self, 0, "weight_decay", "warmup_steps", "warmup_epochs", "clip_norm"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,14 +156,13 @@ class Run:
     tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
 
     def __post_init__(self) -> None:
-        mistakes = []
-        if (self.steps is None) == (self.epochs is None):
-            mistakes.append("steps: give exactly one of steps and epochs")
-        for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                mistakes.append(f"{name}: must be at least 1")
-        if mistakes:
-            raise ConfigError("\n".join(mistakes))
+        require(
+            ((self.steps is None) != (self.epochs is None), "steps: give exactly one of steps and epochs"),
+            *at_least(self, 1, "steps", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+            *above_0(self, "epochs", "hang_seconds"),
+            (0 <= self.seed < 2**63, f"seed: must lie in 0..2^63-1, not {self.seed}"),
+            *at_least(self, 0, "keep_every_steps", "stop_after_steps", "max_hours", "grace_s"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

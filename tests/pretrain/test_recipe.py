@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fer_scale import config
 from fer_scale.config import ConfigError
+from fer_scale.encoder import SHAPES
 from fer_scale.pretrain.layout import zero_layout
-from fer_scale.pretrain.recipe import Plan, Pretrain, plan
+from fer_scale.pretrain.recipe import ENCODERS, Plan, Pretrain, plan
 from shards.order import Order, share
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -80,12 +81,58 @@ def test_steps_of_epochs_come_from_the_order() -> None:
         (["model.mask_ratio=1.0"], "model.mask_ratio: must lie between 0 and 1, not 1.0"),
         (["augment.crop_scale=[0.9, 0.2]"], "augment.crop_scale: must be 0 < low <= high <= 1"),
         (["run.precision=fp8"], "run.precision: must be one of 'fp32', 'bf16', not 'fp8'"),
+        (["run.steps=0"], "run.steps: must be 1 or more, not 0"),
+        (["run.steps=-5"], "run.steps: must be 1 or more, not -5"),
+        (["run.steps=none", "run.epochs=0"], "run.epochs: must be above 0, not 0.0"),
+        (["run.seed=-1"], "run.seed: must lie in 0..2^63-1, not -1"),
+        (["run.checkpoint_every_steps=-1"], "run.checkpoint_every_steps: must be 1 or more, not -1"),
+        (["run.keep_checkpoints=-1"], "run.keep_checkpoints: must be 1 or more, not -1"),
+        (["run.stop_after_steps=-1"], "run.stop_after_steps: must be 0 or more, not -1"),
+        (["run.hang_seconds=0"], "run.hang_seconds: must be above 0, not 0.0"),
+        (["batch.micro=-1"], "batch.micro: must be 1 or more, not -1"),
+        (["data.shards=[]"], "data.shards: must name at least one folder"),
+        (["data.workers=-1"], "data.workers: must be 0 or more, not -1"),
+        (["data.max_bad=2"], "data.max_bad: must lie in 0..1, not 2.0"),
+        (["augment.grey=7"], "augment.grey: must lie in 0..1, not 7.0"),
+        (["optim.lr=-1"], "optim.lr: must be above 0, not -1.0"),
+        (["optim.lr=nan"], "optim.lr: must be a number, not nan"),
+        (["optim.lr=inf"], "optim.lr: must be a number, not inf"),
+        (["optim.betas=[0.9, 1.5]"], "optim.betas: must lie in 0..1, below 1, not [0.9, 1.5]"),
+        (["optim.warmup_steps=-3"], "optim.warmup_steps: must be 0 or more, not -3"),
+        (["optim.weight_decay=-0.1"], "optim.weight_decay: must be 0 or more, not -0.1"),
+        (["optim.clip_norm=-1"], "optim.clip_norm: must be 0 or more, not -1.0"),
+        (["model.std=[0, 0, 0]"], "model.std: must be above 0, not [0.0, 0.0, 0.0]"),
+        (["model.mean=[0, 0, 127]"], "model.mean: must lie in 0..1, not [0.0, 0.0, 127.0]"),
+        (["model.norm_eps=0"], "model.norm_eps: must be above 0, not 0.0"),
+        (["model.patch_px=0"], "model.patch_px: must be 1 or more, not 0"),
+        (["model.image_px=0"], "model.image_px: must be 1 or more, not 0"),
+        (["model.decoder_heads=0"], "model.decoder_heads: must be 1 or more, not 0"),
+        (["model.decoder_width=0"], "model.decoder_width: must be 1 or more, not 0"),
+        (["model.encoder=vit_bse"], "as 192x6x6, not 'vit_bse'; did you mean 'vit_base'?"),
+        (["model.encoder=30x2x0"], "model.encoder: 30x2x0 must have a width that is a multiple of 4"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe(*overrides)
     assert says in str(caught.value)
+    assert ": 1 mistake\n" in str(caught.value)
+
+
+def test_three_mistakes_of_one_section_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe("model.mask_ratio=2", "model.patch_px=7", "model.decoder_width=50", "data.workers=-1", "optim.lr=fast")
+    assert str(caught.value).splitlines()[1:] == [
+        "  data.workers: must be 0 or more, not -1",
+        "  model.image_px: 32 px is not a whole number of 7 px patches",
+        "  model.mask_ratio: must lie between 0 and 1, not 2.0",
+        "  model.decoder_width: 50 must be a multiple of 4 and of decoder_heads",
+        "  optim.lr: must be a number, not 'fast'",
+    ]
+
+
+def test_the_encoders_that_a_recipe_may_name_are_those_that_can_be_built() -> None:
+    assert list(ENCODERS) == list(SHAPES)
 
 
 def test_the_layouts_that_we_ship_are_the_four_stages() -> None:
