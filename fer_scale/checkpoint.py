@@ -46,7 +46,7 @@ def finish(part: Path, place: Path, files: list[dict[str, Any]], progress: dict[
     manifest = {"version": VERSION, "files": {f["name"]: {"bytes": f["bytes"], "sha256": f["sha256"]} for f in files}}
     _put(part / "manifest.json", json.dumps(manifest, indent=2).encode())
     if place.exists():
-        shutil.rmtree(place)  # left by a run that went on from an earlier step; the new one is complete by now
+        _delete(place)  # left by a run that went on from an earlier step; the new one is complete by now
     os.rename(part, place)
 
 
@@ -59,16 +59,23 @@ def _put(file: Path, data: bytes) -> dict[str, Any]:
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest complete checkpoint of a run, by manifest and sizes, and what was passed over to find it."""
+    """The newest checkpoint of a run that verifies, and a line for each damaged one that was passed over to find it.
+
+    A folder without a manifest is no damage: a save or a deletion was killed in it, and nothing counted on it.
+    """
     passed: list[str] = []
     for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
-        if folder.suffix == ".part":
+        if folder.suffix == ".part" or not (folder / "manifest.json").exists():
             continue
         try:
-            manifest(folder)
+            for name, sha256 in manifest(folder).items():
+                with (folder / name).open("rb") as file:
+                    _same(folder / name, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
             return folder, passed
         except CheckpointError as error:
             passed.append(str(error))
+        except OSError as error:  # as good as damaged: a disk that cannot read it
+            passed.append(f"{folder}: {error.strerror}; use another step")
     return None, passed
 
 
@@ -96,9 +103,13 @@ def manifest(folder: Path) -> dict[str, str]:
 def read_file(folder: Path, name: str, sha256: str) -> bytes:
     """One file's bytes, checked against the manifest."""
     data = (folder / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); use another step")
+    _same(folder / name, hashlib.sha256(data).hexdigest(), sha256)
     return data
+
+
+def _same(file: Path, sha256: str, listed: str) -> None:
+    if sha256 != listed:
+        raise CheckpointError(f"{file}: damaged (another sha256 than its manifest's); use another step")
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
@@ -138,7 +149,10 @@ def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
     for folder in complete[: -keep or None]:
         step = int(folder.name.removeprefix("step_"))
         if not (keep_every_steps and step % keep_every_steps == 0):
-            (
-                folder / "manifest.json"
-            ).unlink()  # first: half a deletion is then an incomplete checkpoint, not a damaged one
-            shutil.rmtree(folder)
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Its manifest first: half a deletion is then an incomplete checkpoint, not a damaged one."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)

@@ -1,6 +1,7 @@
 """What a run says: progress on a terminal or in plain lines, and one JSON object a line in its folder."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -89,9 +90,13 @@ class Journal:
         """Drop the lines past `step`: a resumed run computes them again."""
         file = self._folder / "metrics.jsonl" if self._folder else None
         if file is not None and file.exists():
-            rows = [line for line in file.read_text().splitlines() if _step_of(line) is not None]
-            kept = [line for line in rows if (_step_of(line) or 0) <= step]
-            file.write_text("".join(f"{line}\n" for line in kept))
+            text = file.read_text()
+            steps = [(line, _step_of(line)) for line in text.splitlines()]
+            kept = "".join(f"{line}\n" for line, at in steps if at is not None and at <= step)
+            if kept != text:
+                beside = file.with_name(f"{file.name}.part")
+                beside.write_text(kept)
+                os.replace(beside, file)  # a kill or a full disk leaves the curve as it was
 
     def metrics(self, **row: Any) -> None:
         self._append("metrics.jsonl", row)

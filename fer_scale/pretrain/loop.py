@@ -37,6 +37,8 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         raise
     us = world.join(wanted.run.hang_seconds)
     if problem := us.tell(ending.claim(wanted.run.out) if us.is_main else ""):
+        if not us.is_main:
+            raise SystemExit(2)  # rank 0 says it
         raise UserError(problem)
     try:
         with ending.recorded(wanted.run.out, us.rank):
@@ -63,7 +65,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
-    found = us.tell(_checkpoint(wanted) if us.is_main else None)
+    found = us.tell(_checkpoint(wanted, changes) if us.is_main else None)
     if isinstance(found, str):
         raise CheckpointError(found)
     saved: dict[str, Tensor] = {}
@@ -88,16 +90,28 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, step=progress["step"])
 
 
-def _checkpoint(wanted: Pretrain) -> Path | str | None:
-    """Where to go on from, None for a fresh start, or what is wrong."""
+def _checkpoint(wanted: Pretrain, changes: list[str]) -> Path | str | None:
+    """Where to go on from, None for a fresh start, or what is wrong. Before anything is written to the run."""
     run = wanted.run
     found, passed = checkpoint.newest(run.out)
+    if passed and not found:  # a fresh start would write over what may still be mended
+        lines = "".join(f"\n  {line}" for line in passed)
+        return (
+            f"{run.out}: every checkpoint is damaged, none is left to go on from:{lines}\n"
+            f"put back a copy of one, or remove {run.out / 'checkpoints'} to start anew"
+        )
     for line in passed:
         log.say(f"passed over: {line}")
     if run.resume == "never" and found:
         return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
     if run.resume == "must" and not found:
         return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
+    before = run.out / "recipe.toml"
+    if not found and before.exists():  # killed before its first save; where there is a save, setup.same_run asks
+        try:
+            config.refuse_another(before, wanted, changes)
+        except UserError as error:
+            return str(error)
     return found
 
 

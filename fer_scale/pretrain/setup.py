@@ -50,7 +50,8 @@ def build(rec: Pretrain) -> MaskedAutoencoder:
     """The model as a run starts with it: the encoder from `model.start_from` where that is given."""
     model, m = fresh(rec), rec.model
     if m.start_from:
-        given, _ = encoder.load(hub.pull(m.start_from).folder, num_classes=0, image_px=m.image_px)
+        given, said = encoder.load(hub.pull(m.start_from).folder, num_classes=0, image_px=m.image_px)
+        _same_pixels(rec, said.get("pretrained_cfg", {}))
         try:
             model.encoder.load_state_dict(given.state_dict())
         except RuntimeError as error:
@@ -58,6 +59,16 @@ def build(rec: Pretrain) -> MaskedAutoencoder:
     if rec.run.compile:
         model.compile_blocks()
     return model
+
+
+def _same_pixels(rec: Pretrain, pretrained: dict[str, Any]) -> None:
+    """Refuse an encoder made for another mean and std: it would train on, only worse, and not say so."""
+    m = rec.model
+    wanted = {"mean": list(m.mean), "std": list(m.std)}
+    theirs = {name: list(pretrained.get(name) or wanted[name]) for name in wanted}
+    if theirs != wanted:
+        values = " ".join(f"model.{name}={values}".replace(" ", "") for name, values in theirs.items())
+        raise encoder.EncoderError(f"model.start_from: {m.start_from} has another mean or std; set {values}")
 
 
 def fresh(rec: Pretrain) -> MaskedAutoencoder:
@@ -105,6 +116,8 @@ def describe(rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell
 
 def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], folder: Path) -> None:
     """Refuse to go on with other images or another value of a key that changes the mathematics."""
+    if "shards" not in progress:
+        raise CheckpointError(f"{rec.run.out}: holds a run of fine-tuning; use another run.out")
     if progress["shards"] != prints:
         raise CheckpointError(
             f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"

@@ -34,7 +34,17 @@ def test_a_save_that_was_cut_off_is_passed_over_for_the_one_before(tmp_path: Pat
     (new / "manifest.json").unlink()
     checkpoint.write_part(checkpoint.folder_of(tmp_path, 3).with_suffix(".part"), 0, 1, {})
     found, passed = checkpoint.newest(tmp_path)
-    assert found == old and passed == [f"{new}: not complete (no manifest.json); use another step"]
+    assert found == old and passed == []  # no damage: nothing was lost
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_named_and_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    old, new = save(tmp_path, 1), save(tmp_path, 2)
+    file = new / "state-01-of-02.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    found, passed = checkpoint.newest(tmp_path)
+    assert found == old and len(passed) == 1 and passed[0].startswith(f"{file}: damaged")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "progress.json", "state-00-of-02.safetensors"])

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fer_scale import checkpoint, log
+from fer_scale import checkpoint, config, log
+from fer_scale.pretrain.recipe import Pretrain
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(Path(__file__).parent / "pretrain.toml")
@@ -75,6 +76,54 @@ def test_another_recipe_is_refused_in_one_message_and_a_change_is_recorded(
     launch(1, *words, "--change", "optim.lr=1e-3").wait()
     resumed = [e for e in log.rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
     assert resumed[-1]["changes"] == ["optim.lr=1e-3"] and resumed[-1]["step"] == 3
+
+
+def begun(words: list[str], tmp_path: Path) -> dict[str, bytes]:
+    """Make what a run leaves that was killed before its first checkpoint: recipe.toml and a curve."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text(config.dump(config.load(Pretrain, Path(RECIPE), words[4:])))
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.9}\n')
+    return {name: (run / name).read_bytes() for name in ("recipe.toml", "metrics.jsonl")}
+
+
+def refused(launch: Any, ranks: int, *words: str) -> str:
+    run = launch(ranks, *words)
+    said = "".join(p.communicate(timeout=200)[0] for p in run.processes)
+    assert all(p.returncode for p in run.processes) and "Traceback" not in said, said
+    return said
+
+
+def test_another_recipe_is_refused_before_the_first_checkpoint_too_and_nothing_is_written(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    before = begun(words, tmp_path)
+    said = refused(launch, 2, *words, "optim.lr=1e-3")
+    assert said.count("holds a run with another recipe:\n  optim.lr: 0.005 -> 0.001\n") == 1
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+
+
+def test_a_run_of_damaged_checkpoints_is_not_begun_anew_but_one_killed_in_its_first_save_is(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    before = begun(words, tmp_path)
+    place = checkpoint.folder_of(tmp_path / "run", 3)
+    part = place.with_suffix(".part")
+    checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, {})], {"step": 3})
+    (place / "progress.json").write_bytes((place / "progress.json").read_bytes().replace(b"3", b"2"))
+    said = refused(launch, 1, *words)
+    assert f"{place / 'progress.json'}: damaged" in said and f"remove {place.parent} to start anew" in said
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    place.rename(part)
+    (part / "manifest.json").unlink()
+    launch(1, *words).wait()
+    assert outcome(tmp_path)["outcome"] == "done"
+
+
+def test_a_run_folder_that_cannot_be_made_is_said_by_one_rank(words: list[str], tmp_path: Path, launch: Any) -> None:
+    (tmp_path / "file").touch()
+    said = refused(launch, 3, *words, f"run.out={tmp_path / 'file' / 'run'}")
+    assert said.count("give another folder") == 1
 
 
 def test_a_mistake_of_the_recipe_is_said_by_one_rank(words: list[str], launch: Any) -> None:

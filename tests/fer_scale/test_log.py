@@ -1,0 +1,32 @@
+"""What a run writes of itself."""
+
+from pathlib import Path
+
+import pytest
+
+from fer_scale import log
+
+
+def test_a_rewind_that_is_cut_off_leaves_the_curve_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "metrics.jsonl"
+    whole = "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3))
+    file.write_text(whole + '{"st')
+
+    def cut_off(self: Path, text: str) -> int:
+        self.open("w").close()
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as during, pytest.raises(OSError, match="No space"):
+        during.setattr(Path, "write_text", cut_off)
+        log.Journal(tmp_path).rewind(2)
+    assert file.read_text() == whole + '{"st'
+    log.Journal(tmp_path).rewind(2)
+    assert [row["step"] for row in log.rows(file)] == [1, 2] and file.read_text().endswith("}\n")
+
+
+def test_a_rewind_that_drops_nothing_does_not_touch_the_curve(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n')
+    before = file.stat()
+    log.Journal(tmp_path).rewind(2)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
