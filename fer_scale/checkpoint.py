@@ -58,8 +58,11 @@ def _put(file: Path, data: bytes) -> dict[str, Any]:
     return {"name": file.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that verifies, and a line for each damaged one that was passed over to find it.
+def newest(run: Path, *, verify: bool = False) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and a line for each damaged one that was passed over to find it.
+
+    Whole by its sizes; with `verify` by its hashes too, as a run that goes on needs it: it must not meet the same
+    damage at every start. `publish` does without, and refuses a damaged one rather than publish an older step.
 
     A folder without a manifest is no damage: a save or a deletion was killed in it, and nothing counted on it.
     """
@@ -68,7 +71,8 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
         if folder.suffix == ".part" or not (folder / "manifest.json").exists():
             continue
         try:
-            for name, sha256 in manifest(folder).items():
+            listed = manifest(folder)
+            for name, sha256 in listed.items() if verify else ():
                 with (folder / name).open("rb") as file:
                     _same(folder / name, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
             return folder, passed

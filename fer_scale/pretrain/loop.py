@@ -93,7 +93,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
 def _checkpoint(wanted: Pretrain, changes: list[str]) -> Path | str | None:
     """Where to go on from, None for a fresh start, or what is wrong. Before anything is written to the run."""
     run = wanted.run
-    found, passed = checkpoint.newest(run.out)
+    found, passed = checkpoint.newest(run.out, verify=True)
     if passed and not found:  # a fresh start would write over what may still be mended
         lines = "".join(f"\n  {line}" for line in passed)
         return (

@@ -43,7 +43,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_named_and_passed_over_for_the_one_be
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    found, passed = checkpoint.newest(tmp_path)
+    found, passed = checkpoint.newest(tmp_path, verify=True)
     assert found == old and len(passed) == 1 and passed[0].startswith(f"{file}: damaged")
 
 
