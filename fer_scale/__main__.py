@@ -146,8 +146,9 @@ def _finetune(args: Namespace) -> None:
             valid=args.valid,
             seed=args.seed,
             protocol=args.protocol,
+            licence=args.licence,
         )
-        ended = oneshot.oneshot(args.recipe, args.overrides, wish)
+        ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
     if ended["main"]:
         _measured(args, ended["evaluation"]) if "evaluation" in ended else _result(args, ended)
 

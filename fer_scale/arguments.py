@@ -119,6 +119,7 @@ def _finetune(verb: Verb) -> None:
     verb.add_argument("--test", default="25%", help="with --data, as of split (25%%)")
     verb.add_argument("--valid", help="with --data, as of split")
     verb.add_argument("--protocol", default="argmax", help="with --data, as of pack")
+    verb.add_argument("--licence", default="unknown", metavar="TEXT", help="with --data, as of pack")
     verb.add_argument("--seed", type=int, default=0, help="of the split, with --data (0)")
     verb.add_argument("--from", dest="start_from", default="none", help=f"with --data: {_MODEL}, or none")
     verb.add_argument("--out", type=Path, help="with --data: folder of the run")

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -135,7 +135,8 @@ def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> Non
     """Put `model.safetensors` and `config.json` into `folder`, each whole or absent."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / "model.safetensors.part"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, beside, metadata={"format": "pt"})
+    # Not save_file, which reports a full disk as an error of the format.
+    beside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"format": "pt"}))
     os.replace(beside, folder / "model.safetensors")
     beside = folder / "config.json.part"
     beside.write_text(json.dumps(config, indent=2) + "\n")

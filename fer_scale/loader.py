@@ -114,7 +114,8 @@ def _reduced(image: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
 def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArray[np.int64] | None], list[int]]:
     """The rows of every shard that remain after `data.exclude`, and how many fell out of each set, in their order.
 
-    An exclusion is `FILE#LIST`: a list of keys in a split file, which names the set it was made for.
+    An exclusion is `FILE#LIST`: a list of keys in a split file, which names the set it was made for. The split's list
+    `excluded` falls out with it: copies of faces in a list, without an expression of their own, are there.
     """
     dropped: dict[str, set[str]] = {}
     for spec in exclude:
@@ -123,6 +124,8 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
             split = json.loads(Path(file).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"data.exclude: {file}: not a split file ({error})") from None
+        if not isinstance(split, dict) or "fingerprint" not in split:
+            raise UserError(f"data.exclude: {file}: not a split file; make one with `fer-scale split`")
         if not isinstance(split.get(name), list):
             lists = ", ".join(key for key, value in split.items() if isinstance(value, list))
             raise UserError(f"data.exclude: {spec!r}: write FILE#LIST with one of its lists: {lists}")
@@ -131,7 +134,7 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
                 f"data.exclude: {file} was made for the set {split.get('set')!r} "
                 f"({split['fingerprint'][:12]}), which is not among data.shards, or was packed anew: split it again"
             )
-        dropped.setdefault(split["fingerprint"], set()).update(split[name])
+        dropped.setdefault(split["fingerprint"], set()).update(split[name], split.get("excluded", ()))
     rows: list[NDArray[np.int64] | None] = []
     fell_out = []
     for s in sets:
@@ -142,8 +145,11 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
     return rows, fell_out
 
 
-class _Steps(Dataset[Batch]):
-    """`steps[(step, micro)]` is that micro-batch of one rank."""
+class _Steps(Dataset[Batch | ShardError]):
+    """`steps[(step, micro)]` is that micro-batch of one rank, or what is wrong.
+
+    It is raised in the rank's own process: torch wraps what a reader raises into that reader's traceback.
+    """
 
     def __init__(self, faces: Faces, order: Order, rank: int, ranks: int, accumulation: int):
         self.faces, self.order = faces, order
@@ -151,10 +157,13 @@ class _Steps(Dataset[Batch]):
         cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
         self.parts = list(pairwise(cuts))
 
-    def __getitem__(self, at: tuple[int, int]) -> Batch:
+    def __getitem__(self, at: tuple[int, int]) -> Batch | ShardError:
         step, micro = at
         slots = self.order.slots(step, *self.parts[micro])
-        return self.faces.batch(slots.shard, slots.row, slots.key)
+        try:
+            return self.faces.batch(slots.shard, slots.row, slots.key)
+        except ShardError as error:
+            return error
 
 
 def batches(
@@ -182,7 +191,11 @@ def batches(
     )
     stream = iter(loader)
     for _ in range(start_step, stop_step):
-        yield [next(stream) for _ in range(accumulation)]
+        found = [next(stream) for _ in range(accumulation)]
+        for batch in found:
+            if isinstance(batch, ShardError):
+                raise batch
+        yield found
 
 
 def _deaf(_: int) -> None:

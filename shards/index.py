@@ -66,6 +66,8 @@ def read_index(path: Path) -> dict[str, Any]:
             f"{file}: format version {found!r}, this program reads {FORMAT}; "
             "pack the set again, or use the release that made it"
         )
+    if missing := [key for key in ("name", "shards", "samples") if key not in index]:
+        raise ShardError(f"{file}: has no {', '.join(missing)}; pack the set again")
     return index
 
 

@@ -82,7 +82,7 @@ def pack(
     changes the time and nothing else. ShardError says what is wrong with source, settings or disk.
     """
     src, out = Path(src), Path(os.path.abspath(out))
-    name = name or _name_of(src) or source
+    name = name or name_of(src) or source
     _check_settings(source=source, name=name, split=split, protocol=protocol, shard_mb=shard_mb)
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
@@ -95,7 +95,7 @@ def pack(
     return ShardSet.open(out)
 
 
-def _name_of(src: Path) -> str:
+def name_of(src: Path) -> str:
     """A set's name from its source's: "my faces.tar" gives "my-faces"."""
     base = os.path.basename(os.path.abspath(src)).removesuffix(".tar")
     return re.sub(r"[^A-Za-z0-9_-]+", "-", base).strip("-_")

@@ -82,10 +82,14 @@ FLOW = (
     Step("Test it on strangers.", "stage2/metrics.json", _EVALUATE.format("OUT/finetune/model", "stage2")),
     Step(
         "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
-        "stage3/metrics.json",
+        "finetune/evaluation/metrics.json",
         _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=200"),
     ),
-    Step("Test that, too.", "stage3/metrics.json", _EVALUATE.format("OUT/finetune/model", "stage3")),
+    Step(
+        "Test that, too.",
+        "finetune/evaluation/metrics.json",  # where `publish` looks for the figures and pictures of the card
+        _EVALUATE.format("OUT/finetune/model", "finetune/evaluation"),
+    ),
     Step(
         "For comparison: the same network without pre-training.",
         "from_scratch/metrics.json",
@@ -117,13 +121,13 @@ RUNGS = {  # of the ladder: name and what was measured
     "logistic regression on pixels": "pixels/metrics.json",
     "the network from scratch": "from_scratch/metrics.json",
     "pre-trained, stage 2": "stage2/metrics.json",
-    "pre-trained, stages 2 and 3": "stage3/metrics.json",
+    "pre-trained, stages 2 and 3": "finetune/evaluation/metrics.json",
 }
 PLACES = {  # what a person would open
     "some of the faces": "faces.png",
     "what the decoder filled in": "pretrain/reconstructions.png",
     "the loss curve": "pretrain/curves.png",
-    "which expressions are confused": "stage3/confusion_matrix.png",
+    "which expressions are confused": "finetune/evaluation/confusion_matrix.png",
     "the encoder": "encoder",
     "the expression model": "model",
     "these numbers": "ladder.json",

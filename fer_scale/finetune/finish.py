@@ -2,15 +2,17 @@
 
 RUN/recipe.toml  data.json      what was asked for, and of which data (for the card)
 RUN/model/                      config.json, model.safetensors: the teacher, as timm and transformers read it
+RUN/curves.png                  loss, learning rate and speed over both stages
 """
 
 import json
 import os
+import shutil
 
 import torch
 from torch import nn
 
-from fer_scale import config, encoder, log
+from fer_scale import config, encoder, log, plots
 from fer_scale.finetune import apply, fold, targets
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.recipe import Finetune
@@ -58,13 +60,21 @@ def write_facts(laid: Table, recipe: Finetune) -> None:
         os.replace(beside, recipe.run.out / name)
 
 
+def withdraw(recipe: Finetune) -> None:
+    """Take back what a shorter run left: it would be measured and published as the model of the longer one."""
+    for name in ("model", "evaluation"):
+        if (recipe.run.out / name).exists():
+            log.say(f"removed {recipe.run.out / name}: it was of fewer steps; the run makes it anew at its end")
+            shutil.rmtree(recipe.run.out / name)
+
+
 def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> dict[str, object]:
-    """Write RUN/model/, temperature and greyness folded in; the facts of its block `fer_scale`."""
+    """Write RUN/model/, greyness and temperature folded in; the facts of its block `fer_scale`."""
+    grey = _only_grey(laid, recipe) and len({*begun.mean}) == len({*begun.std}) == 1 and fold.grey(teacher)
     folded = 1.0
-    if laid.split.lists["valid"]:
+    if laid.split.lists["valid"]:  # of the network as it is published: after the fold
         folded = _temperature(begun, teacher, laid, recipe, here)
         fold.temperature(teacher, folded)
-    grey = _only_grey(laid, recipe) and len({*begun.mean}) == len({*begun.std}) == 1 and fold.grey(teacher)
     block = {
         "face_box": list(laid.face_box),
         "detector": laid.detector,
@@ -93,6 +103,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
     if not isinstance(said["global_pool"], str):  # a convolutional network keeps a layer under this name
         said["global_pool"] = getattr(said["global_pool"], "pool_type", "avg")
     encoder.write(recipe.run.out / "model", teacher.state_dict(), said)
+    plots.curves(log.rows(recipe.run.out / "metrics.jsonl"), recipe.run.out / "curves.png")
     return block
 
 

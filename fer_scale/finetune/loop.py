@@ -122,7 +122,7 @@ def _refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:
 
 def _go_on(run: Run, changes: list[str]) -> None:
     """Bring the run to where its newest checkpoint is, if it has one, and write down how it starts."""
-    found, passed = checkpoint.newest(run.recipe.run.out)
+    found, passed = checkpoint.newest(run.recipe.run.out, verify=True)
     if found:
         saved, progress = checkpoint.read(found)
         state.same_run(run.recipe, progress, run.made_for, changes)
@@ -137,6 +137,8 @@ def _go_on(run: Run, changes: list[str]) -> None:
         if found:
             log.say(f"goes on from {found}")
         finish.write_facts(run.table, run.recipe)
+        if run.step < run.recipe.supervised.steps + run.recipe.semi.steps:
+            finish.withdraw(run.recipe)
         run.journal.rewind(run.step)
     run.journal.event("resume" if found else "start", step=run.step, processes=run.here.ranks, changes=changes)
     run.bad = len(run.table.bad)
@@ -224,7 +226,7 @@ def _update(run: Run, lr: float, bad: list[str]) -> tuple[bool, float]:
     norm = float(nn.utils.clip_grad_norm_(trained, most))
     if not math.isfinite(norm):
         raise TrainingError(f"step {run.step}: the gradient is not finite; lower the learning rate (now {lr:.2g})")
-    seen = (run.step + 1) * (run.recipe.semi.batch * run.recipe.semi.unlabeled_ratio + run.recipe.supervised.batch)
+    seen = _faces_until(run.recipe, run.step + 1)
     if run.bad > max(10, run.recipe.data.max_bad * seen):
         raise TrainingError(
             f"step {run.step}: {run.bad} faces could not be read, more than data.max_bad allows; run `fer-scale verify`"
@@ -233,6 +235,12 @@ def _update(run: Run, lr: float, bad: list[str]) -> tuple[bool, float]:
         group["lr"] = lr * group["lr_scale"]
     run.optimizer.step()
     return stops > 0, norm
+
+
+def _faces_until(recipe: Finetune, step: int) -> int:
+    """How many faces, labeled and unlabeled, so many steps read."""
+    semi = max(0, step - recipe.supervised.steps)
+    return (step - semi) * recipe.supervised.batch + semi * recipe.semi.batch * (1 + recipe.semi.unlabeled_ratio)
 
 
 def _name(run: Run, bad: list[str] | tuple[str, ...]) -> None:

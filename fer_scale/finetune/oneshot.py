@@ -34,9 +34,10 @@ class Wish:
     valid: str | None = None
     seed: int = 0
     protocol: str = "argmax"
+    licence: str = "unknown"
 
 
-def oneshot(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
+def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[str] | None = None) -> dict[str, Any]:
     """Pack, split, run both stages and evaluate; what `evaluate` found, or how the run ended before its end."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--data packs and splits, which one process does; do these first, then finetune on several")
@@ -55,8 +56,9 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, An
         f"run.out={_quoted(wish.out)}",
         *overrides,
     ]
-    log.say(f"+ fer-scale finetune {recipe_file} {' '.join(given)}")
-    ended = loop.finetune(recipe_file, given)
+    more = "".join(f" --change {change}" for change in changes or ())
+    log.say(f"+ fer-scale finetune {recipe_file} {' '.join(given)}{more}")
+    ended = loop.finetune(recipe_file, given, changes)
     if ended["outcome"] != "done" or not ended["main"]:
         return ended
     model, out = wish.out / "model", wish.out / "evaluation"
@@ -65,16 +67,24 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, An
 
 
 def _packed(wish: Wish) -> Path:
-    """The shard set of the data, packed now if it is not one and was not packed by this run before."""
+    """The shard set of the data, packed now if it is not one and was not packed by this run before.
+
+    One packed for another wish is an error.
+    """
     if (wish.data / INDEX).exists():
         return wish.data
     if wish.source is None:
         raise UserError(f"{wish.data}: is no shard set; say how its faces lie with --source, as --source ferplus")
-    place = wish.out / "set"
+    place, name = wish.out / "set", pack.name_of(wish.data)
     if not (place / INDEX).exists():
         log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {wish.protocol}")
+        how: dict[str, Any] = {"source": wish.source, "name": name, "protocol": wish.protocol, "licence": wish.licence}
         with log.progress(f"packing {place}") as tick:
-            pack.pack(wish.data, place, source=wish.source, name=wish.data.name, protocol=wish.protocol, progress=tick)
+            pack.pack(wish.data, place, **how, progress=tick)
+    index = ShardSet.open(place).index
+    for what, value in (("name", name), ("source", wish.source), ("protocol", wish.protocol)):
+        if index[what] is not None and index[what] != value:
+            raise UserError(f"{place}: was packed with {what} {index[what]!r}, not {value!r}; use another --out")
     return place
 
 

@@ -127,6 +127,10 @@ class Supervised:
         require(
             (self.steps > 0, f"steps: must be above 0, not {self.steps}"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
+            (self.lr > 0, f"lr: must be above 0, not {self.lr}"),
+            (self.weight_decay >= 0, f"weight_decay: must be 0 or more, not {self.weight_decay}"),
+            (self.clip_norm >= 0, f"clip_norm: must be 0 or more, not {self.clip_norm}"),
+            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, not {self.ema_decay}"),
             (0 < self.layer_decay <= 1, f"layer_decay: must lie in 0..1, not {self.layer_decay}"),
             (0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and supervised.steps"),
         )
@@ -150,6 +154,13 @@ class Semi:
             (self.steps >= 0, f"steps: must be 0 or more, not {self.steps}"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
             (self.unlabeled_ratio > 0, f"unlabeled_ratio: must be above 0, not {self.unlabeled_ratio}"),
+            (self.lr > 0, f"lr: must be above 0, not {self.lr}"),
+            (self.weight >= 0, f"weight: must be 0 or more, not {self.weight}"),
+            (
+                0 <= self.confidence_threshold <= 1,
+                f"confidence_threshold: must lie in 0..1, not {self.confidence_threshold}",
+            ),
+            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, not {self.ema_decay}"),
             (not self.steps or 0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and semi.steps"),
         )
 
@@ -173,6 +184,13 @@ class Run:
     checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
     stop_after_steps: int = knob(0, kind="watch", help="end early, to be resumed; steps over both stages, 0: do not")
     max_hours: float = knob(0.0, kind="watch", help="hours after which the run saves and ends, to be resumed; 0: never")
+
+    def __post_init__(self) -> None:
+        counts = ("checkpoint_every_steps", "stop_after_steps", "max_hours")
+        require(
+            (self.log_every_steps > 0, f"log_every_steps: must be above 0, not {self.log_every_steps}"),
+            *[(getattr(self, n) >= 0, f"{n}: must be 0 or more, not {getattr(self, n)}") for n in counts],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,6 +45,8 @@ def start(recipe: Model, classes: int, seed: int) -> Start:
         if not isinstance(begun.model, VisionTransformer):
             raise ConfigError(f"model.pool: only a ViT has a choice of what its head sees, not {begun.architecture}")
         begun.model.global_pool = begun.model_args["global_pool"] = recipe.pool
+        # Left open, timm would decide by the pool which norm there is, and find the other one's weights.
+        begun.model_args["fc_norm"] = not isinstance(begun.model.fc_norm, nn.Identity)
     _use_drop_path_of_samples(begun.model)
     return begun
 

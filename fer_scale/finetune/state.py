@@ -87,6 +87,8 @@ def facts(
 def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str], changes: list[str]) -> None:
     """Refuse to go on with another set, split or encoder, or another value of a key that changes the mathematics."""
     out = recipe.run.out
+    if "made_for" not in progress:
+        raise CheckpointError(f"{out}: holds a run of pre-training; use another run.out")
     for what, value in made_for.items():
         if progress["made_for"].get(what) != value:
             raise CheckpointError(f"{out}: holds a run with another {what}; use another run.out")

@@ -46,6 +46,8 @@ def zero_layout(file: Path) -> dict[str, Any]:
         raise ConfigError(f"run.deepspeed: {file}: no such file; see configs/deepspeed/") from None
     except ValueError as error:
         raise ConfigError(f"run.deepspeed: {file}: not JSON: {error}") from None
+    if not isinstance(layout, dict):
+        raise ConfigError(f"run.deepspeed: {file}: must be an object; see configs/deepspeed/")
     mistakes = []
     for key in layout:
         if key in RECIPE_OWNS:

@@ -44,7 +44,11 @@ def run(makes: Path, command: str, **env: str) -> None:
         print(f"  (there: {makes})", flush=True)
         return
     path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(shlex.split(command), cwd=ROOT, env=os.environ | path | env, check=True)
+    words = shlex.split(command)
+    subprocess.run(words, cwd=ROOT, env=os.environ | path | env, check=True)
+    for out in (Path(word.removeprefix("run.out=")) for word in words if word.startswith("run.out=")):
+        if json.loads((out / "outcome.json").read_text())["outcome"] != "done":  # a launcher's exit code says nothing
+            sys.exit(f"{out} was stopped half-way; the same command goes on from there")
 
 
 def unpack(data: Path, out: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_run_that_was_only_stopped_does_not_pass_for_done(tmp_path: Path) -> N
 
 def test_the_ladder_is_read_from_what_was_measured_and_printed_with_the_caveat(tmp_path: Path) -> None:
     for number, file in enumerate(flow.RUNGS.values()):
-        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(metrics(0.2 + number / 10))
     ladder = flow.ladder(tmp_path)
     assert [rung["accuracy"] for rung in ladder] == pytest.approx([0.125, 0.2, 0.3, 0.4, 0.5])

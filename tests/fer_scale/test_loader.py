@@ -127,6 +127,31 @@ def test_the_same_file_with_other_keys_is_another_choice_of_images(faces: Path, 
     assert Faces([one], slot_px=128).prints() == [one.fingerprint]
 
 
+def test_an_exclusion_takes_the_copies_without_an_expression_along(faces: Path, tmp_path: Path) -> None:
+    one = ShardSet.open(faces)
+    content = {"set": one.name, "fingerprint": one.fingerprint, "test": ["000000001"], "excluded": ["000000002"]}
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    assert loader.without([one], (f"{tmp_path / 'split.json'}#test",))[1] == [2]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"test": []}'])
+def test_an_exclusion_by_a_file_that_is_no_split_is_refused(faces: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(UserError, match="not a split file"):
+        loader.without([ShardSet.open(faces)], (f"{tmp_path / 'split.json'}#test",))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_that_vanished_is_one_plain_message_from_readers_too(faces: Path, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(faces, tmp_path / "gone")
+    table = Faces([ShardSet.open(tmp_path / "gone")], slot_px=128)
+    for tar in (tmp_path / "gone").glob("*.tar"):
+        tar.write_bytes(b"")
+    with pytest.raises(ShardError) as caught:
+        read(table, workers=workers)
+    assert "unreadable samples in a row" in str(caught.value) and "Traceback" not in str(caught.value)
+
+
 def test_an_exclusion_for_another_set_is_refused(faces: Path, tmp_path: Path) -> None:
     one = ShardSet.open(faces)
     spec = split_file(tmp_path, one, [], "0" * 64) + "#test"

@@ -122,6 +122,10 @@ def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
         assert (tmp_path / "all" / part).is_file(), part
     AcceleratorState._reset_state(True)
     assert oneshot(file, [], wish)["evaluation"]["confusion"] == result["evaluation"]["confusion"]
+    longer = oneshot(file, [], wish, ["semi.steps=6"])
+    assert longer["outcome"] == "done" and longer["step"] == 46
+    with pytest.raises(UserError, match="was packed with source 'folder', not 'tar'"):
+        oneshot(file, [], Wish(pictures, "tar", "30", str(tmp_path / "encoder"), tmp_path / "all"))
     with pytest.raises(UserError, match="was drawn with"):
         oneshot(file, [], Wish(pictures, "folder", "31", str(tmp_path / "encoder"), tmp_path / "all"))
 

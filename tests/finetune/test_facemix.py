@@ -71,6 +71,34 @@ def test_faces_apart_make_additive_mixup_plus_both_and_convex_the_real_images_al
     assert facemix.needs("convex", torch.tensor([1.0, 0.9])) == (True, True)
 
 
+@pytest.mark.parametrize(
+    ("weighting", "mixed_weight", "first_weight", "second_weight"),
+    [("mixup", 1.0, 0.0, 0.0), ("additive", 1.0, 0.6, 0.6), ("convex", 0.4, 0.6 * 0.25, 0.6 * 0.75)],
+)
+def test_the_mixed_target_is_the_share_of_each_smoothed_label(
+    weighting: facemix.Weighting, mixed_weight: float, first_weight: float, second_weight: float
+) -> None:
+    """Image 0 of class 0, image 1 of class 1; the mixed logits say 3/4 for class 1 of image 0, 3/4 for class 0 of 1.
+
+    With share 1/4 and smoothing 0.1 the mixed target of image 0 is 0.25 (.95, .05) + 0.75 (.05, .95) = (.275, .725),
+    and that of image 1 the reverse. The clean logits, against hard labels: log 4 for image 0, log 4/3 for image 1.
+    """
+    log3 = math.log(3)
+    found = facemix.losses(
+        weighting,
+        real_NK=torch.tensor([[0.0, log3], [0.0, log3]]),
+        mixed_NK=torch.tensor([[0.0, log3], [log3, 0.0]]),
+        targets_NK=torch.eye(2),
+        iou_N=torch.tensor([0.4, 0.4]),
+        share=0.25,
+        smoothing=0.1,
+    )
+    mixed = mixed_weight * (0.275 * FAR + 0.725 * NEAR)
+    first = mixed + first_weight * FAR + second_weight * NEAR
+    second = mixed + first_weight * NEAR + second_weight * FAR
+    assert found.tolist() == pytest.approx([first, second], abs=1e-6)
+
+
 def test_skipping_clean_images_of_weight_zero_changes_nothing() -> None:
     whole = losses("convex", [1.0, 1.0])
     without = facemix.losses(

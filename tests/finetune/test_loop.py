@@ -22,6 +22,7 @@ from fer_scale.config import ConfigError
 from fer_scale.finetune import loop
 from fer_scale.finetune.loop import TrainingError, finetune
 from fer_scale.log import rows
+from fer_scale.publish import PublishError, publish
 from shards.errors import UserError
 from shards.index import ENTRY, ShardSet
 from shards.tar import BLOCK
@@ -190,6 +191,54 @@ def test_a_finished_run_started_again_does_nothing(recipe: Callable[..., Path], 
     assert finetune(recipe(steps=2, semi=2), [])["outcome"] == "done"
     assert all(torch.equal(before[n], w) for n, w in weights(tmp_path / "run").items())
     assert len(rows(tmp_path / "run/metrics.jsonl")) == 4
+
+
+def test_a_longer_run_takes_the_shorter_ones_model_back(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    finetune(recipe(steps=2, semi=0), [])
+    assert (tmp_path / "run/model").exists()
+    assert finetune(recipe(steps=2, semi=0), ["run.stop_after_steps=3"], ["semi.steps=4"])["outcome"] == "preempted"
+    assert not (tmp_path / "run/model").exists()
+    with pytest.raises(PublishError, match="publish the run once it is done"):
+        publish(tmp_path / "run", str(tmp_path / "published"), licence="cc0-1.0")
+    assert finetune(recipe(steps=2, semi=0), [], ["semi.steps=4"])["step"] == 6
+    assert (tmp_path / "run/model").exists() and (tmp_path / "run/curves.png").exists()
+
+
+def test_the_average_is_what_is_published_and_what_stage_3_starts_from(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With a rate near zero the student of stage 3 stays where it began."""
+    finetune(recipe(steps=6, semi=2), ["semi.lr=1e-12", "run.checkpoint_every_steps=6"])
+    before, after = (checkpoint.read(tmp_path / f"run/checkpoints/step_{n:08d}")[0] for n in (6, 8))
+    names = [name[2:] for name in before if name[:2] == "w."]
+    assert any((before[f"w.{n}"] - before[f"e.{n}"]).abs().max() > 1e-4 for n in names)
+    assert all((after[f"w.{n}"] - before[f"e.{n}"]).abs().max() < 1e-6 for n in names)
+    model = weights(tmp_path / "run")
+    assert all(torch.equal(model[n], after[f"e.{n}"]) for n in names if not n.startswith("head."))  # temperature
+
+
+def test_the_unlabeled_loss_counts_by_its_weight(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    losses = []
+    for weight in (0, 1, 3):
+        finetune(recipe(steps=2, semi=1, out=f"w{weight}"), [f"semi.weight={weight}", "semi.labeler=soft"])
+        losses.append(rows(tmp_path / f"w{weight}/metrics.jsonl")[-1]["loss"])
+    assert losses[1] - losses[0] > 0.1
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_a_timm_vit_with_another_pool_is_loaded_by_plain_timm(
+    recipe: Callable[..., Path], tmp_path: Path, pool: str
+) -> None:
+    vit = ["model.architecture=vit_tiny_patch16_224", "model.patch_px=8", f"model.pool={pool}"]
+    finetune(recipe(steps=2, semi=0), vit)
+    assert timm.create_model(f"local-dir:{tmp_path / 'run/model'}", pretrained=True).global_pool == pool
+
+
+@pytest.mark.parametrize("key", ["run.log_every_steps=0", "supervised.lr=-1", "semi.confidence_threshold=70"])
+def test_numbers_that_cannot_be_meant_are_refused(recipe: Callable[..., Path], key: str) -> None:
+    with pytest.raises(ConfigError, match=key.split("=")[0]):
+        finetune(recipe(), [key])
 
 
 def test_batch_norm_is_refused_where_the_batch_is_cut(recipe: Callable[..., Path]) -> None:

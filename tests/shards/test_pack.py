@@ -192,6 +192,12 @@ def test_settings_that_cannot_be_meant_are_refused(faces: Path, tmp_path: Path, 
     assert os.listdir(tmp_path) == ["faces"]
 
 
+@pytest.mark.parametrize("given", [{"split": "test"}, {"protocol": "majority"}])
+def test_a_split_of_a_source_that_knows_none_is_refused(faces: Path, tmp_path: Path, given: dict[str, str]) -> None:
+    with pytest.raises(ShardError, match="knows no splits and no protocols"):
+        pack(faces, tmp_path / "out", source="folder", **given)  # type: ignore[arg-type]
+
+
 def test_a_set_is_not_packed_into_its_source(faces: Path) -> None:
     with pytest.raises(ShardError, match="lies inside of SRC"):
         packing(faces, faces / "set")
