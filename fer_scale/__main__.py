@@ -207,6 +207,9 @@ def _keys(args: Namespace) -> None:
 
 
 def _demo(args: Namespace) -> None:
+    from fer_scale import log
+
+    log.say(f"The whole flow on drawn faces, in {args.out}")  # at once: what follows imports torch
     from fer_scale.demo import flow
 
     flow.demo(args.out, seed=args.seed, as_json=args.json)

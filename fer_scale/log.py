@@ -38,26 +38,38 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
+def bar(title: str, unit: str = "images", *, done: int = 0, shown: bool = True) -> Iterator[Ticker]:
+    """A callable (done, total) that moves a bar with rate and remaining time, on a terminal; elsewhere it is silent.
+
+    For loops that say lines of their own; they stand above the bar. `done` is what was there at the start.
+    """
+    if not (shown and console.is_terminal):
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as drawn:
+        task = drawn.add_task(title, total=None, completed=done, rate="")
+
+        def draw(done: int, total: int) -> None:
+            speed = drawn.tasks[0].finished_speed or drawn.tasks[0].speed or 0
+            drawn.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s")
+
+        yield draw
+
+
+@contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
     """A callable (done, total) that shows rate and remaining time: a bar on a terminal, else a line every 10 s."""
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=None, rate="")
-
-            def draw(done: int, total: int) -> None:
-                speed = bar.tasks[0].finished_speed or bar.tasks[0].speed or 0
-                bar.update(task, completed=done, total=total, rate=f"{speed:,.0f} {unit}/s")
-
+        with bar(title, unit) as draw:
             yield draw
         return
-
     began = said = time.monotonic()
 
     def line(done: int, total: int) -> None:

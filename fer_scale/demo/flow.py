@@ -142,13 +142,14 @@ def demo(out: Path, *, seed: int = 0, as_json: bool = False) -> dict[str, Any]:
         log.say("Draw faces with known expressions: seeded code, no photographs.")
         with log.progress("drawing", "faces") as tick:
             draw(out / "faces", seed=seed, workers=min(8, os.cpu_count() or 1), progress=tick)
-    ranks = torch.cuda.device_count() or 2  # two processes on one CPU: the least that is data-parallel
+    gpus = _gpus()
+    ranks = len(gpus) or 2  # two processes on one CPU: the least that is data-parallel
     values = {"OUT": str(out), "SEED": str(seed), "RANKS": str(ranks), "PORT": str(_free_port())}
     seconds = [run(step, out, values, quiet=as_json) for step in FLOW]
     result = {
         "seed": seed,
         "version": __version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
+        "device": gpus[0] if gpus else f"{os.cpu_count()} CPU cores",
         "ranks": ranks,
         "seconds": round(time.monotonic() - began, 1),
         "seconds_of_steps": {step.title: round(s, 1) for step, s in zip(FLOW, seconds, strict=True)},
@@ -161,6 +162,11 @@ def demo(out: Path, *, seed: int = 0, as_json: bool = False) -> dict[str, Any]:
     else:
         print(report(result, out))
     return result
+
+
+def _gpus() -> list[str]:
+    """Their names."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def claim(out: Path, seed: int) -> None:
@@ -213,7 +219,7 @@ def words(step: Step, values: dict[str, str]) -> list[str]:
 def _threads(env: dict[str, str], ranks: int) -> dict[str, str]:
     """The cores shared out: ranks that each take all of them wait for one another. Where there is no card, says so."""
     share = max(1, len(os.sched_getaffinity(0)) // ranks)
-    on_cpu = {} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}
+    on_cpu = {} if _gpus() else {"DS_ACCELERATOR": "cpu"}
     return {"OMP_NUM_THREADS": str(share)} | on_cpu | env
 
 

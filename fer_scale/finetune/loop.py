@@ -147,12 +147,12 @@ def _go_on(run: Run, changes: list[str]) -> None:
 
 
 def _train(run: Run) -> None:
-    with run.stop:
+    with run.stop, log.bar("fine-tuning", "steps", done=run.step, shown=run.here.rank == 0) as tick:
         for semi in (False, True):
-            _stage(run, semi)
+            _stage(run, semi, tick)
 
 
-def _stage(run: Run, semi: bool) -> None:
+def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
     """The loop, for stage 2 (`semi` False) or stage 3: read, step, average, look around, save where it is time."""
     recipe, here = run.recipe, run.here
     plan = recipe.semi if semi else recipe.supervised
@@ -173,6 +173,7 @@ def _stage(run: Run, semi: bool) -> None:
         run.step += 1
         run.adam_step += 1
         run.meter.steps += 1
+        tick(run.step, recipe.supervised.steps + recipe.semi.steps)
         if run.step % recipe.run.log_every_steps == 0 or run.step == last:
             _log(run, semi, sums, lr, norm)
         every = recipe.run.checkpoint_every_steps

@@ -43,8 +43,8 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     try:
         with ending.recorded(wanted.run.out, us.rank):
             run = _set_up(wanted, changes, us)
-            with run.stop:
-                _train(run)
+            with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
+                _train(run, tick)
         if us.is_main:
             log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
         ended = "done"
@@ -135,7 +135,7 @@ class Run:
     meter: "Meter" = field(default_factory=lambda: Meter())
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, tick: log.Ticker) -> None:
     """The loop: read, step, look around, and save where it is time."""
     rec, plan, us = run.recipe, run.plan, run.us
     last = min(plan.steps, rec.run.stop_after_steps or plan.steps)
@@ -157,6 +157,7 @@ def _train(run: Run) -> None:
         if any_bad:
             _report_bad(run, bad)
         run.read += rec.batch.size
+        tick(run.step, last)
         if run.step % rec.run.log_every_steps == 0 or run.step == last:
             _log(run, lr)
         if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:

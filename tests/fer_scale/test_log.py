@@ -1,8 +1,10 @@
 """What a run writes of itself."""
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fer_scale import log
 
@@ -30,3 +32,16 @@ def test_a_rewind_that_drops_nothing_does_not_touch_the_curve(tmp_path: Path) ->
     before = file.stat()
     log.Journal(tmp_path).rewind(2)
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_loop_has_a_bar_on_a_terminal_and_its_own_lines_alone_elsewhere(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=screen, force_terminal=terminal, width=100, highlight=False))
+    with log.bar("training", "steps", done=3) as tick:
+        tick(9, 10)
+        log.say("step 9")
+    assert "step 9" in screen.getvalue()
+    assert ("9/10" in screen.getvalue()) == terminal
