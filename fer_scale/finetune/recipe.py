@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fer_scale.config import knob, require
+from fer_scale.config import above_0, at_least, in_0_to_1, knob, require
 from fer_scale.finetune.facemix import Weighting
 from fer_scale.finetune.pseudo_labels import Labeler
 
@@ -79,13 +79,12 @@ class Augment:
     )
 
     def __post_init__(self) -> None:
-        shares = ("grey", "strong_brightness", "strong_contrast", "strong_cutout")
         require(
             _range("crop_scale", self.crop_scale, 0, 1),
             _range("strong_scale", self.strong_scale, 0, 1),
             _range("crop_ratio", self.crop_ratio, 0, 10),
             (0 <= self.strong_rotation_degrees <= 45, "strong_rotation_degrees: must lie in 0..45"),
-            *[(0 <= getattr(self, n) <= 1, f"{n}: must lie in 0..1, not {getattr(self, n)}") for n in shares],
+            *in_0_to_1(self, "grey", "strong_brightness", "strong_contrast", "strong_cutout"),
         )
 
 
@@ -100,8 +99,8 @@ class FaceMix:
 
     def __post_init__(self) -> None:
         require(
-            (0 <= self.probability <= 1, f"probability: must lie in 0..1, not {self.probability}"),
-            (self.alpha > 0, f"alpha: must be above 0, not {self.alpha}"),
+            *in_0_to_1(self, "probability"),
+            *above_0(self, "alpha"),
             (0 <= self.smoothing < 1, f"smoothing: must lie in 0..1, not {self.smoothing}"),
         )
 
@@ -125,12 +124,11 @@ class Supervised:
 
     def __post_init__(self) -> None:
         require(
-            (self.steps > 0, f"steps: must be above 0, not {self.steps}"),
+            *above_0(self, "steps", "lr"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
-            (self.lr > 0, f"lr: must be above 0, not {self.lr}"),
-            (self.weight_decay >= 0, f"weight_decay: must be 0 or more, not {self.weight_decay}"),
-            (self.clip_norm >= 0, f"clip_norm: must be 0 or more, not {self.clip_norm}"),
-            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, not {self.ema_decay}"),
+            *at_least(self, 0, "weight_decay", "clip_norm"),
+            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, below 1, not {self.ema_decay}"),
+            (all(0 <= beta < 1 for beta in self.betas), f"betas: must lie in 0..1, below 1, not {list(self.betas)}"),
             (0 < self.layer_decay <= 1, f"layer_decay: must lie in 0..1, not {self.layer_decay}"),
             (0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and supervised.steps"),
         )
@@ -151,16 +149,11 @@ class Semi:
 
     def __post_init__(self) -> None:
         require(
-            (self.steps >= 0, f"steps: must be 0 or more, not {self.steps}"),
+            *at_least(self, 0, "steps", "weight"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
-            (self.unlabeled_ratio > 0, f"unlabeled_ratio: must be above 0, not {self.unlabeled_ratio}"),
-            (self.lr > 0, f"lr: must be above 0, not {self.lr}"),
-            (self.weight >= 0, f"weight: must be 0 or more, not {self.weight}"),
-            (
-                0 <= self.confidence_threshold <= 1,
-                f"confidence_threshold: must lie in 0..1, not {self.confidence_threshold}",
-            ),
-            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, not {self.ema_decay}"),
+            *above_0(self, "unlabeled_ratio", "lr"),
+            *in_0_to_1(self, "confidence_threshold"),
+            (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, below 1, not {self.ema_decay}"),
             (not self.steps or 0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and semi.steps"),
         )
 
@@ -186,10 +179,9 @@ class Run:
     max_hours: float = knob(0.0, kind="watch", help="hours after which the run saves and ends, to be resumed; 0: never")
 
     def __post_init__(self) -> None:
-        counts = ("checkpoint_every_steps", "stop_after_steps", "max_hours")
         require(
-            (self.log_every_steps > 0, f"log_every_steps: must be above 0, not {self.log_every_steps}"),
-            *[(getattr(self, n) >= 0, f"{n}: must be 0 or more, not {getattr(self, n)}") for n in counts],
+            *above_0(self, "log_every_steps"),
+            *at_least(self, 0, "checkpoint_every_steps", "stop_after_steps", "max_hours"),
         )
 
 

@@ -140,6 +140,12 @@ def test_the_layouts_that_we_ship_are_the_four_stages() -> None:
     assert [zero_layout(file)["stage"] for file in files] == [0, 1, 2, 3]
 
 
+def test_a_layout_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "layout.json").write_text("[]")
+    with pytest.raises(ConfigError, match="must be an object"):
+        zero_layout(tmp_path / "layout.json")
+
+
 def test_every_mistake_of_a_layout_comes_at_once(tmp_path: Path) -> None:
     file = tmp_path / "layout.json"
     layout = {"zero_optimizaton": {}, "train_batch_size": 8, "zero_optimization": {"stage": 4, "overlap_com": True}}

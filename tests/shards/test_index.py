@@ -79,9 +79,12 @@ def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
         ShardSet.open(tmp_path)
 
 
-def test_another_format_version_is_refused(packed: ShardSet) -> None:
+def test_an_index_that_is_not_ours_is_refused(packed: ShardSet) -> None:
     (packed.path / "index.json").write_text(json.dumps(packed.index | {"format": 7}))
     with pytest.raises(ShardError, match="format version 7, this program reads 1"):
+        ShardSet.open(packed.path)
+    (packed.path / "index.json").write_text(json.dumps({k: v for k, v in packed.index.items() if k != "shards"}))
+    with pytest.raises(ShardError, match="has no shards; pack the set again"):
         ShardSet.open(packed.path)
     (packed.path / "index.json").write_text("{")
     with pytest.raises(ShardError, match="cannot be read"):
