@@ -9,10 +9,12 @@ import pytest
 from accelerate.state import AcceleratorState, PartialState
 
 from fer_scale import encoder
+from fer_scale.__main__ import main
 from fer_scale.finetune.evaluate import EvaluationError, evaluate, summary
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.oneshot import Wish, oneshot
 from fer_scale.finetune.split import split
+from fer_scale.log import rows
 from shards.errors import UserError
 
 
@@ -131,10 +133,15 @@ def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
 
 
 def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_else(
-    recipe: Callable[..., Path], labeled_set: Path, pictures: Path, tmp_path: Path
+    recipe: Callable[..., Path], labeled_set: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = oneshot(recipe(steps=2, semi=1), [], Wish(labeled_set, None, "20%", "none", tmp_path / "all", seed=3))
-    assert result["evaluation"]["set"] == "blobs" and not (tmp_path / "all/set").exists()
+    out = tmp_path / "all"
+    line = f"finetune {recipe(steps=2, semi=1)} supervised.steps=3 --data {labeled_set} --labels 20% --from none"
+    assert main([*line.split(), *f"--seed 3 --test 30% --valid 10% --out {out} --json".split()]) == 0
+    assert json.loads(capsys.readouterr().out)["set"] == "blobs" and not (out / "set").exists()
+    drawn = json.loads((out / "split.json").read_text())
+    assert drawn["sizes"] == {"test": "30%", "valid": "10%", "labeled": "20%"} and drawn["seed"] == 3
+    assert rows(out / "metrics.jsonl")[-1]["step"] == 4
     with pytest.raises(UserError, match="is no shard set; say how its faces lie with --source"):
         oneshot(recipe(), [], Wish(pictures, None, "5", "none", tmp_path / "other"))
 
