@@ -7,13 +7,15 @@ Nothing is lost in silence: a sample that cannot be read is replaced by another 
 named in the batch.
 """
 
+import atexit
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from shards.pixels import BadImage, decode
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +149,8 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
     return rows, fell_out
 
 
-class _Steps(Dataset[Batch | ShardError]):
-    """`steps[(step, micro)]` is that micro-batch of one rank, or what is wrong.
-
-    It is raised in the rank's own process: torch wraps what a reader raises into that reader's traceback.
-    """
+class _Steps(Dataset[Batch]):
+    """`steps[(step, micro)]` is that micro-batch of one rank."""
 
     def __init__(self, faces: Faces, order: Order, rank: int, ranks: int, accumulation: int):
         self.faces, self.order = faces, order
@@ -157,13 +158,10 @@ class _Steps(Dataset[Batch | ShardError]):
         cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
         self.parts = list(pairwise(cuts))
 
-    def __getitem__(self, at: tuple[int, int]) -> Batch | ShardError:
+    def __getitem__(self, at: tuple[int, int]) -> Batch:
         step, micro = at
         slots = self.order.slots(step, *self.parts[micro])
-        try:
-            return self.faces.batch(slots.shard, slots.row, slots.key)
-        except ShardError as error:
-            return error
+        return self.faces.batch(slots.shard, slots.row, slots.key)
 
 
 def batches(
@@ -180,22 +178,55 @@ def batches(
     """This rank's micro-batches of each step, from `start_step` on."""
     steps = _Steps(faces, order, rank, ranks, accumulation)
     wanted = ((step, micro) for step in range(start_step, stop_step) for micro in range(accumulation))
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=wanted,  # type: ignore[arg-type]
-        num_workers=workers,
-        prefetch_factor=max(2, -(-2 * accumulation // workers)) if workers else None,
-        worker_init_fn=_deaf if workers else None,
-        multiprocessing_context="spawn" if workers else None,
+    found = []
+    for batch in ahead(steps, wanted, workers, depth=2 * accumulation):
+        found.append(batch)
+        if len(found) == accumulation:
+            yield found
+            found = []
+
+
+class _Said(Dataset[T | UserError]):
+    """An item, or what is wrong with it, to be raised in the rank's own process: torch wraps what a reader raises."""
+
+    def __init__(self, data: Dataset[T]):
+        self.data = data
+
+    def __getitem__(self, at: Any) -> T | UserError:
+        try:
+            return self.data[at]
+        except UserError as error:
+            return error
+
+
+def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2) -> Iterator[T]:
+    """`data[i]` for each i wanted, in order; `workers` processes read at least `depth` items ahead, and two each."""
+    if not workers:
+        yield from (data[at] for at in wanted)
+        return
+    stream = iter(
+        DataLoader(
+            _Said(data),
+            batch_size=None,
+            sampler=wanted,  # type: ignore[arg-type]
+            num_workers=workers,
+            prefetch_factor=max(2, -(-depth // workers)),
+            worker_init_fn=_deaf,
+            multiprocessing_context="spawn",
+        )
     )
-    stream = iter(loader)
-    for _ in range(start_step, stop_step):
-        found = [next(stream) for _ in range(accumulation)]
-        for batch in found:
-            if isinstance(batch, ShardError):
-                raise batch
-        yield found
+    # A process that fails may never drop its iterator: the traceback holds it. At exit multiprocessing would end the
+    # readers with SIGTERM, to which they are deaf, and wait for them for ever.
+    dismiss = stream._shutdown_workers  # type: ignore[attr-defined]
+    atexit.register(dismiss)
+    try:
+        for item in stream:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        atexit.unregister(dismiss)
+        dismiss()
 
 
 def _deaf(_: int) -> None:

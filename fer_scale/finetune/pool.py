@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from fer_scale.loader import Batch, Faces
+from fer_scale.loader import Batch, Faces, ahead
 from fer_scale.log import Ticker, progress
 from shards.boxes import Box
 from shards.errors import UserError
@@ -124,16 +124,7 @@ class Stream(Dataset[list[Batch]]):
 
     def steps(self, start: int, stop: int, workers: int) -> Iterator[list[Batch]]:
         """The steps from `start` on; faces that are not kept are read ahead by `workers` processes."""
-        if not workers or self._pool.kept:
-            return (self[step] for step in range(start, stop))
-        ahead = DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=workers,
-            multiprocessing_context="spawn",
-        )
-        return iter(ahead)
+        return ahead(self, range(start, stop), 0 if self._pool.kept else workers)
 
 
 def take(values: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,10 @@
 """Batches: the same for any ranks and readers, whole in spite of damage, without what is excluded."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from fer_scale.loader import Faces
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
 from shards.order import Order
+
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def read(faces: Faces, *, ranks: int = 1, accumulation: int = 1, workers: int = 0, start: int = 0) -> list[np.ndarray]:
@@ -150,6 +155,32 @@ def test_a_set_that_vanished_is_one_plain_message_from_readers_too(faces: Path, 
     with pytest.raises(ShardError) as caught:
         read(table, workers=workers)
     assert "unreadable samples in a row" in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+FAILS = """
+from fer_scale.loader import ahead
+
+class Counted:
+    def __getitem__(self, at): return at
+
+def main():
+    stream = ahead(Counted(), range(10**9), 2)  # a name in a frame that the traceback keeps
+    assert next(stream) > 0, "failed on purpose"
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AssertionError as error:
+        held = error
+"""
+
+
+def test_a_process_that_fails_does_not_wait_for_its_deaf_readers(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(FAILS)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "fails.py")], capture_output=True, text=True, timeout=120, env=ENV, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_exclusion_for_another_set_is_refused(faces: Path, tmp_path: Path) -> None:
