@@ -8,10 +8,6 @@ Box = tuple[float, float, float, float]
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
-# A Haar detector's boxes have the median (.02, .01, .99, .97) on FERPlus and (.01, .00, 1.0, .99) on LFW's
-# centre 112 px: these crops are the face. A folder or a tar is taken to hold such crops.
-TEMPLATES: dict[str, Box] = {"folder": WHOLE, "ferplus": WHOLE, "tar": WHOLE}
-
 
 def box_from(numbers: object) -> Box:
     """The box that four numbers out of a file say; ValueError tells what is wrong with them."""

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from shards.boxes import TEMPLATES
 from shards.errors import ShardError
 from shards.index import FORMAT
 from shards.plan import Plan
+from shards.sources import SOURCES
 from shards.sources.listing import LeftOut, Listing
 from shards.tally import add_up
 
@@ -36,7 +36,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
         "bytes": sum(shard["bytes"] for shard in shards),
         **add_up([row["tally"] for row in rows]),
         "identities": _identities(listing, plan, rows),
-        "template_box": list(TEMPLATES[about["source"]]),
+        "template_box": list(SOURCES[about["source"]].template),
         "left_out": dict(sorted(reasons.items())),
         "shards": shards,
     }

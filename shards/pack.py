@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.boxes import Box
 from shards.describe import Row, describe, left_out_of, to_text
 from shards.errors import ShardError
 from shards.index import INDEX, UNFINISHED, ShardSet, size_fault
@@ -42,6 +43,7 @@ class _Work:
     name: str
     listing: Listing
     plan: Plan
+    template: Box
 
     @property
     def folder(self) -> Path:
@@ -57,8 +59,16 @@ class _Work:
     def task(self, shard: int) -> Task:
         start, stop = self.plan.cuts[shard : shard + 2]
         images = [self.listing.entries[i] for i in self.plan.order[start:stop].tolist()]
-        shard_name = f"{self.name}-{shard:06d}"
-        return Task(self.name, shard_name, start, images, self.set, self.row_file(shard), self.folder / "parts")
+        return Task(
+            set_name=self.name,
+            name=f"{self.name}-{shard:06d}",
+            first=start,
+            entries=images,
+            place=self.set,
+            row_file=self.row_file(shard),
+            parts=self.folder / "parts",
+            template=self.template,
+        )
 
 
 def pack(
@@ -87,7 +97,8 @@ def pack(
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
     budget = _budget(max_left_out, len(listing.entries))
-    work = _Work(out, name, listing, make_plan(listing, name=name, shard_mb=shard_mb, seed=seed))
+    plan = make_plan(listing, name=name, shard_mb=shard_mb, seed=seed)
+    work = _Work(out, name, listing, plan, SOURCES[source].template)
     with _claimed(work):
         rows = _make(work, workers or len(os.sched_getaffinity(0)), budget, progress or (lambda done, total: None))
         about = {"name": name, "source": source, "split": split, "licence": licence, "seed": seed}

@@ -10,16 +10,17 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 from webdataset.writer import TarWriter
 
+from shards.boxes import Box
 from shards.index import ENTRY, KINDS
 from shards.pixels import MAX_FILE_BYTES, BadImage, Pixels, inspect, perceptual_hash, pixel_hash
-from shards.sample import Sample, to_json
+from shards.sample import Face, Sample, to_json
 from shards.sources.listing import Entry
 from shards.tally import Tally
 from shards.tar import BLOCK
@@ -36,6 +37,7 @@ class Task:
     place: Path  # the folder of finished shards
     row_file: Path  # written last: the shard is done
     parts: Path  # where what is not finished lies
+    template: Box  # of faces that have no box of their own
 
 
 def write_shard(task: Task, step: Callable[[], None]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _write_files(task: Task, base: Path, step: Callable[[], None]) -> dict[str, 
                 tally.add(pixels, entry.face.expression if entry.face else None)
                 origins.append(f"{task.set_name}:{entry.origin}".replace("\n", "\\n") + "\n")
                 hashes.append(pixel_hash(pixels) + perceptual_hash(pixels))
-                yield Sample(f"{place:09d}", data, extension, entry.face)
+                yield Sample(f"{place:09d}", data, extension, boxed(entry.face, task.template))
             step()
 
     tar = base.with_suffix(".tar")
@@ -101,6 +103,11 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> list[tuple[int, int]]:
                 spans.append((start, writer.tarstream.offset - start))
         _to_disk(file)
     return spans
+
+
+def boxed(face: Face | None, template: Box) -> Face | None:
+    """A known face with a box: its own, or else the template. A face of which nothing is known stays so."""
+    return face if face is None or face.box else replace(face, box=template, box_source="template")
 
 
 def _look(entry: Entry) -> tuple[bytes, str, Pixels]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.expressions import EXPRESSIONS, FERPLUS_COLUMNS
 from shards.sample import Face
-from shards.sources.listing import Entry, LeftOut, Listing, read_span, with_template
+from shards.sources.listing import Entry, LeftOut, Listing, read_span
 
 VOTES = "fer2013new.csv"
 FOLDERS = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
@@ -59,8 +59,7 @@ def _list(
         else:
             counted = {column: float(n) for column, n in zip(FERPLUS_COLUMNS, votes[name], strict=True) if n}
             size = path.stat().st_size
-            face = with_template(Face(expression, counted), "ferplus")
-            images.append(Entry(origin, size, partial(read_span, str(path), 0, size), face))
+            images.append(Entry(origin, size, partial(read_span, str(path), 0, size), Face(expression, counted)))
 
 
 def expression_of(votes: list[int], protocol: str) -> str | None:

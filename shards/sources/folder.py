@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span, with_template
+from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
 
 LABELS = "labels.jsonl"
 # Tried as images: by their name, or having no ending at all. What they are is seen when they are decoded.
@@ -45,8 +45,8 @@ class _Files(Lazy):
         return Entry(path, size, partial(read_span, f"{self._root}/{path}", 0, size), self._faces.get(path), identity)
 
 
-def entries(src: Path, *, split: str | None = None, protocol: str = "argmax") -> Listing:
-    """The image files below `src`, sorted; a folder knows no splits and no protocols."""
+def entries(src: Path) -> Listing:
+    """The image files below `src`, sorted."""
     if not src.is_dir():
         raise ShardError(f"{src}: not a folder; SRC is the folder above the images or the identities")
     faces = _labels(src)
@@ -109,7 +109,7 @@ def _labels(src: Path) -> dict[str, Face]:
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             path = os.path.normpath(json.loads(line)["path"])
-            faces[path] = with_template(from_json(line), "folder")
+            faces[path] = from_json(line)
         except (ValueError, KeyError, TypeError) as error:
             what = 'has no "path"' if isinstance(error, KeyError) else str(error)
             raise ShardError(f"{file}:{number}: {what}") from None

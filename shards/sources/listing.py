@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
-from shards.boxes import TEMPLATES
 from shards.sample import Face
 
 
@@ -85,10 +84,3 @@ def read_span(path: str, offset: int, length: int) -> bytes:
     if len(data) != length:
         raise EOFError(f"{len(data)} bytes instead of {length}: changed or cut short since it was listed")
     return data
-
-
-def with_template(face: Face, source: str) -> Face:
-    """The face with the source's template box, unless it has a box of its own."""
-    if face.box is not None:
-        return face
-    return Face(face.expression, face.votes, TEMPLATES[source], "template")

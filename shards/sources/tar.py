@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span, with_template
+from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
 from shards.tar import BLOCK
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -53,8 +53,8 @@ class _Members(Lazy):
         return Entry(origin, size, read, self._faces.get(i), identity)
 
 
-def entries(src: Path, *, split: str | None = None, protocol: str = "argmax") -> Listing:
-    """The images in the tars at `src`, in their order; tars know no splits and no protocols."""
+def entries(src: Path) -> Listing:
+    """The images in the tars at `src`, in their order."""
     tars = sorted(src.glob("*.tar")) if src.is_dir() else [src]
     if not tars:
         zipped = any(src.glob("*.tar.*")) or any(src.glob("*.tgz"))
@@ -92,9 +92,8 @@ def _add(found: _Members, number: int, tar: Path, members: list[tarfile.TarInfo]
         face = from_json(content("json")) if "json" in parts else None
     except (ValueError, EOFError) as error:
         return f"its json: {error}"
-    if face is not None:
-        known = face.expression or face.votes or face.box
-        face = with_template(face, "tar") if known else None
+    if face == Face():  # an object, but nothing that we know in it
+        face = None
     found.append(number, images[0], content("cls").strip(), face)
     return None
 

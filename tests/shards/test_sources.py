@@ -17,8 +17,6 @@ from shards.sources import entries
 from shards.sources.ferplus import expression_of
 from shards.sources.listing import Entry, Listing
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)
-
 
 def listed(source: str, src: Path, split: str | None = None, protocol: str = "argmax") -> Listing:
     return entries(source, src, split=split, protocol=protocol)
@@ -81,7 +79,7 @@ def test_folder_reads_labels_of_ones_own(tmp_path: Path) -> None:
     touch(tmp_path / "labels.jsonl", "\n".join(map(json.dumps, lines)).encode())
     listing = listed("folder", tmp_path)
     faces = [entry.face for entry in listing.entries]
-    assert faces[0] == Face("fear", None, WHOLE, "template")
+    assert faces[0] == Face("fear")
     assert faces[1] == Face("anger", None, (0.0, 0.1, 0.5, 1.0), "annotation")
     assert faces[2] is None
     assert reasons(listing) == {"a/gone.jpg": "labels.jsonl names it, but there is no such image"}
@@ -142,8 +140,8 @@ def test_ferplus_is_joined_by_name_and_the_last_row_of_a_name_counts(tmp_path: P
     ferplus(tmp_path, rows, ["FER2013Train/fer0000001.png", "FER2013Train/fer0000002.png"])
     listing = listed("ferplus", tmp_path)
     assert [(entry.origin, entry.face) for entry in listing.entries] == [
-        ("FER2013Train/fer0000001.png", Face("happiness", {"happiness": 9, "unknown": 1}, WHOLE, "template")),
-        ("FER2013Train/fer0000002.png", Face("fear", {"neutral": 4, "fear": 6}, WHOLE, "template")),
+        ("FER2013Train/fer0000001.png", Face("happiness", {"happiness": 9, "unknown": 1})),
+        ("FER2013Train/fer0000002.png", Face("fear", {"neutral": 4, "fear": 6})),
     ]
     assert listing.protocol == "argmax" and not listing.left_out
 
@@ -230,7 +228,7 @@ def test_tars_give_images_with_their_identity_and_face(tmp_path: Path) -> None:
         ("b.tar/0001.jpg", b"other", None),
     ]
     faces: list[Face | None] = [entry.face for entry in found.entries]
-    assert faces == [None, Face("fear", {"fear": 3.0}, WHOLE, "template"), None, None, None]
+    assert faces == [None, Face("fear", {"fear": 3.0}), None, None, None]
     assert origins(listed("tar", tmp_path / "b.tar")) == ["b.tar/0001.jpg"]
 
 
