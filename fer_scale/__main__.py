@@ -68,6 +68,10 @@ def _pack(args: Namespace) -> None:
             workers=args.workers,
             max_left_out=args.max_left_out,
             licence=args.licence,
+            transcode=args.transcode,
+            max_px=args.max_px,
+            duplicates=args.duplicates,
+            decode_check=not args.no_decode_check,
             progress=tick,
         )
     _result(args, show.show(packed.path))

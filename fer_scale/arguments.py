@@ -56,6 +56,10 @@ def _pack(verb: Verb) -> None:
     verb.add_argument("--workers", type=int, help="processes (default: one a core); the bytes do not depend on it")
     verb.add_argument("--max-left-out", default="1%", help="files that may be left out before packing fails (1%%)")
     verb.add_argument("--licence", default="unknown", help="licence of the images; stands in every model card later")
+    verb.add_argument("--transcode", action="store_true", help="make png or jpg of bmp, gif, tiff, webp, avif, 16 bits")
+    verb.add_argument("--max-px", type=int, metavar="N", help="reduce images whose longer side is above N pixels")
+    verb.add_argument("--duplicates", default="keep", help="exact copies: keep (default), drop, conflicts or report")
+    verb.add_argument("--no-decode-check", action="store_true", help="read headers only: fast, but no copies are found")
     _json(verb)
 
 

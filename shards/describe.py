@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from shards.copies import SAME
 from shards.errors import ShardError
 from shards.index import FORMAT
 from shards.plan import Plan
@@ -22,7 +23,8 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
     samples = sum(shard["samples"] for shard in shards)
     if not samples:
         raise ShardError(f"no image can be packed; the first: {left_out[0].path}: {left_out[0].reason}")
-    reasons = Counter(left.reason for left in left_out)
+    # Each copy names another image; counted they are one kind.
+    reasons = Counter(f"{SAME} another" if left.reason.startswith(SAME) else left.reason for left in left_out)
     return {
         "format": FORMAT,
         "name": about["name"],
@@ -37,6 +39,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
         **add_up([row["tally"] for row in rows]),
         "identities": _identities(listing, plan, rows),
         "template_box": list(SOURCES[about["source"]].template),
+        **({} if about["decode_check"] else {"hashes": False}),
         "left_out": dict(sorted(reasons.items())),
         "shards": shards,
     }

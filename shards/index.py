@@ -3,9 +3,11 @@
     index.json                what the set holds: shards with counts and sha256, sizes, colours, classes
     NAME-000000.tar           the samples, as plain WebDataset (sample.py)
     NAME-000000.idx           12 bytes a sample, little-endian: offset / 512, length, crc32 of all its members
-    NAME-000000.hashes        48 bytes a sample: pixel hash and perceptual hash (pixels.py), to find copies
+    NAME-000000.hashes        48 bytes a sample: pixel hash and perceptual hash (pixels.py), to find copies;
+                              missing where index.json says "hashes": false, packed without the decode check
     NAME-000000.origin.gz     a line a sample: where it came from
     left_out.jsonl            a line a file that did not become a sample: path and reason
+    duplicates.jsonl          with --duplicates report: a line a group of exact copies (copies.py)
 
 A sample is read by one positional read and checked by its crc32. Offsets in blocks of 512 bytes reach 2 TiB.
 """
@@ -149,7 +151,15 @@ class ShardSet:
                 yield self.read(shard, row)
 
     def hashes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Of all samples as they lie on disk: pixel hashes [N, 16] and perceptual hashes [N, 32]."""
+        """Of all samples as they lie on disk: pixel hashes [N, 16] and perceptual hashes [N, 32].
+
+        ShardError where the set has none.
+        """
+        if not self.index.get("hashes", True):
+            raise ShardError(
+                f"{self.path}: packed without the decode check, so nothing tells copies apart; pack it again with it "
+                "(without --no-decode-check)"
+            )
         data = b"".join(self.file(shard, "hashes").read_bytes() for shard in range(len(self.counts)))
         both = np.frombuffer(data, np.uint8).reshape(self.samples, sum(HASH_BYTES))
         return both[:, : HASH_BYTES[0]], both[:, HASH_BYTES[0] :]
@@ -176,10 +186,16 @@ def _lines(file: Path, changed_ns: int) -> list[str]:
     return gzip.decompress(file.read_bytes()).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
+def kinds(shard: dict[str, Any]) -> dict[str, str]:
+    """The kinds of files that a shard has, and under which name its row of the index has their sha256."""
+    return {kind: entry for kind, entry in KINDS.items() if kind != "hashes" or entry in shard}
+
+
 def size_fault(path: Path, shard: dict[str, Any]) -> str | None:
     """Which of a shard's files is missing or has another size than the index says; None: none."""
     rows: int = shard["samples"]
-    for kind, size in {"tar": shard["bytes"], "idx": rows * ENTRY.size, "hashes": rows * sum(HASH_BYTES)}.items():
+    sizes = {"tar": shard["bytes"], "idx": rows * ENTRY.size, "hashes": rows * sum(HASH_BYTES)}
+    for kind, size in ((kind, sizes[kind]) for kind in kinds(shard) if kind in sizes):
         file = path / f"{shard['name']}.{kind}"
         if not file.exists():
             return f"{file.name}: missing"

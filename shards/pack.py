@@ -1,73 +1,59 @@
 """A dataset becomes a shard set: listed, planned, written by many processes, put in place when it is whole.
 
-    OUT.unfinished/plan.json    what is being made; packing goes on under the same plan only
-    OUT.unfinished/set/         finished shards; becomes OUT in one rename
-    OUT.unfinished/rows/        a JSON for each of them
-    OUT.unfinished/parts/       what was being written
-
-So OUT is whole or absent. A packer that was killed, or found the disk full, is simply started again: finished
-shards are kept, and the set is the same to the last byte.
+A set is made in a folder beside its place (unfinished.py), so OUT is whole or absent. A packer that was killed, or
+found the disk full, is simply started again: what is finished is kept, and the set is the same to the last byte.
 """
 
-import errno
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from shards import copies
 from shards.boxes import Box
 from shards.describe import Row, describe, left_out_of, to_text
 from shards.errors import ShardError
-from shards.index import INDEX, UNFINISHED, ShardSet, size_fault
-from shards.plan import Plan, make_plan
+from shards.index import HASH_BYTES, INDEX, ShardSet, size_fault
+from shards.plan import Chosen, Plan, make_plan, survey
+from shards.prepare import Rules
 from shards.sources import SOURCES, entries
 from shards.sources.listing import Listing
-from shards.workers import make_shards
-from shards.writer import Task
+from shards.unfinished import Unfinished
+from shards.workers import spread
+from shards.writer import Task, write_shard
 
 Progress = Callable[[int, int], None]  # images done, of how many
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
     """A packing under way: where it happens, and what is to be made."""
 
-    out: Path
+    at: Unfinished
     name: str
     listing: Listing
     plan: Plan
     template: Box
-
-    @property
-    def folder(self) -> Path:
-        return self.out.with_name(self.out.name + UNFINISHED)
-
-    @property
-    def set(self) -> Path:
-        return self.folder / "set"
-
-    def row_file(self, shard: int) -> Path:
-        return self.folder / "rows" / f"{shard:06d}.json"
+    rules: Rules
 
     def task(self, shard: int) -> Task:
         start, stop = self.plan.cuts[shard : shard + 2]
-        images = [self.listing.entries[i] for i in self.plan.order[start:stop].tolist()]
         return Task(
             set_name=self.name,
             name=f"{self.name}-{shard:06d}",
             first=start,
-            entries=images,
-            place=self.set,
-            row_file=self.row_file(shard),
-            parts=self.folder / "parts",
+            entries=Chosen(self.listing.entries, self.plan.order[start:stop]),
+            place=self.at.set,
+            row_file=self.at.row_file(shard),
+            parts=self.at.parts,
             template=self.template,
+            rules=self.rules,
         )
 
 
@@ -84,25 +70,41 @@ def pack(
     workers: int | None = None,
     max_left_out: str = "1%",
     licence: str = "unknown",
+    transcode: bool = False,
+    max_px: int | None = None,
+    decode_check: bool = True,
+    duplicates: str = "keep",
     progress: Progress | None = None,
 ) -> ShardSet:
     """Pack the dataset at `src` into a shard set at `out`; returns the set.
 
     `max_left_out` is a count, or a percentage of the images. The number of `workers` (None: one a core)
-    changes the time and nothing else. ShardError says what is wrong with source, settings or disk.
+    changes the time and nothing else. `transcode`, `max_px` and `decode_check` are those of prepare.Rules,
+    `duplicates` one of copies.MODES. ShardError says what is wrong with source, settings or disk.
     """
     src, out = Path(src), Path(os.path.abspath(out))
     name = name or name_of(src) or source
     _check_settings(source=source, name=name, split=split, protocol=protocol, shard_mb=shard_mb)
+    rules = Rules(transcode, max_px, decode_check)
+    _check_rules(rules, duplicates)
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
-    budget = _budget(max_left_out, len(listing.entries))
-    plan = make_plan(listing, name=name, shard_mb=shard_mb, seed=seed)
-    work = _Work(out, name, listing, plan, SOURCES[source].template)
-    with _claimed(work):
-        rows = _make(work, workers or len(os.sched_getaffinity(0)), budget, progress or (lambda done, total: None))
+    budget = _budget(max_left_out, images := len(listing.entries))
+    sizes, digest = survey(listing.entries, [name, shard_mb, seed, transcode, max_px, decode_check, duplicates])
+    workers, progress = workers or len(os.sched_getaffinity(0)), progress or (lambda done, total: None)
+    at, before = Unfinished(out), 0
+    with at.claimed(name, digest, int(sizes.sum())):
+        if duplicates in ("drop", "conflicts"):
+            before, total = images, 2 * images
+            hashes = copies.hash_all(listing.entries, rules, at.hashes, workers, lambda done: progress(done, total))
+            kept, dropped = copies.choose(listing.entries, hashes, duplicates)
+            listing = replace(listing, entries=Chosen(listing.entries, kept), left_out=listing.left_out + dropped)
+            sizes = sizes[kept]
+        work = _Work(at, name, listing, make_plan(sizes, shard_mb=shard_mb, seed=seed), SOURCES[source].template, rules)
+        rows = _make(work, workers, budget, lambda done, total: progress(before + done, before + total))
         about = {"name": name, "source": source, "split": split, "licence": licence, "seed": seed}
-        _put_in_place(work, rows, describe(about, listing, work.plan, rows))
+        index = describe(about | {"decode_check": decode_check}, listing, work.plan, rows)
+        _finish(work, rows, index, report=duplicates == "report")
     return ShardSet.open(out)
 
 
@@ -126,6 +128,16 @@ def _check_settings(*, source: str, name: str, split: str | None, protocol: str,
         raise ShardError(f"shard_mb {shard_mb}: shards need a size above 0 MB")
 
 
+def _check_rules(rules: Rules, duplicates: str) -> None:
+    """ShardError for what cannot be meant."""
+    if rules.max_px is not None and rules.max_px < 1:
+        raise ShardError(f"max_px {rules.max_px}: an image needs a side of at least 1 px")
+    if duplicates not in copies.MODES:
+        raise ShardError(f"unknown duplicates {duplicates!r}; say {', '.join(copies.MODES)}")
+    if duplicates != "keep" and not rules.decode_check:
+        raise ShardError(f"duplicates {duplicates!r}: copies are found by their pixels, which needs the decode check")
+
+
 def _check_places(src: Path, out: Path) -> None:
     """ShardError where there is nothing to read, or something where we would write."""
     if not src.exists():
@@ -145,42 +157,6 @@ def _budget(max_left_out: str, images: int) -> int:
     return int(found[1]) if found[1] else int(float(found[2]) * images / 100)
 
 
-@contextmanager
-def _claimed(work: _Work) -> Iterator[None]:
-    """The folder of unfinished work for us alone: a new one, or what a packer under the same plan left."""
-    try:
-        for folder in (work.set, work.folder / "rows"):
-            folder.mkdir(parents=True, exist_ok=True)
-        with (work.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ShardError(f"{work.folder}: another packer is at work there; wait for its end") from None
-            _begin_or_go_on(work)
-            yield
-    except OSError as error:
-        what = f"{error.filename or work.folder}: {error.strerror}"
-        if error.errno in _FULL:
-            need = f"the set takes about {work.plan.bytes / 1e9:.2f} GB"
-            what += f"; {need}. Make room and run the same command again, finished shards are kept"
-        raise ShardError(what) from None
-
-
-def _begin_or_go_on(work: _Work) -> None:
-    shutil.rmtree(work.folder / "parts", ignore_errors=True)
-    file = work.folder / "plan.json"
-    plan = json.dumps({"name": work.name, "digest": work.plan.digest})
-    other = file.exists() and file.read_text() != plan
-    if other and any((work.folder / "rows").iterdir()):
-        raise ShardError(
-            f"{work.folder}: unfinished shards of another packing (other images, name, seed or shard_mb); "
-            "remove the folder to begin anew, or finish that one first"
-        )
-    part = file.with_suffix(".part")
-    part.write_text(plan)
-    part.replace(file)
-
-
 def _make(work: _Work, workers: int, budget: int, progress: Progress) -> list[Row]:
     """The rows of all shards in order; makes the shards that are not there yet."""
     rows = {shard: row for shard in range(work.plan.shards) if (row := _finished(work, shard))}
@@ -189,7 +165,7 @@ def _make(work: _Work, workers: int, budget: int, progress: Progress) -> list[Ro
     _check_budget(work, rows, budget)
     total, before = len(work.listing.entries), sum(work.plan.cuts[i + 1] - work.plan.cuts[i] for i in rows)
     tasks = (work.task(shard) for shard in todo)
-    for task, row in make_shards(tasks, min(workers, len(todo)), lambda done: progress(before + done, total)):
+    for task, row in spread(write_shard, tasks, min(workers, len(todo)), lambda done: progress(before + done, total)):
         rows[int(task.row_file.stem)] = row
         _check_budget(work, rows, budget)
     progress(total, total)
@@ -198,17 +174,17 @@ def _make(work: _Work, workers: int, budget: int, progress: Progress) -> list[Ro
 
 def _finished(work: _Work, shard: int) -> Row | None:
     """The row of a shard that is there already."""
-    file = work.row_file(shard)
+    file = work.at.row_file(shard)
     row: Row | None = json.loads(file.read_text()) if file.exists() else None
-    return row if row and not size_fault(work.set, row["shard"]) else None
+    return row if row and not size_fault(work.at.set, row["shard"]) else None
 
 
 def _check_room(work: _Work, todo: int) -> None:
     needed = work.plan.bytes * todo // work.plan.shards
-    free = shutil.disk_usage(work.set).free
+    free = shutil.disk_usage(work.at.set).free
     if needed > free:
         raise ShardError(
-            f"{work.out}: {needed / 1e9:.2f} GB are to be written and {free / 1e9:.2f} GB are free there; make room "
+            f"{work.at.out}: {needed / 1e9:.2f} GB are to be written and {free / 1e9:.2f} GB are free there; make room "
             "and run the same command again"
         )
 
@@ -219,7 +195,7 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
     if by_source + sum(len(row["left_out"]) for row in rows.values()) <= budget:
         return
     lost = [left for left in left_out_of(work.listing, rows.values()) if left.counts]
-    file = work.folder / "left_out.jsonl"
+    file = work.at.folder / "left_out.jsonl"
     file.write_text("".join(left.line() for left in lost))
     few = "".join(f"\n  {left.path}: {left.reason}" for left in lost[:5])
     raise ShardError(
@@ -228,13 +204,24 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
     )
 
 
-def _put_in_place(work: _Work, rows: list[Row], index: dict[str, Any]) -> None:
-    """Let the set appear."""
+def _finish(work: _Work, rows: list[Row], index: dict[str, Any], *, report: bool) -> None:
+    """Write what stands beside the shards, and let the set appear."""
     left_out = left_out_of(work.listing, rows)
-    (work.set / "left_out.jsonl").write_text("".join(left.line() for left in left_out))
-    with (work.set / INDEX).open("w", encoding="utf-8") as file:
+    (work.at.set / "left_out.jsonl").write_text("".join(left.line() for left in left_out))
+    if report:
+        (work.at.set / copies.REPORT).write_text("".join(copies.report(work.listing.entries, _hashes(work, rows))))
+    with (work.at.set / INDEX).open("w", encoding="utf-8") as file:
         file.write(to_text(index))
         file.flush()
         os.fsync(file.fileno())
-    work.set.replace(work.out)
-    shutil.rmtree(work.folder)
+    work.at.put_in_place()
+
+
+def _hashes(work: _Work, rows: list[Row]) -> copies.Bytes:
+    """The pixel hashes of the listing's images as they were packed; zeros for those left out."""
+    left_out = [place for row in rows for place, _, _ in row["left_out"]]
+    packed = np.delete(work.plan.order, left_out)
+    found = np.zeros((len(work.plan.order), HASH_BYTES[0]), np.uint8)
+    files = [np.fromfile(work.at.set / f"{row['shard']['name']}.hashes", np.uint8) for row in rows]
+    found[packed] = np.concatenate(files).reshape(-1, sum(HASH_BYTES))[:, : HASH_BYTES[0]]
+    return found

@@ -1,7 +1,7 @@
 """Image files into pixels, and what can be told from them. Decodes; never crops, resizes or trains.
 
-What is refused here is what training should not meet. The list is short on purpose, and every refusal says
-what to do; turning other formats into JPEG while packing is for later.
+What a set may hold is what decode() takes: JPEG, PNG and WebP of usual modes, no larger than MAX_PIXELS. What
+else a source may have, and what becomes of it, is in prepare.py.
 """
 
 import functools
@@ -19,10 +19,12 @@ from shards.order import bits, key
 
 Pixels = npt.NDArray[np.uint8]  # [height, width, 3], RGB
 
-MAX_PIXELS = 64_000_000  # 192 MB when decoded; a face crop has some ten thousand
+MAX_PIXELS = 16_000_000  # 48 MB when decoded; a face crop has some ten thousand
 MAX_FILE_BYTES = 256 << 20
-_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_OTHERS = {b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tiff", b"MM\0*": "tiff", b"P5": "pgm", b"P6": "ppm"}
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's names, and what we call such files
+MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK")
+_OPENED = ("JPEG", "PNG", "WEBP")  # an MPO is opened as a JPEG
+_TURBO = ("YCbCr", "Gray", "RGB")
 
 
 class BadImage(ValueError):
@@ -31,69 +33,74 @@ class BadImage(ValueError):
 
 def decode(data: bytes) -> Pixels:
     """The pixels of a JPEG, PNG or WebP; BadImage where it cannot be decoded whole."""
-    return inspect(data)[1]
-
-
-def inspect(data: bytes) -> tuple[str, Pixels]:
-    """The extension that fits the bytes (whatever the file was called), and the pixels."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what we refuse or do not mind (EXIF)
-        image = _open(data)
-        extension = _FORMATS[image.format or ""]
-        _refuse(image)
-        if extension == "jpg" and image.mode in ("RGB", "L"):
-            try:
-                return extension, simplejpeg.decode_jpeg(data, colorspace="RGB")
-            except ValueError:
-                pass  # it is strict about stray bytes between markers; Pillow decides
+    if jpeg_size(data):
         try:
-            return extension, np.asarray(image.convert("RGB"))
-        except Exception as error:  # whatever a damaged file provokes in a decoder
-            raise BadImage(f"cannot decode: {error}") from None
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError:
+            pass  # it is strict about stray bytes between markers; Pillow decides
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what we refuse or do not mind
+        image = open_image(data)
+        refuse_mode(image)
+        return rgb(image)
 
 
-def _open(data: bytes) -> "Image.Image":
-    """The image with its header read and nothing decoded."""
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that simplejpeg reads, from its header; None: Pillow has to look at it."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in _TURBO:
+        return None
+    refuse_size(width, height)
+    return width, height
+
+
+def open_image(data: bytes, formats: tuple[str, ...] = _OPENED) -> Image.Image:
+    """The image with its header read and nothing decoded; BadImage for other formats, and for bombs."""
     if not data:
         raise BadImage("empty file")
     try:
-        return Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "WEBP"])
-    except Exception as error:
-        for magic, name in _OTHERS.items():
-            if data.startswith(magic):
-                raise BadImage(f"a {name}: convert it to png first") from None
-        if data[4:8] == b"ftyp":
-            raise BadImage("an avif or heic: convert it to jpg first") from None
-        unknown = isinstance(error, UnidentifiedImageError)
-        raise BadImage("not an image" if unknown else f"cannot decode: {error}") from None
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImage("not an image") from None
+    except Exception as error:  # whatever a damaged header provokes
+        raise BadImage(f"cannot decode: {error}") from None
+    refuse_size(*image.size)
+    return image
 
 
-def _refuse(image: "Image.Image") -> None:
-    """BadImage for what decodes, but not to the picture of a face that one sees."""
-    width, height = image.size
+def refuse_size(width: int, height: int) -> None:
+    """BadImage for what would take too much memory."""
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise BadImage(f"{width}x{height} px: more than {MAX_PIXELS:,} pixels or none")
-    if image.mode not in ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK"):
+
+
+def refuse_mode(image: Image.Image) -> None:
+    """BadImage for pixels that are not of 8 bits and of colours we know."""
+    if image.mode not in MODES:
         raise BadImage(f"mode {image.mode}: convert it to 8-bit RGB first")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise BadImage(f"animated, {getattr(image, 'n_frames', 1)} frames: pick one first")
-    if _orientation(image) not in (0, 1):
-        raise BadImage("EXIF says rotated: rotate the pixels first (exiftran, jpegtran)")
 
 
-def _orientation(image: "Image.Image") -> int:
+def rgb(image: Image.Image) -> Pixels:
+    """The pixels of an image of usual mode."""
     try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken EXIF block does not harm the pixels
-        return 1
+        return np.asarray(image.convert("RGB"))
+    except Exception as error:  # whatever a damaged file provokes in a decoder
+        raise BadImage(f"cannot decode: {error}") from None
 
 
 def pixel_hash(pixels: Pixels) -> bytes:
     """16 bytes that two images share exactly when all their pixels are the same."""
     height, width, _ = pixels.shape
-    return hashlib.blake2b(
-        struct.pack("<II", width, height) + np.ascontiguousarray(pixels).tobytes(), digest_size=16
-    ).digest()
+    hash_ = hashlib.blake2b(struct.pack("<II", width, height), digest_size=16)
+    hash_.update(np.ascontiguousarray(pixels).data)
+    return hash_.digest()
 
 
 def perceptual_hash(pixels: Pixels) -> bytes:

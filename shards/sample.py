@@ -2,7 +2,7 @@
 
 A shard is a plain tar that any WebDataset reader opens. A sample is the run of members that share its key:
 
-    000000017.jpg     the image, the bytes that its source had (jpg, png or webp)
+    000000017.jpg     the image (jpg, png or webp): the bytes that its source had, or else "made" says what was done
     000000017.json    {"box":[0.0,0.0,1.0,1.0],"box_source":"template","expression":"happiness"}
 
 The key is the place that the sample was planned to have in the whole set, so a file that was left out leaves
@@ -29,6 +29,7 @@ class Face:
     votes: dict[str, float] | None = None  # by expression, also "unknown" and "NF"; without the zeros
     box: Box | None = None
     box_source: str | None = None  # "annotation", "detector" or "template"
+    made: str | None = None  # what was done to the image when it was packed: "rotated, jpg" (prepare.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def from_json(data: bytes) -> Face:
     fields = json.loads(data)
     if not isinstance(fields, dict):
         raise ValueError(f"a face is a JSON object, not {type(fields).__name__}")
-    expression, votes, box = fields.get("expression"), fields.get("votes"), fields.get("box")
+    expression, votes, box, made = (fields.get(name) for name in ("expression", "votes", "box", "made"))
     if votes is not None and not isinstance(votes, dict):
         raise ValueError(f"votes are a JSON object of name: number, not {votes!r}")
     return Face(
@@ -61,4 +62,5 @@ def from_json(data: bytes) -> Face:
         votes=None if votes is None else {str(name): float(n) for name, n in votes.items()},
         box=None if box is None else box_from(box),
         box_source=None if box is None else str(fields.get("box_source", "annotation")),
+        made=None if made is None else str(made),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from shards.expressions import EXPRESSIONS
-from shards.pixels import Pixels
+from shards.prepare import Prepared
 
 _LEVELS = np.arange(256)
 
@@ -17,53 +17,69 @@ class Tally:
     """Sums over some images; add_up() joins those of all shards."""
 
     images: int = 0
-    pixels: int = 0
+    pixels: int = 0  # of the images that were decoded, as are values and squares
     min_px: list[int] = field(default_factory=lambda: [0, 0])  # width, height
     max_px: list[int] = field(default_factory=lambda: [0, 0])
     sum_px: list[int] = field(default_factory=lambda: [0, 0])
     values: list[int] = field(default_factory=lambda: [0, 0, 0])  # R, G, B in 0..255
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
     expressions: dict[str, int] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
 
-    def add(self, pixels: Pixels, expression: str | None) -> None:
-        height, width, _ = pixels.shape
-        size = [width, height]
+    def add(self, image: Prepared, expression: str | None) -> None:
+        size = [*image.size]
         self.min_px = [min(pair) for pair in zip(self.min_px, size, strict=True)] if self.images else size
         self.max_px = [max(pair) for pair in zip(self.max_px, size, strict=True)]
         self.sum_px = [sum(pair) for pair in zip(self.sum_px, size, strict=True)]
         self.images += 1
-        self.pixels += width * height
-        for channel in range(3):
-            often = np.bincount(pixels[:, :, channel].ravel(), minlength=256)
-            self.values[channel] += int(often @ _LEVELS)
-            self.squares[channel] += int(often @ _LEVELS**2)
-        if expression is not None:
-            self.expressions[expression] = self.expressions.get(expression, 0) + 1
+        if image.pixels is not None:
+            self.pixels += size[0] * size[1]
+            for channel in range(3):
+                often = np.bincount(image.pixels[:, :, channel].ravel(), minlength=256)
+                self.values[channel] += int(often @ _LEVELS)
+                self.squares[channel] += int(often @ _LEVELS**2)
+        for name, counts in ((expression, self.expressions), (image.made, self.made)):
+            if name is not None:
+                counts[name] = counts.get(name, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def add_up(tallies: list[dict[str, Any]]) -> dict[str, Any]:
-    """The part of index.json that tells of all images: sizes, mean and std of the pixels in 0..1, classes."""
+    """The part of index.json that tells of all images: sizes, mean and std of the pixels in 0..1, classes.
+
+    Mean and std are missing where nothing was decoded, "made" where all images have their sources' bytes.
+    """
     tallies = [tally for tally in tallies if tally["images"]]
 
     def columns(name: str) -> list[tuple[int, ...]]:
         return list(zip(*(tally[name] for tally in tallies), strict=True))
 
-    images, pixels = (sum(tally[name] for tally in tallies) for name in ("images", "pixels"))
-    mean = [sum(values) / pixels / 255 for values in columns("values")]
-    square = [sum(squares) / pixels / 255**2 for squares in columns("squares")]
-    expressions = Counter[str]()
+    images = sum(tally["images"] for tally in tallies)
+    expressions, made = Counter[str](), Counter[str]()
     for tally in tallies:
         expressions.update(tally["expressions"])
+        made.update(tally["made"])
     return {
         "image_px": {
             "min": [min(column) for column in columns("min_px")],
             "max": [max(column) for column in columns("max_px")],
             "mean": [round(sum(column) / images, 1) for column in columns("sum_px")],
         },
+        **_colours(sum(tally["pixels"] for tally in tallies), columns("values"), columns("squares")),
+        "expressions": {name: expressions[name] for name in EXPRESSIONS if expressions[name]},
+        **({"made": dict(sorted(made.items()))} if made else {}),
+    }
+
+
+def _colours(pixels: int, values: list[tuple[int, ...]], squares: list[tuple[int, ...]]) -> dict[str, Any]:
+    """Mean and std of each channel, out of the sums of every shard."""
+    if not pixels:
+        return {}
+    mean = [sum(column) / pixels / 255 for column in values]
+    square = [sum(column) / pixels / 255**2 for column in squares]
+    return {
         "mean": [round(m, 4) for m in mean],
         "std": [round(max(0.0, s - m * m) ** 0.5, 4) for s, m in zip(square, mean, strict=True)],
-        "expressions": {name: expressions[name] for name in EXPRESSIONS if expressions[name]},
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
-from shards.index import HASH_BYTES, INDEX, KINDS, ShardSet, read_index
+from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index
 from shards.pixels import BadImage, decode, pixel_hash
 
 Damage = dict[str, str]  # "where", "what"
@@ -18,8 +18,9 @@ def verify(
     """A report on the set at `path`; it is sound when the report's list `damaged` is empty.
 
     Reads all files and names each damaged one, and the samples in it. `decode` decodes every image too, and
-    counts in `other_pixels` those that another decoder than the packer's makes other pixels of. Never stops at
-    the first damage; ShardError only where there is no index to verify against.
+    counts in `other_pixels` those that another decoder than the packer's makes other pixels of (None: the set was
+    packed without the decode check, and has nothing to compare with). Never stops at the first damage; ShardError
+    only where there is no index to verify against.
     """
     shards = ShardSet(Path(path), read_index(Path(path)))
     damaged, other_pixels, done = _wrong_sums(shards), 0, 0
@@ -27,7 +28,8 @@ def verify(
         faults = _damaged_files(shards, shard)
         damaged += [_damage(f"{shards.name}/{shards.file(shard, kind).name}", what) for kind, what in faults.items()]
         if ("tar" in faults or decode) and "idx" not in faults:
-            samples, other = _damaged_samples(shards, shard, decode_them=decode, compare="hashes" not in faults)
+            compare = "hashes" in kinds(shards.index["shards"][shard]) and "hashes" not in faults
+            samples, other = _damaged_samples(shards, shard, decode_them=decode, compare=compare)
             damaged += samples
             other_pixels += other
         done += count
@@ -40,7 +42,8 @@ def verify(
         "bytes": sum(shard["bytes"] for shard in shards.index["shards"]),
         "damaged": damaged,
     }
-    return report | {"other_pixels": other_pixels} if decode else report
+    compared = shards.index.get("hashes", True)
+    return report | {"other_pixels": other_pixels if compared else None} if decode else report
 
 
 def _damage(where: str, what: str) -> Damage:
@@ -60,7 +63,7 @@ def _wrong_sums(shards: ShardSet) -> list[Damage]:
 def _damaged_files(shards: ShardSet, shard: int) -> dict[str, str]:
     """What is wrong with the files of a shard, by kind; empty where all are as they were packed."""
     faults = dict[str, str]()
-    for kind, entry in KINDS.items():
+    for kind, entry in kinds(shards.index["shards"][shard]).items():
         try:
             with shards.file(shard, kind).open("rb") as content:
                 found = hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Shards made by many processes, with one count of images; nothing is left running behind a killed packer."""
+"""Work on images by many processes, with one count of images; nothing is left running behind a killed packer."""
 
 import multiprocessing
 import os
@@ -7,26 +7,32 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
-from shards.describe import Row
 from shards.errors import ShardError
-from shards.writer import Task, write_shard
+
+T = TypeVar("T")
+R = TypeVar("R")
+Step = Callable[[], None]
+Work = Callable[[T, Step], R]
 
 # In a packing process, shared with the one that started it: images done, and whether to stop.
 _done: Any = None
 _stop: Any = None
 
 
-def make_shards(tasks: Iterable[Task], workers: int, progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
-    """Tasks with their rows, as they are finished; `progress` is told the number of images so far.
+def spread(
+    work: Work[T, R], tasks: Iterable[T], workers: int, progress: Callable[[int], None]
+) -> Iterator[tuple[T, R]]:
+    """Tasks with what `work` makes of them, as they are finished; `progress` is told the number of images so far.
 
-    One worker is this process itself. ShardError if a process is killed.
+    `work` gets a task and what to call after each image. One worker is this process itself. ShardError if a
+    process is killed.
     """
-    return _here(tasks, progress) if workers <= 1 else _in_processes(tasks, workers, progress)
+    return _here(work, tasks, progress) if workers <= 1 else _in_processes(work, tasks, workers, progress)
 
 
-def _here(tasks: Iterable[Task], progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
+def _here(work: Work[T, R], tasks: Iterable[T], progress: Callable[[int], None]) -> Iterator[tuple[T, R]]:
     done = 0
 
     def step() -> None:
@@ -35,20 +41,22 @@ def _here(tasks: Iterable[Task], progress: Callable[[int], None]) -> Iterator[tu
         progress(done)
 
     for task in tasks:
-        yield task, write_shard(task, step)
+        yield task, work(task, step)
 
 
-def _in_processes(tasks: Iterable[Task], workers: int, progress: Callable[[int], None]) -> Iterator[tuple[Task, Row]]:
+def _in_processes(
+    work: Work[T, R], tasks: Iterable[T], workers: int, progress: Callable[[int], None]
+) -> Iterator[tuple[T, R]]:
     # Not fork: the caller may hold threads and a GPU. The server imports once what all need.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards.workers"])
+    context.set_forkserver_preload(["shards.pack"])
     done, stop = context.Value("q", 0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start, (done, stop))
-    waiting, sent = iter(tasks), dict[Future[Row], Task]()
+    waiting, sent = iter(tasks), dict[Future[R], T]()
     try:
         while True:
             while len(sent) < 2 * workers and (task := next(waiting, None)) is not None:
-                sent[pool.submit(_work, task)] = task  # few at a time: each carries the list of its images
+                sent[pool.submit(_work, work, task)] = task  # few at a time: each carries the list of its images
             if not sent:
                 return
             finished, _ = wait(sent, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -58,10 +66,10 @@ def _in_processes(tasks: Iterable[Task], workers: int, progress: Callable[[int],
     except BrokenProcessPool:
         raise ShardError(
             "a packing process was killed, perhaps for want of memory; run the same command again with fewer "
-            "--workers, finished shards are kept"
+            "--workers, what is finished is kept"
         ) from None
     finally:
-        stop.value = 1  # whatever the reason for leaving: unfinished shards are not wanted any more
+        stop.value = 1  # whatever the reason for leaving: what is unfinished is not wanted any more
         pool.shutdown(cancel_futures=True)
 
 
@@ -80,8 +88,8 @@ def _die_with_the_packer() -> None:
     os._exit(1)
 
 
-def _work(task: Task) -> Row:
-    return write_shard(task, _step)
+def _work(work: Work[T, R], task: T) -> R:
+    return work(task, _step)
 
 
 def _step() -> None:

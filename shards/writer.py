@@ -1,6 +1,7 @@
 """Images into one shard: a tar by webdataset's TarWriter, and the files beside it. Runs in many processes.
 
-The same samples give the same bytes, any day, anywhere.
+The same samples give the same bytes, any day, anywhere. (What an image that is encoded anew becomes may depend on
+the version of Pillow: prepare.py.)
 """
 
 import gzip
@@ -18,8 +19,9 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from shards.boxes import Box
-from shards.index import ENTRY, KINDS
-from shards.pixels import MAX_FILE_BYTES, BadImage, Pixels, inspect, perceptual_hash, pixel_hash
+from shards.index import ENTRY, kinds
+from shards.pixels import BadImage, perceptual_hash, pixel_hash
+from shards.prepare import Prepared, Rules, load
 from shards.sample import Face, Sample, to_json
 from shards.sources.listing import Entry
 from shards.tally import Tally
@@ -38,6 +40,7 @@ class Task:
     row_file: Path  # written last: the shard is done
     parts: Path  # where what is not finished lies
     template: Box  # of faces that have no box of their own
+    rules: Rules
 
 
 def write_shard(task: Task, step: Callable[[], None]) -> dict[str, Any]:
@@ -49,9 +52,9 @@ def write_shard(task: Task, step: Callable[[], None]) -> dict[str, Any]:
     parts = task.parts / f"{task.name}-{os.getpid()}"  # a packer that was killed may have left others
     parts.mkdir(parents=True)
     row = _write_files(task, parts / task.name, step)
-    for kind in KINDS:
+    for kind in kinds(row["shard"]):
         (parts / f"{task.name}.{kind}").replace(task.place / f"{task.name}.{kind}")
-    _write(parts / "row", json.dumps(row).encode())
+    write_through(parts / "row", json.dumps(row).encode())
     (parts / "row").replace(task.row_file)
     shutil.rmtree(parts)
     return row
@@ -63,27 +66,32 @@ def _write_files(task: Task, base: Path, step: Callable[[], None]) -> dict[str, 
     def samples() -> Iterator[Sample]:
         for place, entry in enumerate(task.entries, task.first):
             try:
-                data, extension, pixels = _look(entry)
+                image = load(entry, task.rules)
             except BadImage as error:
                 left_out.append([place, entry.origin, str(error)])
             else:
-                tally.add(pixels, entry.face.expression if entry.face else None)
+                sample = _sample(f"{place:09d}", entry, image, task)
+                tally.add(image, entry.face.expression if entry.face else None)
                 origins.append(f"{task.set_name}:{entry.origin}".replace("\n", "\\n") + "\n")
-                hashes.append(pixel_hash(pixels) + perceptual_hash(pixels))
-                yield Sample(f"{place:09d}", data, extension, boxed(entry.face, task.template))
+                if image.pixels is not None:
+                    hashes.append(pixel_hash(image.pixels) + perceptual_hash(image.pixels))
+                yield sample
             step()
 
     tar = base.with_suffix(".tar")
     entries, sha256, size = _measure(tar, write_tar(tar, samples()))
     lines = "".join(origins).encode("utf-8", "surrogateescape")
+    hashed = {}
+    if task.rules.decode_check:
+        hashed["hashes_sha256"] = write_through(base.with_suffix(".hashes"), b"".join(hashes))
     shard = {
         "name": task.name,
         "samples": len(origins),
         "bytes": size,
         "sha256": sha256,
-        "idx_sha256": _write(base.with_suffix(".idx"), entries),
-        "hashes_sha256": _write(base.with_suffix(".hashes"), b"".join(hashes)),
-        "origin_sha256": _write(base.with_suffix(".origin.gz"), gzip.compress(lines, mtime=0)),
+        "idx_sha256": write_through(base.with_suffix(".idx"), entries),
+        **hashed,
+        "origin_sha256": write_through(base.with_suffix(".origin.gz"), gzip.compress(lines, mtime=0)),
     }
     return {"shard": shard, "tally": tally.as_dict(), "left_out": left_out}
 
@@ -105,20 +113,20 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> list[tuple[int, int]]:
     return spans
 
 
+def _sample(key: str, entry: Entry, image: Prepared, task: Task) -> Sample:
+    """The sample that an entry and its image become."""
+    face = boxed(entry.face, task.template)
+    if image.made:  # also what a source says that was packed before
+        said = f"{face.made}; {image.made}" if face and face.made else image.made
+        face = replace(face or Face(), made=said)
+    return Sample(key, image.data, image.extension, face)
+
+
 def boxed(face: Face | None, template: Box) -> Face | None:
     """A known face with a box: its own, or else the template. A face of which nothing is known stays so."""
-    return face if face is None or face.box else replace(face, box=template, box_source="template")
-
-
-def _look(entry: Entry) -> tuple[bytes, str, Pixels]:
-    """An entry's bytes, the extension that fits them, its pixels; BadImage where it is no image for us."""
-    if entry.size_bytes > MAX_FILE_BYTES:
-        raise BadImage(f"a file of {entry.size_bytes:,} bytes is too large for an image of a face")
-    try:
-        data = entry.read()
-    except (OSError, EOFError) as error:
-        raise BadImage(f"cannot read: {error.strerror if isinstance(error, OSError) else error}") from None
-    return data, *inspect(data)
+    if face is None or face.box or face == Face(made=face.made):
+        return face
+    return replace(face, box=template, box_source="template")
 
 
 def _measure(tar: Path, spans: list[tuple[int, int]]) -> tuple[bytes, str, int]:
@@ -136,7 +144,7 @@ def _measure(tar: Path, spans: list[tuple[int, int]]) -> tuple[bytes, str, int]:
     return b"".join(entries), sha256.hexdigest(), size + len(end)
 
 
-def _write(path: Path, data: bytes) -> str:
+def write_through(path: Path, data: bytes) -> str:
     """Write a file through to the disk; returns its sha256."""
     with path.open("wb") as file:
         file.write(data)

@@ -110,7 +110,8 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
 def _only_grey(laid: Table, recipe: Finetune) -> bool:
     """Whether all pictures that were trained on are grey: made so, or the set's channels are equal."""
     index = laid.shard_set.index
-    return recipe.augment.grey == 1 or (len({*index["mean"]}) == 1 and len({*index["std"]}) == 1)
+    # A set that was packed without the decode check knows no colours: not known to be grey.
+    return recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index["std"]}) == 1)
 
 
 def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:

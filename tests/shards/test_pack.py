@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import json
 import os
 import resource
@@ -22,10 +23,12 @@ from shards.boxes import WHOLE
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.pack import pack
+from shards.prepare import Rules
+from shards.sample import Face
 from shards.sources.listing import Entry
 from shards.verify import verify
-from shards.workers import make_shards
-from shards.writer import Task
+from shards.workers import spread
+from shards.writer import Task, write_shard
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -178,11 +181,15 @@ def test_a_source_of_nothing_but_broken_images_makes_no_set(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"source": "folders"}, "sources are folder, ferplus, tar"),
+        ({"source": "folders"}, "sources are folder, "),
         ({"name": "a.b"}, "use letters, digits"),
         ({"split": "dev"}, "splits are train, valid, test"),
         ({"protocol": "mean"}, "protocols are argmax, majority"),
         ({"shard_mb": 0}, "above 0 MB"),
+        ({"max_px": 0}, "at least 1 px"),
+        ({"duplicates": "some"}, "unknown duplicates 'some'; say keep, drop, conflicts, report"),
+        ({"duplicates": "drop", "decode_check": False}, "needs the decode check"),
+        ({"duplicates": "report", "decode_check": False}, "needs the decode check"),
         ({"max_left_out": "some"}, "give a count, 25, or a percentage, 1%"),
         ({"max_left_out": "1.5"}, "give a count, 25, or a percentage, 1%"),
     ],
@@ -223,9 +230,99 @@ def test_a_packed_set_can_be_packed_again_from_its_tars(packed: ShardSet, tmp_pa
 
 def test_a_killed_packing_process_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     dying = Entry("1.jpg", 1, partial(os._exit, 1))
-    task = Task("set", "set-000000", 0, [dying], tmp_path, tmp_path / "row", tmp_path / "parts", WHOLE)
+    task = Task("set", "set-000000", 0, [dying], tmp_path, tmp_path / "row", tmp_path / "parts", WHOLE, Rules())
     with pytest.raises(ShardError, match="a packing process was killed"):
-        list(make_shards([task, task], 2, lambda done: None))
+        list(spread(write_shard, [task, task], 2, lambda done: None))
+
+
+def coded(picture: Image.Image, kind: str, **how: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **how)
+    return file.getvalue()
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_what_was_done_to_an_image_stands_with_it_and_in_the_index(tmp_path: Path) -> None:
+    src, picture, exif = tmp_path / "src", Image.linear_gradient("L").resize((40, 20)), Image.Exif()
+    exif[0x0112] = 6
+    put(src / "plain.jpg", coded(picture, "jpeg"))
+    put(src / "turned.jpg", coded(picture, "jpeg", exif=exif))
+    put(src / "labeled.bmp", coded(picture, "bmp"))
+    put(src / "boxed.gif", coded(picture, "gif"))
+    labels = [
+        {"path": "labeled.bmp", "expression": "fear"},
+        {"path": "boxed.gif", "expression": "anger", "box": [0.25, 0, 0.75, 1]},
+    ]
+    put(src / "labels.jsonl", "\n".join(map(json.dumps, labels)).encode())
+    shards = packing(src, tmp_path / "set", transcode=True, shard_mb=1)
+    found = dict(zip(shards.origins(0), shards.samples_in_order(), strict=True))
+    assert found["made-up:plain.jpg"].face is None
+    assert found["made-up:turned.jpg"].face == Face(made="rotated, jpg")
+    assert found["made-up:labeled.bmp"].face == Face("fear", None, WHOLE, "template", "from bmp, png")
+    boxed = Face("anger", None, (0.25, 0.0, 0.75, 1.0), "annotation", "from gif, png")
+    assert found["made-up:boxed.gif"].face == boxed
+    assert shards.index["made"] == {"from bmp, png": 1, "from gif, png": 1, "rotated, jpg": 1}
+    assert shards.index["image_px"]["min"] == [20, 20] and shards.index["image_px"]["max"] == [40, 40]
+    assert verify(shards.path, decode=True)["damaged"] == []
+
+    again = pack(shards.path, tmp_path / "again", source="tar", max_px=30, workers=1)
+    made = sorted(sample.face.made for sample in again.samples_in_order() if sample.face and sample.face.made)
+    assert made == [
+        "from bmp, png; reduced, jpg",
+        "from gif, png; reduced, jpg",
+        "reduced, jpg",
+        "rotated, jpg; reduced, jpg",
+    ]
+    faces = {sample.face for sample in again.samples_in_order() if sample.face and not sample.face.expression}
+    assert faces == {Face(made="reduced, jpg"), Face(made="rotated, jpg; reduced, jpg")}  # no box for them
+
+
+def test_without_transcode_the_reason_names_the_way(tmp_path: Path) -> None:
+    put(tmp_path / "src" / "1.jpg", coded(Image.new("L", (20, 20)), "jpeg"))
+    put(tmp_path / "src" / "2.bmp", coded(Image.new("L", (20, 20)), "bmp"))
+    shards = packing(tmp_path / "src", tmp_path / "set", max_left_out="1")
+    assert shards.index["left_out"] == {"a bmp: pack with --transcode, or convert it to png first": 1}
+    assert "made" not in shards.index
+
+
+def test_without_the_decode_check_the_tars_are_the_same_and_nothing_is_said_of_pixels(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents
+) -> None:
+    quick = packing(faces, tmp_path / "quick", decode_check=False, workers=2)
+    before, after = read_folder(packed.path), read_folder(quick.path)
+    assert after.pop("index.json") != before.pop("index.json")
+    assert after == {name: data for name, data in before.items() if not name.endswith(".hashes")}
+    assert quick.fingerprint == packed.fingerprint and quick.index["hashes"] is False
+    assert quick.index["image_px"] == packed.index["image_px"] and not {"mean", "std"} & set(quick.index)
+    with pytest.raises(ShardError, match=r"quick: packed without the decode check.* pack it again with it"):
+        quick.hashes()
+    assert quick.read(0, 0) == packed.read(0, 0)
+    assert not {"hashes", "made"} & set(packed.index)
+
+
+def test_without_the_decode_check_broken_pixels_are_packed_and_verify_finds_them(faces: Path, tmp_path: Path) -> None:
+    file = faces / "person-00" / "000.png"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    file.write_bytes(data)
+    quick = packing(faces, tmp_path / "quick", decode_check=False)
+    assert quick.samples == 60 and verify(quick.path)["damaged"] == []
+    report = verify(quick.path, decode=True)
+    assert report["other_pixels"] is None
+    assert len(report["damaged"]) == 1 and "person-00/000.png" in report["damaged"][0]["where"]
+
+
+def test_another_choice_of_settings_does_not_go_on_with_unfinished_work(faces: Path, tmp_path: Path) -> None:
+    (faces / "person-00" / "000.png").write_bytes(b"broken")
+    with pytest.raises(ShardError, match="cannot be packed"):
+        packing(faces, tmp_path / "other")
+    for other in ({"transcode": True}, {"max_px": 20}, {"decode_check": False}, {"duplicates": "report"}):
+        with pytest.raises(ShardError, match="unfinished shards of another packing"):
+            packing(faces, tmp_path / "other", **other)
 
 
 def test_an_unreadable_file_is_left_out(faces: Path, tmp_path: Path) -> None:

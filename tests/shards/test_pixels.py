@@ -1,15 +1,13 @@
-"""Which bytes are images to train on, and what tells copies of them apart."""
+"""Which bytes a set may hold as images, and what tells copies of them apart."""
 
 import io
-import struct
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shards.pixels import BadImage, decode, inspect, perceptual_hash, pixel_hash
+from shards.pixels import BadImage, decode, perceptual_hash, pixel_hash
 
 FLAT = "6384e71701ca602ab2cade45870f7792"
 RAMP = "263bb535e87702f3c5b185f11e927f46bcdf8c9f833ba965758d6d9b7e385f79"
@@ -23,13 +21,6 @@ def coded(image: Image.Image, kind: str, **how: object) -> bytes:
 
 def differing_bits(one: bytes, other: bytes) -> int:
     return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
-
-
-@pytest.mark.parametrize(("kind", "extension"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp"), ("mpo", "jpg")])
-def test_the_extension_follows_from_the_bytes(image: Callable[..., bytes], kind: str, extension: str) -> None:
-    found, pixels = inspect(image(1, 20, kind))
-    assert found == extension
-    assert pixels.shape == (20, 20, 3) and pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
@@ -49,29 +40,13 @@ def test_png_pixels_are_exact_and_cmyk_is_read() -> None:
     [
         (b"", "empty file"),
         (b"hello", "not an image"),
-        (coded(Image.new("RGB", (8, 8)), "gif"), "a gif: convert it to png first"),
-        (coded(Image.new("RGB", (8, 8)), "bmp"), "a bmp"),
-        (coded(Image.new("RGB", (8, 8)), "tiff"), "a tiff"),
-        (coded(Image.new("RGB", (8, 8)), "avif"), "an avif"),
+        (coded(Image.new("RGB", (8, 8)), "gif"), "not an image"),
         (coded(Image.new("I;16", (8, 8)), "png"), "mode I;16: convert it to 8-bit RGB"),
-        (coded(Image.new("L", (8, 8)), "png", save_all=True, append_images=[Image.new("L", (8, 8), 9)]), "animated"),
     ],
 )
-def test_what_training_should_not_meet_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+def test_what_no_set_holds_is_refused_with_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         decode(data)
-
-
-def test_a_rotation_in_exif_is_refused_and_no_rotation_is_not(image: Callable[..., bytes]) -> None:
-    exif = Image.Exif()
-    for orientation in (1, 6):
-        exif[0x0112] = orientation
-        data = coded(Image.open(io.BytesIO(image(3))), "jpeg", exif=exif)
-        if orientation == 1:
-            decode(data)
-        else:
-            with pytest.raises(BadImage, match="rotated"):
-                decode(data)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
@@ -84,22 +59,6 @@ def test_an_image_cut_short_anywhere_is_refused_or_whole(image: Callable[..., by
         except BadImage:
             continue
         assert np.array_equal(pixels, whole)
-
-
-@pytest.mark.parametrize("side_px", [9_000, 60_000])  # above our limit, above Pillow's
-def test_a_bomb_is_refused_by_its_header_before_it_takes_memory(monkeypatch: pytest.MonkeyPatch, side_px: int) -> None:
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-    def load(image: Image.Image) -> None:
-        raise AssertionError("it was decoded")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    with pytest.raises(BadImage, match=r"9000x9000 px|exceeds limit"):
-        decode(bomb)
 
 
 def test_the_pixel_hash_is_of_pixels_and_size_not_of_the_file(image: Callable[..., bytes]) -> None:

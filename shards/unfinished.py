@@ -1,0 +1,91 @@
+"""The folder in which a set is made, until it is whole.
+
+    OUT.unfinished/plan.json    what is being made; packing goes on under the same plan only
+    OUT.unfinished/hashes/      of the images' pixels, where copies are to be left out
+    OUT.unfinished/set/         finished shards; becomes OUT in one rename
+    OUT.unfinished/rows/        a JSON for each of them
+    OUT.unfinished/parts/       what was being written
+
+It can be removed at any time: what is lost is the work.
+"""
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.errors import ShardError
+from shards.index import UNFINISHED
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Where the set `out` is made."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.out.with_name(self.out.name + UNFINISHED)
+
+    @property
+    def set(self) -> Path:
+        return self.folder / "set"
+
+    @property
+    def hashes(self) -> Path:
+        return self.folder / "hashes"
+
+    @property
+    def parts(self) -> Path:
+        return self.folder / "parts"
+
+    def row_file(self, shard: int) -> Path:
+        return self.folder / "rows" / f"{shard:06d}.json"
+
+    @contextmanager
+    def claimed(self, name: str, digest: str, size: int) -> Iterator[None]:
+        """The folder for us alone: a new one, or what a packer of the same `name` and `digest` left.
+
+        `size` is what the set will take, for the message of a full disk.
+        """
+        try:
+            for folder in (self.set, self.hashes, self.folder / "rows"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ShardError(f"{self.folder}: another packer is at work there; wait for its end") from None
+                self._begin_or_go_on(json.dumps({"name": name, "digest": digest}))
+                yield
+        except OSError as error:
+            what = f"{error.filename or self.folder}: {error.strerror}"
+            if error.errno in _FULL:
+                need = f"the set takes about {size / 1e9:.2f} GB"
+                what += f"; {need}. Make room and run the same command again, finished shards are kept"
+            raise ShardError(what) from None
+
+    def _begin_or_go_on(self, plan: str) -> None:
+        shutil.rmtree(self.parts, ignore_errors=True)
+        file = self.folder / "plan.json"
+        begun = any((self.folder / "rows").iterdir()) or any(self.hashes.iterdir())
+        if begun and file.exists() and file.read_text() != plan:
+            raise ShardError(
+                f"{self.folder}: unfinished shards of another packing (other images or settings); remove the folder "
+                "to begin anew, or finish that one first"
+            )
+        part = file.with_suffix(".part")
+        part.write_text(plan)
+        part.replace(file)
+
+    def put_in_place(self) -> None:
+        """Let the set appear."""
+        self.set.replace(self.out)
+        shutil.rmtree(self.folder)
