@@ -70,14 +70,17 @@ def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
         with bar(title, unit) as draw:
             yield draw
         return
-    began = said = time.monotonic()
+    began = said = 0.0
+    before: int | None = None  # what was done when the work began, or went on, says nothing of the rate
 
     def line(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal began, said, before
         now = time.monotonic()
-        if done and now - said >= 10:
+        if before is None:
+            began, said, before = now, now, done
+        elif done > before and now - said >= 10:
             said = now
-            rate = done / (now - began)
+            rate = (done - before) / (now - began)
             say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration((total - done) / rate)} left")
 
     yield line

@@ -45,3 +45,13 @@ def test_a_loop_has_a_bar_on_a_terminal_and_its_own_lines_alone_elsewhere(
         log.say("step 9")
     assert "step 9" in screen.getvalue()
     assert ("9/10" in screen.getvalue()) == terminal
+
+
+def test_the_rate_of_work_that_goes_on_is_of_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, clock = io.StringIO(), iter([100.0, 105.0, 111.0, 112.0])
+    monkeypatch.setattr(log, "console", Console(file=screen, force_terminal=False, width=100, highlight=False))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    with log.progress("packing out") as tick:
+        for done in (9_000, 9_050, 9_110, 9_120):
+            tick(done, 10_000)
+    assert screen.getvalue() == "packing out: 9,110/10,000 images, 10/s, 1m29s left\n"
