@@ -1,4 +1,4 @@
-"""WebDataset tars that exist already: a folder of .tar files, or one.
+"""WebDataset tars that exist already: a folder of .tar, .tar.gz and .tgz files, or one.
 
 Members that follow each other and share a key (the name up to the first dot of its last part) are a sample:
 
@@ -6,30 +6,42 @@ Members that follow each other and share a key (the name up to the first dot of 
     KEY.json                          what is known of the face, as sample.py has it; other fields are passed over
     KEY.cls                           a number: who it is (face recognition's classes are identities)
 
-Python's tarfile, and so webdataset, takes a damaged header for the end of the archive and says nothing. Here
-that is an error: how much was lost cannot be known.
+Long names and PAX headers are read as Python's tarfile does. But it, and so webdataset, takes a damaged header for
+the end of the archive and says nothing. Here that is an error: how much was lost cannot be known.
+
+A compressed tar can only be read from its start to its end, so it is unpacked once, into scratch.py's file.
 """
 
+import gzip
+import os
+import shutil
 import tarfile
+import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
 from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
+from shards.sources.scratch import Scratch
 from shards.tar import BLOCK
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_READ = (".tar", ".tar.gz", ".tgz")
+_REFUSED = (".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4", ".tzst", ".txz", ".tbz2")
+
+_Read = Callable[[int, int], bytes]  # offset, length
 
 
 class _Members(Lazy):
     """The images of many tars as entries, made when asked for."""
 
-    def __init__(self, tars: list[Path]) -> None:
-        self._tars = tars
+    def __init__(self, tars: list[Path], read: list[_Read]) -> None:
+        self._tars, self._read = tars, read
         self._names, self._identities = Names(), Names()
         self._tar, self._offset, self._size = array("i"), array("q"), array("q")
         self._faces: dict[int, Face] = {}
@@ -47,27 +59,54 @@ class _Members(Lazy):
         return len(self._size)
 
     def entry(self, i: int) -> Entry:
-        tar, size = self._tars[self._tar[i]], self._size[i]
-        read = partial(read_span, str(tar), self._offset[i], size)
-        origin, identity = f"{tar.name}/{self._names[i]}", self._identities[i] or None
+        tar, size = self._tar[i], self._size[i]
+        read = partial(self._read[tar], self._offset[i], size)
+        origin, identity = f"{self._tars[tar].name}/{self._names[i]}", self._identities[i] or None
         return Entry(origin, size, read, self._faces.get(i), identity)
 
 
 def entries(src: Path) -> Listing:
     """The images in the tars at `src`, in their order."""
-    tars = sorted(src.glob("*.tar")) if src.is_dir() else [src]
-    if not tars:
-        zipped = any(src.glob("*.tar.*")) or any(src.glob("*.tgz"))
-        raise ShardError(f"{src}: no .tar in it" + ("; unpack the compressed ones first (gunzip)" if zipped else ""))
-    found, left_out = _Members(tars), list[LeftOut]()
+    tars = _tars(src)
+    packed = [tar for tar in tars if _is_gzip(tar)]
+    scratch = Scratch(src, sum(map(_unpacked_bytes, packed))) if packed else None
+    read: list[_Read] = [scratch if scratch and tar in packed else partial(read_span, str(tar)) for tar in tars]
+    found, left_out = _Members(tars, read), list[LeftOut]()
     for number, tar in enumerate(tars):
-        for key, members in groupby(_members(tar), key=lambda member: _key(member.name)[0]):
-            fault = _add(found, number, tar, list(members))
+        members = _unpacked(tar, scratch) if scratch and tar in packed else _plain(tar)
+        for key, sample in groupby(members, key=lambda member: _key(member.name)[0]):
+            fault = _add(found, number, read[number], list(sample))
             if fault:
                 left_out.append(LeftOut(f"{tar.name}/{key}", fault, True))
     if not len(found):
         raise ShardError(f"{src}: no images in its tars ({', '.join(_IMAGES)})")
     return Listing(found, left_out)
+
+
+def _tars(src: Path) -> list[Path]:
+    """The tars at `src`, sorted."""
+    files = sorted(src.iterdir()) if src.is_dir() else [src]
+    for file in files:
+        if file.name.endswith(_REFUSED):
+            raise ShardError(f"{file}: only .tar.gz is unpacked here; unpack this first (zstd -d, unxz, ...)")
+    tars = [file for file in files if file.name.endswith(_READ)] if src.is_dir() else files
+    if not tars:
+        raise ShardError(f"{src}: no .tar in it")
+    return tars
+
+
+def _is_gzip(tar: Path) -> bool:
+    """By its first bytes: a folder's .tar may be compressed, too."""
+    with tar.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _unpacked_bytes(tar: Path) -> int:
+    """How large a compressed tar is about to be: it ends with its length, in 32 bits."""
+    with tar.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4))
+        return max(size, int.from_bytes(file.read(), "little"))
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -77,7 +116,7 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _add(found: _Members, number: int, tar: Path, members: list[tarfile.TarInfo]) -> str | None:
+def _add(found: _Members, number: int, read: _Read, members: list[tarfile.TarInfo]) -> str | None:
     """Add a sample's image; returns why not, where it cannot be one."""
     parts = {_key(member.name)[1]: member for member in members}
     images = [parts[extension] for extension in _IMAGES if extension in parts]
@@ -86,7 +125,7 @@ def _add(found: _Members, number: int, tar: Path, members: list[tarfile.TarInfo]
 
     def content(extension: str) -> bytes:
         member = parts.get(extension)
-        return read_span(str(tar), member.offset_data, member.size) if member else b""
+        return read(member.offset_data, member.size) if member else b""
 
     try:
         face = from_json(content("json")) if "json" in parts else None
@@ -98,18 +137,35 @@ def _add(found: _Members, number: int, tar: Path, members: list[tarfile.TarInfo]
     return None
 
 
-def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The files of a tar; ShardError where it is none, or is damaged."""
+def _plain(tar: Path) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar."""
+    with tar.open("rb") as file:
+        yield from _members(tar, file)
+
+
+def _unpacked(tar: Path, scratch: Scratch) -> Iterator[tarfile.TarInfo]:
+    """The files in a compressed tar, after unpacking it to the end of the scratch file."""
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with scratch.writing() as start, gzip.open(tar) as packed:
+            shutil.copyfileobj(packed, scratch.file, 1 << 20)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ShardError(f"{tar}: not a whole tar, unpacking ended with: {error}; get it again") from None
+    scratch.file.seek(start)
+    yield from _members(tar, scratch.file)
+
+
+def _members(tar: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The files of the tar that begins where `file` stands; ShardError where it is none, or is damaged."""
+    start = file.tell()
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isfile():
                     yield member
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps them all
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ShardError(f"{tar}: not a whole tar ({error}); if it is compressed, gunzip it first") from None
-    with tar.open("rb") as file:
-        file.seek(end)
-        if file.read(BLOCK) != bytes(BLOCK):
-            raise ShardError(f"{tar}: damaged or cut short at byte {end}; what follows cannot be found, get it again")
+        raise ShardError(f"{tar}: not a whole tar ({error}); get it again") from None
+    file.seek(end)
+    if file.read(BLOCK) != bytes(BLOCK):
+        raise ShardError(f"{tar}: damaged or cut short at byte {end - start}; what follows is lost, get it again")

@@ -268,8 +268,9 @@ def test_what_is_no_tar_is_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"no \.tar in it$"):
         listed("tar", tmp_path)
     touch(tmp_path / "a.tar.gz")
-    with pytest.raises(ShardError, match="gunzip"):
+    with pytest.raises(ShardError, match=r"a\.tar\.gz: not a whole tar"):
         listed("tar", tmp_path)
+    (tmp_path / "a.tar.gz").unlink()
     touch(tmp_path / "b.tar", b"\x1f\x8b" + bytes(2000))
     with pytest.raises(ShardError, match="not a whole tar"):
         listed("tar", tmp_path)
