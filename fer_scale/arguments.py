@@ -47,7 +47,11 @@ def _pack(verb: Verb) -> None:
     """Pack a dataset into WebDataset tar shards."""
     verb.add_argument("src", type=Path, help="folder of the dataset, or of tars")
     verb.add_argument("out", type=Path, help="folder of the shard set")
-    verb.add_argument("--source", required=True, help="layout of SRC: folder, ferplus, tar")
+    verb.add_argument(
+        "--source",
+        required=True,
+        help="layout of SRC: folder, tar, recordio, parquet; ferplus, fer2013, rafdb, affectnet, ckplus, jaffe, sfew",
+    )
     verb.add_argument("--name", help="name of the set (default: the name of SRC)")
     verb.add_argument("--split", help="train, valid or test, where the source has them")
     verb.add_argument("--protocol", default="argmax", help="how votes become a label: argmax (default) or majority")

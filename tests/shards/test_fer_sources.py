@@ -505,6 +505,25 @@ def test_jaffe_says_who_and_what_in_its_names(tmp_path: Path) -> None:
         listed("jaffe", tmp_path)
 
 
+def test_sfew_has_a_train_and_a_valid_part(tmp_path: Path) -> None:
+    for number, folder in enumerate(("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")):
+        picture(tmp_path / "Train" / folder / f"{number}.png")
+    picture(tmp_path / "Val" / "Sad" / "9.png")
+    picture(tmp_path / "Test" / "10.png")
+    assert labels(listed("sfew", tmp_path, "train")) == {
+        "Train/Angry/0.png": "anger",
+        "Train/Disgust/1.png": "disgust",
+        "Train/Fear/2.png": "fear",
+        "Train/Happy/3.png": "happiness",
+        "Train/Neutral/4.png": "neutral",
+        "Train/Sad/5.png": "sadness",
+        "Train/Surprise/6.png": "surprise",
+    }
+    assert labels(listed("sfew", tmp_path, "valid")) == {"Val/Sad/9.png": "sadness"}
+    with pytest.raises(ShardError, match="no test part in it; there are train, valid"):
+        listed("sfew", tmp_path, "test")
+
+
 # ------------------------------------------------------------------------------------------------ all of them
 
 
