@@ -163,19 +163,26 @@ class Order:
         """How many whole steps fit into `epochs` (which may be a fraction) epochs."""
         return int(Fraction(str(epochs)) * self.samples_per_epoch // self.batch)
 
+    def epochs(self, steps: int) -> list[float]:
+        """How many epochs so many steps are; in a list, for a mixture of sets has several (mix.py)."""
+        return [steps * self.batch / self.samples_per_epoch]
+
     def slots(self, step: int, start: int, stop: int) -> Slots:
         """What fills the slots [start, stop) of the global batch of `step`; lane after lane."""
         per_lane = self.batch // self.lanes
         slot = np.arange(start, stop, dtype=np.int64)
-        lane, place = slot // per_lane, slot % per_lane + step * per_lane
+        return self.at(slot // per_lane, slot % per_lane + step * per_lane)
+
+    def at(self, lane: Ints, place: Ints) -> Slots:
+        """The samples at these places of the lanes' endless streams; lane after lane, places without a gap."""
         epoch, position = place // self.lane_length, place % self.lane_length
-        shard, row = np.empty_like(slot), np.empty_like(slot)
+        shard, row = np.empty_like(place), np.empty_like(place)
         done = 0
-        while done < len(slot):
+        while done < len(place):
             window = self._window(int(lane[done]), int(epoch[done]), int(position[done]))
             begin = int(position[done]) - window.start
-            lane_stop = (int(lane[done]) + 1) * per_lane - start
-            n = min(len(slot), lane_stop, done + window.stop - int(position[done])) - done
+            lane_stop = int(np.searchsorted(lane, lane[done], side="right"))
+            n = min(lane_stop, done + window.stop - int(position[done])) - done
             shard[done : done + n] = window.shard[begin : begin + n]
             row[done : done + n] = window.row[begin : begin + n]
             done += n
