@@ -137,6 +137,10 @@ def _data(card: Card) -> str:
         for row in card.data
     ]
     head = ["set", "images", "left out", "licence of the images", "source", "fingerprint"]
+    if any(row.get("weight") for row in card.data):  # sets that were mixed by weights
+        head.insert(1, "of each batch")
+        for cells, row in zip(rows, card.data, strict=True):
+            cells.insert(1, f"{100 * row['weight']:.4g} %")
     return (
         _table(head, rows)
         + "\n\nNo image is part of this repository"

@@ -1,4 +1,4 @@
-"""Shards to batches, in the order of shards/order.py.
+"""Shards to batches, in the order of shards/order.py, or of shards/mix.py where sets have weights.
 
 A batch is a pure function of (seed, step): readers are told which (step, micro-batch) to make, never asked what comes
 next, so a run goes on anywhere by a seek and the number of ranks and readers changes nothing. Readers decode to uint8.
@@ -13,7 +13,7 @@ import json
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
+from shards.mix import Mix
 from shards.order import Order, bits, share
 from shards.pixels import BadImage, decode
 
@@ -59,11 +60,18 @@ class Faces:
         largest = max(max(s.index["image_px"]["max"]) for s in sets)
         self.slot_px = min(slot_px, largest)
 
+    def counts_by_set(self) -> list[list[int]]:
+        """How many images each shard gives, set by set."""
+        return self._by_set(self.counts)
+
+    def _by_set(self, values: list[T]) -> list[list[T]]:
+        ends = [0, *accumulate(len(s.counts) for s in self.sets)]
+        return [values[first:end] for first, end in pairwise(ends)]
+
     def prints(self) -> list[str]:
         """What each set gives, content and choice of rows: the same exactly where the same images are read."""
-        found, shard = [], 0
-        for s in self.sets:
-            rows, shard = self.rows[shard : shard + len(s.counts)], shard + len(s.counts)
+        found = []
+        for s, rows in zip(self.sets, self._by_set(self.rows), strict=True):
             kept = hashlib.sha256(b"".join(r.astype("<i8").tobytes() + b"|" for r in rows if r is not None))
             found.append(s.fingerprint + (f" rows {kept.hexdigest()}" if rows[0] is not None else ""))
         return found
@@ -152,7 +160,7 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
 class _Steps(Dataset[Batch]):
     """`steps[(step, micro)]` is that micro-batch of one rank."""
 
-    def __init__(self, faces: Faces, order: Order, rank: int, ranks: int, accumulation: int):
+    def __init__(self, faces: Faces, order: Order | Mix, rank: int, ranks: int, accumulation: int):
         self.faces, self.order = faces, order
         mine = share(rank, ranks, order.batch)
         cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
@@ -166,7 +174,7 @@ class _Steps(Dataset[Batch]):
 
 def batches(
     faces: Faces,
-    order: Order,
+    order: Order | Mix,
     *,
     start_step: int,
     stop_step: int,

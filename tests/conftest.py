@@ -29,6 +29,18 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def mixed_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set of 40 smooth pictures of 24 to 63 px in 3 shards: what stands beside `faces` in a mixture."""
+    src, out = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("sets") / "mixed"
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        coarse = Image.fromarray(rng.integers(0, 256, (2, 2, 3), np.uint8))
+        coarse.resize((24 + number, 63 - number), Image.Resampling.BICUBIC).save(src / f"{number}.png")
+    pack(src, out, source="folder", name="mixed", shard_mb=0.06, workers=1, licence="mit")
+    return out
+
+
 @dataclass
 class Ranks:
     """Some processes that are the ranks of one run."""

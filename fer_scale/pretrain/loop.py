@@ -23,7 +23,7 @@ from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.world import World
 from shards.errors import ShardError, UserError
-from shards.index import ShardSet
+from shards.mix import Mix
 from shards.order import Order
 
 
@@ -58,7 +58,7 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
 
 def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
-    sets = [ShardSet.open(path) for path in wanted.data.shards]
+    sets = setup.opened(wanted.data)
     faces, order, fell_out = setup.table(wanted, sets)
     plan = recipe.plan(wanted, us.ranks, order)
     model = setup.build(wanted)
@@ -106,10 +106,9 @@ def _checkpoint(wanted: Pretrain, changes: list[str]) -> Path | str | None:
         return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
     if run.resume == "must" and not found:
         return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
-    before = run.out / "recipe.toml"
-    if not found and before.exists():  # killed before its first save; where there is a save, setup.same_run asks
-        try:
-            config.refuse_another(before, wanted, changes)
+    if not found and (run.out / "recipe.toml").exists():
+        try:  # killed before its first save; where there is a save, setup.same_run asks
+            setup.refuse_another(wanted, changes)
         except UserError as error:
             return str(error)
     return found
@@ -124,7 +123,7 @@ class Run:
     us: World
     engine: Engine
     faces: Faces
-    order: Order
+    order: Order | Mix
     journal: log.Journal
     prints: list[str]
     stop: StopSignal

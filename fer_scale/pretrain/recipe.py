@@ -5,19 +5,25 @@ Sources: "MAE" is He et al. 2022 (arXiv 2111.06377), "SSFER" Song et al. 2024 (a
 
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
+from shards.mix import Mix
 from shards.order import Order
 
 Rgb = tuple[float, float, float]
 ENCODERS = ("vit_tiny", "vit_small", "vit_base", "vit_large")  # encoder.SHAPES, without its import of torch
+_WEIGHTED = re.compile(r"(.+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d\d?)?)")  # PATH=NUMBER; a path may hold a "="
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    shards: tuple[Path, ...] = knob(kind="layout", help="folder of a shard set, or a list of them (content is checked)")
+    shards: tuple[str, ...] = knob(
+        kind="layout",
+        help="folder of a shard set, or a list of them (content is checked); PATH=WEIGHT mixes each batch (maths)",
+    )
     exclude: tuple[str, ...] = knob(
         (), kind="layout", help="FILE#LIST of a split file, not trained on (content is checked)"
     )
@@ -29,9 +35,26 @@ class Data:
     window_mb: float = knob(512, help="shards of a lane that are shuffled together, where a set is not packed shuffled")
     slot_px: int = knob(0, help="readers reduce larger images to this side; 0: twice image_px, at least 128")
 
+    def sets(self) -> list[tuple[str, Fraction | None]]:
+        """Path and weight of each set; no weight where the sets are one pool."""
+        found = [(spec, _WEIGHTED.fullmatch(spec)) for spec in self.shards]
+        return [(match[1], Fraction(match[2])) if match else (spec, None) for spec, match in found]
+
+    def weights(self) -> list[Fraction]:
+        """The share of each set in a batch, exactly; empty where the sets are one pool."""
+        given = [weight for _, weight in self.sets() if weight is not None]
+        return [weight / sum(given) for weight in given]
+
     def __post_init__(self) -> None:
+        given = [weight for _, weight in self.sets() if weight is not None]
+        bare = next((path for path, weight in self.sets() if weight is None), "")
         require(
-            (len(self.shards) > 0, "shards: must name at least one folder"),
+            (all(self.shards) and len(self.shards) > 0, "shards: must name at least one folder"),
+            (
+                len(given) in (0, len(self.shards)),
+                f"shards: {bare!r} has no weight and others have; write {bare}=NUMBER, or no weights at all",
+            ),
+            (all(weight > 0 for weight in given), f"shards: weights must be above 0, not {' '.join(self.shards)}"),
             *at_least(self, 0, "workers", "window_mb", "slot_px"),
             *in_0_to_1(self, "max_bad"),
         )
@@ -182,6 +205,14 @@ class Pretrain:
     run: Run
     card: Card = field(default_factory=Card)
 
+    def __post_init__(self) -> None:
+        no_epochs = "a mixture of weighted sets has no epoch of its own; give"
+        mixed = bool(self.data.weights())
+        require(
+            (not mixed or self.run.epochs is None, f"run.epochs: {no_epochs} run.steps"),
+            (not mixed or self.optim.warmup_epochs is None, f"optim.warmup_epochs: {no_epochs} optim.warmup_steps"),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -189,14 +220,15 @@ class Plan:
 
     ranks: int
     accumulation: int  # micro-batches per optimizer step, on each rank
-    images: int  # in an epoch
+    images: int  # in an epoch, of all sets
     steps: int
     views: int  # images seen in all
+    epochs: tuple[float, ...]  # of all sets; of weighted ones, those of each
     lr: float  # peak
     warmup_steps: int
 
 
-def plan(recipe: Pretrain, ranks: int, order: Order) -> Plan:
+def plan(recipe: Pretrain, ranks: int, order: Order | Mix) -> Plan:
     """The derived numbers; steps come from the order alone. A batch that the ranks cannot share is refused."""
     size, micro = recipe.batch.size, recipe.batch.micro
     if size < ranks:
@@ -209,18 +241,19 @@ def plan(recipe: Pretrain, ranks: int, order: Order) -> Plan:
             f"so a rank would have an empty micro-batch; use batch.micro = {largest}"
         )
     optim, run = recipe.optim, recipe.run
-    steps = run.steps if run.steps is not None else order.steps(run.epochs or 0)
+    steps, warmup = run.steps or 0, optim.warmup_steps or 0
+    if isinstance(order, Order):  # a Mix has no epochs as a whole, and its recipe none either
+        steps = order.steps(run.epochs) if run.epochs is not None else steps
+        warmup = order.steps(optim.warmup_epochs) if optim.warmup_epochs is not None else warmup
     if steps < 1:
         raise ConfigError(f"run.epochs = {run.epochs}: {order.samples_per_epoch} images make no step of {size}")
-    warmup = optim.warmup_steps or 0
-    if optim.warmup_epochs is not None:
-        warmup = order.steps(optim.warmup_epochs)
     return Plan(
         ranks=ranks,
         accumulation=accumulation,
         images=order.samples_per_epoch,
         steps=steps,
         views=steps * size,
+        epochs=tuple(order.epochs(steps)),
         lr=optim.lr if optim.lr is not None else (optim.base_lr or 0) * size / 256,
         warmup_steps=min(warmup, steps),
     )

@@ -16,34 +16,54 @@ from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.mae import MaskedAutoencoder
-from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.recipe import Data, Plan, Pretrain
 from fer_scale.pretrain.recipe import plan as plan_of
 from shards.errors import ShardError
 from shards.index import ShardSet
+from shards.mix import Mix, Part
 from shards.order import Order
 
 FEW_VIEWS = 1_000_000  # views are the largest lever: about +4 points a doubling on small faces
+MANY_EPOCHS = 100  # of one set of a mixture, whose weight may be a slip
 
 
-def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order, list[int]]:
+def opened(data: Data) -> list[ShardSet]:
+    """The sets that data.shards names."""
+    for spec, (path, weight) in zip(data.shards, data.sets(), strict=True):
+        if weight is not None and Path(spec).is_dir():
+            raise ShardError(
+                f"data.shards: {spec} is a folder, but reads as {path} with the weight {spec.rpartition('=')[2]}; "
+                f"write {spec}/ for the folder, or {spec}=NUMBER to give it a weight"
+            )
+    return [ShardSet.open(path) for path, _ in data.sets()]
+
+
+def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order | Mix, list[int]]:
     """The images without the excluded ones, their order, and how many of each set were excluded."""
-    data = rec.data
+    data, size = rec.data, rec.batch.size
     rows, fell_out = without(sets, data.exclude)
     slot = data.slot_px or max(128, 2 * rec.model.image_px)
     faces = Faces(sets, slot_px=slot, rows=rows)
+    fixed = data.lanes == "fixed"
+    if weights := data.weights():
+        parts = [
+            Part(s.name, int(s.fingerprint[:16], 16), counts, weight, _window_shards([s], data.window_mb))
+            for s, counts, weight in zip(sets, faces.counts_by_set(), weights, strict=True)
+        ]
+        return faces, Mix(parts, seed=rec.run.seed, batch=size, lanes_fixed=fixed), fell_out
     total = sum(faces.counts)
-    if total < rec.batch.size:
-        raise ShardError(f"data.shards: {total} images are fewer than batch.size = {rec.batch.size}")
-    shuffled = all(s.index["order"] == "random" for s in sets)
-    shard_mb = sum(s.index["bytes"] for s in sets) / len(faces.counts) / 1e6
-    order = Order(
-        faces.counts,
-        seed=rec.run.seed,
-        batch=rec.batch.size,
-        window_shards=1 if shuffled else max(1, int(data.window_mb / max(shard_mb, 1e-6))),
-        lanes_fixed=data.lanes == "fixed",
-    )
-    return faces, order, fell_out
+    if total < size:
+        raise ShardError(f"data.shards: {total} images are fewer than batch.size = {size}")
+    window = _window_shards(sets, data.window_mb)
+    return faces, Order(faces.counts, seed=rec.run.seed, batch=size, window_shards=window, lanes_fixed=fixed), fell_out
+
+
+def _window_shards(sets: list[ShardSet], window_mb: float) -> int:
+    """How many shards are shuffled together: one is enough where the sets were packed in a random order."""
+    if all(s.index["order"] == "random" for s in sets):
+        return 1
+    shard_mb = sum(s.index["bytes"] for s in sets) / sum(len(s.counts) for s in sets) / 1e6
+    return max(1, int(window_mb / max(shard_mb, 1e-6)))
 
 
 def build(rec: Pretrain) -> MaskedAutoencoder:
@@ -87,10 +107,17 @@ def fresh(rec: Pretrain) -> MaskedAutoencoder:
     )
 
 
-def describe(rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell_out: list[int], weights: int) -> None:
+def describe(
+    rec: Pretrain, plan: Plan, order: Order | Mix, sets: list[ShardSet], fell_out: list[int], weights: int
+) -> None:
     """Say what the recipe comes to, before anything is paid for."""
-    for s, out in zip(sets, fell_out, strict=True):
-        log.say(f"images   {s.samples - out:,} of {s.name}" + (f" ({out:,} excluded)" if out else ""))
+    for number, (s, out) in enumerate(zip(sets, fell_out, strict=True)):
+        part = ""
+        if isinstance(order, Mix):
+            each = order.shares[number]
+            part = f": {float(100 * each):.4g} % of a batch, {float(each * order.batch):.4g} images a step, "
+            part += f"{plan.epochs[number]:.1f} epochs"
+        log.say(f"images   {s.samples - out:,} of {s.name}" + (f" ({out:,} excluded)" if out else "") + part)
     m, share = rec.model, rec.batch.size / plan.ranks
     log.say(
         f"model    {m.encoder}, {m.image_px} px in {m.patch_px} px patches, {weights / 1e6:.1f} M weights with decoder"
@@ -99,12 +126,16 @@ def describe(rec: Pretrain, plan: Plan, order: Order, sets: list[ShardSet], fell
     log.say(f"ranks    {log.plural(plan.ranks, 'rank')}, ZeRO stage {stage}, {rec.run.precision}")
     micro = f"{log.plural(plan.accumulation, 'micro-batch')} of {share / plan.accumulation:g}"
     log.say(f"batch    {rec.batch.size} images a step: {share:g} a rank in {micro}")
-    epochs = plan.views / plan.images
-    log.say(f"steps    {plan.steps:,}: {plan.views:,} views, {epochs:.1f} epochs; warm-up {plan.warmup_steps:,}")
+    epochs = "" if isinstance(order, Mix) else f", {plan.epochs[0]:.1f} epochs"
+    log.say(f"steps    {plan.steps:,}: {plan.views:,} views{epochs}; warm-up {plan.warmup_steps:,}")
     log.say(f"lr       {plan.lr:.3g} at its peak")
     if plan.views < FEW_VIEWS:
         log.say(f"note     {plan.views:,} views are few: more views are the largest lever (configs/README.md)")
-    if order.lanes < min(16, rec.batch.size):
+    if isinstance(order, Mix):
+        for s, times in zip(sets, plan.epochs, strict=True):
+            if times > MANY_EPOCHS:
+                log.say(f"note     {s.name} comes {times:,.0f} times over: is its weight meant so?")
+    elif order.lanes < min(16, rec.batch.size):
         log.say(
             f"note     batch.size = {rec.batch.size} has few divisors: a batch mixes {order.lanes} places of the set"
         )
@@ -122,11 +153,28 @@ def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes
         raise CheckpointError(
             f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"
         )
-    config.refuse_another(rec.run.out / "recipe.toml", rec, changes)
+    refuse_another(rec, changes)
+
+
+def refuse_another(rec: Pretrain, changes: list[str]) -> None:
+    """Refuse another recipe than the run's: another value of a `maths` key, or other weights of data.shards.
+
+    Where the sets lie is layout, and what they hold is checked by content; how they are mixed is mathematics.
+    """
+    file = rec.run.out / "recipe.toml"
+    config.refuse_another(file, rec, changes)
+    was, now = config.load(Pretrain, file).data.weights(), rec.data.weights()
+    if was != now and "data.shards" not in {change.partition("=")[0] for change in changes}:
+        before, after = (", ".join(map(str, weights)) or "none" for weights in (was, now))
+        raise config.ConfigError(
+            f"{rec.run.out}: holds a run with another recipe:\n  data.shards: weights {before} -> {after}\n"
+            "use another run.out, or go on with the change by --change data.shards=..."
+        )
 
 
 def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[int]) -> None:
     """recipe.toml, plan.json and data.json of the run."""
+    shares = [float(weight) for weight in rec.data.weights()]  # of a batch
     data = [
         {
             "name": s.name,
@@ -136,8 +184,9 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
             "excluded": out,
             "fingerprint": s.fingerprint,
             "template_box": s.index["template_box"],
+            "weight": shares[number] if shares else None,
         }
-        for s, out in zip(sets, fell_out, strict=True)
+        for number, (s, out) in enumerate(zip(sets, fell_out, strict=True))
     ]
     for name, text in (
         ("recipe.toml", config.dump(rec)),
@@ -152,6 +201,6 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
 def check(recipe_file: Path, overrides: list[str], ranks: int) -> None:
     """Say what a recipe would do on so many ranks, without doing it."""
     rec = config.load(Pretrain, recipe_file, overrides)
-    sets = [ShardSet.open(path) for path in rec.data.shards]
+    sets = opened(rec.data)
     _, order, fell_out = table(rec, sets)
     describe(rec, plan_of(rec, ranks, order), order, sets, fell_out, sum(p.numel() for p in build(rec).parameters()))

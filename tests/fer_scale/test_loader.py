@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,23 @@ from fer_scale import loader
 from fer_scale.loader import Faces
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
+from shards.mix import Mix, Part
 from shards.order import Order
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def read(faces: Faces, *, ranks: int = 1, accumulation: int = 1, workers: int = 0, start: int = 0) -> list[np.ndarray]:
+def read(
+    faces: Faces,
+    order: Order | Mix | None = None,
+    *,
+    ranks: int = 1,
+    accumulation: int = 1,
+    workers: int = 0,
+    start: int = 0,
+) -> list[np.ndarray]:
     """The global batches of steps start..6: ids, keys, sizes and all pixels of each, as one array of bytes."""
-    order = Order(faces.counts, seed=3, batch=25)
+    order = order or Order(faces.counts, seed=3, batch=25)
     steps: list[list[np.ndarray]] = [[] for _ in range(start, 6)]
     for rank in range(ranks):
         share = loader.batches(
@@ -40,6 +51,70 @@ def read(faces: Faces, *, ranks: int = 1, accumulation: int = 1, workers: int = 
                 facts = np.concatenate([b.ids[:, None], b.keys[:, None].view("int64"), b.sizes], 1)
                 steps[step].append(np.concatenate([facts.view("uint8").reshape(len(b.ids), -1), flat], 1))
     return [np.concatenate(parts) for parts in steps]
+
+
+Read = tuple[Faces, Callable[[], Order | Mix]]
+
+
+@pytest.fixture(params=["one set", "a mixture"])
+def what(request: pytest.FixtureRequest, faces: Path, mixed_sizes: Path) -> Read:
+    """Images, and their order without anything read yet; both pass the end of an epoch within six steps of 25."""
+    if request.param == "one set":
+        table = Faces([ShardSet.open(faces)], slot_px=128)
+        return table, lambda: Order(table.counts, seed=3, batch=25)
+    return mixture([ShardSet.open(faces), ShardSet.open(mixed_sizes)])
+
+
+def mixture(sets: list[ShardSet]) -> Read:
+    """The sets in the shares 0.7 and 0.3: 17.5 and 7.5 images a step."""
+    table = Faces(sets, slot_px=128)
+    parts = [
+        Part(s.name, number, counts, Fraction(weight))
+        for number, (s, counts, weight) in enumerate(zip(sets, table.counts_by_set(), (7, 3), strict=True))
+    ]
+    return table, lambda: Mix(parts, seed=3, batch=25)
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 8])
+def test_any_ranks_and_a_resume_at_any_step_give_the_same_global_batches(what: Read, ranks: int) -> None:
+    table, order = what
+    whole = read(table, order())
+    for start in (0, 1, 4):
+        assert same(read(table, order(), ranks=ranks, start=start), whole[start:])
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 1), (1, 2)])
+def test_readers_of_a_mixture_in_other_processes_read_the_same(
+    faces: Path, mixed_sizes: Path, ranks: int, workers: int
+) -> None:
+    table, order = mixture([ShardSet.open(faces), ShardSet.open(mixed_sizes)])
+    whole = read(table, order())
+    assert same(read(table, order(), ranks=ranks, accumulation=2, workers=workers, start=2), whole[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 8])
+def test_ranks_readers_and_resumes_give_the_same_global_batches_in_all_combinations(
+    what: Read, ranks: int, workers: int
+) -> None:
+    table, order = what
+    whole = read(table, order())
+    for start in (0, 1, 5):
+        assert same(read(table, order(), ranks=ranks, workers=workers, start=start), whole[start:])
+
+
+def test_each_batch_of_a_mixture_holds_its_share_of_each_set(faces: Path, mixed_sizes: Path) -> None:
+    table, order = mixture([ShardSet.open(faces), ShardSet.open(mixed_sizes)])
+    ids = [batch[:, :8].copy().view("int64")[:, 0] for batch in read(table, order())]
+    assert [int((step < 110).sum()) for step in ids] == [17, 18, 17, 18, 17, 18]
+    first = set(np.concatenate(ids)[np.concatenate(ids) >= 110].tolist())
+    assert first <= set(range(110, 150)) and len(first) > 30, "45 images of a set of 40: an epoch, and some of the next"
+    assert not set(ids[0].tolist()) & set(ids[1].tolist())
 
 
 def test_ranks_micro_batches_and_a_seek_leave_every_global_batch_alone(faces: Path) -> None:

@@ -142,6 +142,21 @@ def test_the_card_says_what_it_was_made_of_and_no_path_of_this_machine(pretraine
     assert "/secret/place" not in card + (tmp_path / "out" / "config.json").read_text()
 
 
+def test_the_card_of_a_mixture_names_every_set_with_its_weight(pretrained: Path, tmp_path: Path) -> None:
+    rows = json.loads((pretrained / "data.json").read_text())
+    for row, weight in zip(rows, (0.7, 0.3), strict=True):
+        row["weight"] = weight
+    (pretrained / "data.json").write_text(json.dumps(rows))
+    publish(pretrained, str(tmp_path / "out"), licence="mit")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for line in (
+        "| set | of each batch | images | left out | licence of the images | source | fingerprint |",
+        "| drawn | 70 % | 1,200 | 30 | apache-2.0 | folder | abababababab |",
+        "| found | 30 % | 50 | 0 | unknown | tar | cdcdcdcdcdcd |",
+    ):
+        assert line in card
+
+
 def test_a_licence_unknown_to_the_hub_is_other_with_its_name(pretrained: Path, tmp_path: Path) -> None:
     publish(pretrained, str(tmp_path / "out"), licence="Non-commercial research only")
     card = (tmp_path / "out" / "README.md").read_text()

@@ -1,6 +1,7 @@
 """What a pre-training recipe comes to, and what it refuses."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fer_scale.config import ConfigError
 from fer_scale.encoder import SHAPES
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import ENCODERS, Plan, Pretrain, plan
+from shards.mix import Mix, Part
 from shards.order import Order, share
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -73,6 +75,45 @@ def test_steps_of_epochs_come_from_the_order() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "path", "weight"),
+    [
+        ("/data/faces=0.7", "/data/faces", "7/10"),
+        ("faces=2", "faces", "2"),
+        ("faces=.5", "faces", "1/2"),
+        ("faces=1e-2", "faces", "1/100"),
+        ("/runs/lr=0.1/faces=3", "/runs/lr=0.1/faces", "3"),
+        ("/runs/lr=0.1/faces", "/runs/lr=0.1/faces", None),
+        ("a=b=0.25", "a=b", "1/4"),
+        ("a=b", "a=b", None),
+        ("lr=3/", "lr=3/", None),
+        ("faces=nan", "faces=nan", None),
+        ("=3", "=3", None),
+    ],
+)
+def test_a_weight_is_a_number_behind_the_last_equals_sign(spec: str, path: str, weight: str | None) -> None:
+    [found] = recipe(f"data.shards={spec}").data.sets()
+    assert found == (path, None if weight is None else Fraction(weight))
+
+
+def test_weights_are_relative_to_their_sum_and_exact() -> None:
+    assert recipe('data.shards=["a=0.7", "b=0.1", "c=0.2"]').data.weights() == [
+        Fraction(7, 10),
+        Fraction(1, 10),
+        Fraction(1, 5),
+    ]
+    assert recipe('data.shards=["a=1", "b=2"]').data.weights() == [Fraction(1, 3), Fraction(2, 3)]
+    assert recipe('data.shards=["a", "b"]').data.weights() == []
+
+
+def test_the_plan_of_a_mixture_counts_each_sets_epochs() -> None:
+    rec = recipe('data.shards=["a=1", "b=3"]', "batch.size=16", "run.steps=20")
+    parts = [Part("a", 1, [40], Fraction(1)), Part("b", 2, [80], Fraction(3))]
+    derived = plan(rec, 1, Mix(parts, seed=0, batch=16))
+    assert (derived.steps, derived.views, derived.images) == (20, 320, 112)  # 4 lanes of 10, 12 of 6
+    assert derived.epochs == (2.0, pytest.approx(240 / 72))
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["optim.base_lr=1e-4"], "optim.lr: give exactly one of lr and base_lr"),
@@ -91,6 +132,15 @@ def test_steps_of_epochs_come_from_the_order() -> None:
         (["run.hang_seconds=0"], "run.hang_seconds: must be above 0, not 0.0"),
         (["batch.micro=-1"], "batch.micro: must be 1 or more, not -1"),
         (["data.shards=[]"], "data.shards: must name at least one folder"),
+        (["data.shards="], "data.shards: must name at least one folder"),
+        (['data.shards=["a=0.7", "b"]'], "data.shards: 'b' has no weight and others have; write b=NUMBER"),
+        (['data.shards=["a=0.7", "b=0"]'], "data.shards: weights must be above 0, not a=0.7 b=0"),
+        (['data.shards=["a=0.7", "b=-.3"]'], "data.shards: weights must be above 0, not a=0.7 b=-.3"),
+        (["data.shards=a=1", "run.steps=none", "run.epochs=2"], "run.epochs: a mixture of weighted sets has no epoch"),
+        (
+            ["data.shards=a=1", "optim.warmup_steps=none", "optim.warmup_epochs=2"],
+            "optim.warmup_epochs: a mixture of weighted sets has no epoch of its own; give optim.warmup_steps",
+        ),
         (["data.workers=-1"], "data.workers: must be 0 or more, not -1"),
         (["data.max_bad=2"], "data.max_bad: must lie in 0..1, not 2.0"),
         (["augment.grey=7"], "augment.grey: must lie in 0..1, not 7.0"),

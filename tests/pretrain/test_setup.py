@@ -1,14 +1,21 @@
-"""What a pre-training run refuses to start or to go on from."""
+"""What a pre-training run refuses to start or to go on from, and what it makes of several shard sets."""
 
+import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from fer_scale import artifact, config, encoder
 from fer_scale.checkpoint import CheckpointError
+from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
 from fer_scale.pretrain import setup
-from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.pretrain.recipe import Pretrain, plan
+from shards.errors import ShardError
+from shards.index import ShardSet
+from shards.mix import Mix
+from shards.order import Order
 
 
 def recipe(out: Path, *overrides: str) -> Pretrain:
@@ -33,3 +40,85 @@ def test_an_encoder_of_another_mean_is_refused_with_the_values_to_set(tmp_path: 
     given = str(caught.value).partition("set ")[2].split()
     assert given == ["model.mean=[0.4,0.5,0.6]", "model.std=[0.25,0.25,0.25]"]
     setup.build(recipe(tmp_path, f"model.start_from={tmp_path}", *given))
+
+
+# ---- several sets
+
+
+def mixture(out: Path, one: Path, other: Path, *overrides: str) -> Pretrain:
+    """A recipe of seven parts of one set and three of the other."""
+    return recipe(out, f'data.shards=["{one}=7", "{other}=3"]', *overrides)
+
+
+def test_sets_with_weights_are_mixed_and_sets_without_are_one_pool(
+    faces: Path, mixed_sizes: Path, tmp_path: Path
+) -> None:
+    rec = mixture(tmp_path, faces, mixed_sizes)
+    _, mix, _ = setup.table(rec, setup.opened(rec.data))
+    assert isinstance(mix, Mix) and mix.shares == [Fraction(7, 10), Fraction(3, 10)] and mix.batch == 25
+    rec = recipe(tmp_path, f'data.shards=["{faces}", "{mixed_sizes}"]')
+    table, pool, _ = setup.table(rec, setup.opened(rec.data))
+    assert isinstance(pool, Order) and sum(table.counts) == 150
+    assert pool.slots(3, 0, 25).key.tolist() == Order(table.counts, seed=0, batch=25).slots(3, 0, 25).key.tolist()
+
+
+def test_what_is_excluded_from_a_set_of_a_mixture_never_comes(faces: Path, mixed_sizes: Path, tmp_path: Path) -> None:
+    other = ShardSet.open(mixed_sizes)
+    keys = [key for number in range(len(other.counts)) for key in other.keys(number)][:20]
+    split = {"set": other.name, "fingerprint": other.fingerprint, "test": keys}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    rec = mixture(tmp_path, faces, mixed_sizes, f"data.exclude={tmp_path / 'split.json'}#test")
+    table, order, fell_out = setup.table(rec, setup.opened(rec.data))
+    assert fell_out == [0, 20]
+    seen = set()
+    for step in range(12):
+        slots = order.slots(step, 0, 25)
+        seen |= set(table.batch(slots.shard, slots.row, slots.key).ids.tolist())
+    assert seen & set(range(110, 130)) == set() and len(seen & set(range(130, 150))) == 20
+
+
+def test_a_mixture_is_said_with_shares_and_epochs_and_a_set_that_comes_very_often_is_noted(
+    faces: Path, mixed_sizes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rec = mixture(tmp_path, faces, mixed_sizes, "run.steps=600")
+    sets = setup.opened(rec.data)
+    _, order, fell_out = setup.table(rec, sets)
+    setup.describe(rec, plan(rec, 1, order), order, sets, fell_out, 1)
+    said = capsys.readouterr().err.splitlines()
+    assert "images   110 of faces: 70 % of a batch, 17.5 images a step, 102.9 epochs" in said
+    assert "images   40 of mixed: 30 % of a batch, 7.5 images a step, 128.6 epochs" in said
+    assert "steps    600: 15,000 views; warm-up 5" in said
+    assert "note     mixed comes 129 times over: is its weight meant so?" in said
+
+
+def test_the_weights_stand_in_the_facts_of_the_run(faces: Path, mixed_sizes: Path, tmp_path: Path) -> None:
+    for rec, weights in (
+        (mixture(tmp_path, faces, mixed_sizes), [0.7, 0.3]),
+        (recipe(tmp_path, f'data.shards=["{faces}", "{mixed_sizes}"]'), [None, None]),
+    ):
+        sets = setup.opened(rec.data)
+        _, order, fell_out = setup.table(rec, sets)
+        setup.write_facts(rec, plan(rec, 1, order), sets, fell_out)
+        assert [row["weight"] for row in json.loads((tmp_path / "data.json").read_text())] == weights
+
+
+def test_a_run_goes_on_with_the_same_shares_elsewhere_and_refuses_others_unless_they_are_a_change(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recipe.toml").write_text(config.dump(mixture(tmp_path, Path("/a"), Path("/b"))))
+    setup.refuse_another(recipe(tmp_path, 'data.shards=["/moved/a=0.7", "/moved/b=0.3"]'), [])
+    for shards, now in (('["/a=1", "/b=1"]', "1/2, 1/2"), ('["/a", "/b"]', "none")):
+        other = recipe(tmp_path, f"data.shards={shards}")
+        with pytest.raises(ConfigError, match=f"weights 7/10, 3/10 -> {now}\n.* by --change data.shards="):
+            setup.refuse_another(other, ["optim.lr=1"])
+        setup.refuse_another(other, [f"data.shards={shards}"])
+
+
+def test_a_folder_whose_name_ends_like_a_weight_is_not_taken_for_another(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "faces=3").symlink_to(faces)
+    with pytest.raises(
+        ShardError, match=r"is a folder, but reads as .*/faces with the weight 3; write .*/faces=3/ for"
+    ):
+        setup.opened(recipe(tmp_path, f"data.shards={tmp_path}/faces=3").data)
+    [opened] = setup.opened(recipe(tmp_path, f"data.shards={tmp_path}/faces=3/").data)
+    assert opened.samples == 110

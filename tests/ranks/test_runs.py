@@ -27,6 +27,22 @@ def words(faces: Path, tmp_path: Path) -> list[str]:
     return ["-m", "fer_scale", "pretrain", RECIPE, *given]
 
 
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
+
+
+def test_a_mixture_gives_one_curve_for_any_ranks_and_readers_and_through_a_stop(
+    words: list[str], mixed_sizes: Path, faces: Path, tmp_path: Path, launch: Any
+) -> None:
+    words = [*words, f'data.shards=["{faces}=0.7", "{mixed_sizes}=0.3"]']
+    launch(1, *words, f"run.out={tmp_path / 'plain'}").wait()
+    launch(3, *words, "run.stop_after_steps=3").wait()
+    said = launch(2, *words, "data.workers=1", "batch.micro=7").wait()
+    assert "goes on from" in said and "40 of mixed: 30 % of a batch, 7.5 images a step, 1.3 epochs" in said
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    assert [row["weight"] for row in json.loads((tmp_path / "run" / "data.json").read_text())] == [0.7, 0.3]
+
+
 def outcome(tmp_path: Path) -> dict[str, Any]:
     return json.loads((tmp_path / "run" / "outcome.json").read_text())
 
