@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.boxes import WHOLE, Box
 from shards.errors import ShardError
-from shards.sources import ferplus, folder, tar
+from shards.sources import affectnet, ckplus, fer2013, ferplus, folder, jaffe, rafdb, sfew, tar
 from shards.sources.listing import Listing
 
 
@@ -25,6 +25,12 @@ class Source:
 SOURCES = {
     "folder": Source(folder.entries),
     "ferplus": Source(ferplus.entries, splits=True, protocols=True),
+    "fer2013": Source(fer2013.entries, splits=True),
+    "rafdb": Source(rafdb.entries, splits=True),
+    "affectnet": Source(affectnet.entries, splits=True),
+    "ckplus": Source(ckplus.entries),
+    "jaffe": Source(jaffe.entries),
+    "sfew": Source(sfew.entries, splits=True),
     "tar": Source(tar.entries),
 }
 
