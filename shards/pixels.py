@@ -25,6 +25,7 @@ FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow'
 MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK")
 _OPENED = ("JPEG", "PNG", "WEBP")  # an MPO is opened as a JPEG
 _TURBO = ("YCbCr", "Gray", "RGB")
+_AT_ONCE = 1024  # pictures in one matrix product
 
 
 class BadImage(ValueError):
@@ -33,11 +34,18 @@ class BadImage(ValueError):
 
 def decode(data: bytes) -> Pixels:
     """The pixels of a JPEG, PNG or WebP; BadImage where it cannot be decoded whole."""
-    if jpeg_size(data):
-        try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError:
-            pass  # it is strict about stray bytes between markers; Pillow decides
+    return decode_jpeg(data) if jpeg_size(data) else _decode_any(data)
+
+
+def decode_jpeg(data: bytes) -> Pixels:
+    """The pixels of a JPEG that has a jpeg_size()."""
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return _decode_any(data)  # it is strict about stray bytes between markers; Pillow decides
+
+
+def _decode_any(data: bytes) -> Pixels:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what we refuse or do not mind
         image = open_image(data)
@@ -111,9 +119,23 @@ def perceptual_hash(pixels: Pixels) -> bytes:
     pictures over pi, and a correlation of .985 is 14 of 256 bits (Charikar 2002; duplicates.py measures it).
     Sums of integers below 2**24 are exact in float32: the bits are the same on every machine.
     """
-    cells = Image.fromarray(pixels).convert("L").resize((16, 16), Image.Resampling.BOX)
-    grey = np.asarray(cells, np.float32).ravel()
-    return np.packbits(_rotation() @ (grey * 256 - grey.sum()) > 0).tobytes()
+    return perceptual_hashes(grey_cells(pixels)).tobytes()
+
+
+def grey_cells(pixels: Pixels) -> bytes:
+    """The picture as 16x16 grey cells, a byte each: what its perceptual hash is made of."""
+    height, width, _ = pixels.shape
+    picture = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(pixels), "raw", "RGB", 0, 1)
+    return picture.convert("L").resize((16, 16), Image.Resampling.BOX).tobytes()
+
+
+def perceptual_hashes(cells: bytes) -> npt.NDArray[np.uint8]:
+    """The perceptual hashes [N, 32] of N pictures, out of their grey cells one after another."""
+    found, rotation = [np.empty((0, 32), np.uint8)], _rotation().T
+    for start in range(0, len(cells), 256 * _AT_ONCE):
+        grey = np.frombuffer(cells[start : start + 256 * _AT_ONCE], np.uint8).reshape(-1, 256).astype(np.float32)
+        found.append(np.packbits((grey * 256 - grey.sum(1, keepdims=True)) @ rotation > 0, axis=1))
+    return np.concatenate(found)
 
 
 @functools.cache

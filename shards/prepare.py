@@ -18,12 +18,23 @@ which the reader would not heed either. Boxes are shares of the picture as one s
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from shards.pixels import FORMATS, MAX_FILE_BYTES, BadImage, Pixels, decode, jpeg_size, open_image, refuse_mode
+from shards.pixels import (
+    FORMATS,
+    MAX_FILE_BYTES,
+    BadImage,
+    Pixels,
+    decode,
+    decode_jpeg,
+    jpeg_size,
+    open_image,
+    refuse_mode,
+)
 from shards.sources.listing import Entry
 
 _OPENED = ("JPEG", "PNG", "WEBP")
@@ -85,15 +96,14 @@ def prepare(data: bytes, rules: Rules) -> Prepared:
     """The image as it will lie in the set, named by its bytes whatever the file was called."""
     size = None if b"Exif\0\0" in data or b"Orientation" in data else jpeg_size(data)
     if size and not _too_large(size, rules):  # nearly every image, and quick
-        return Prepared(data, "jpg", size, _checked(data, "jpg", rules))
+        return _kept(data, "jpg", size, rules, decode_jpeg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what we refuse or do not mind (EXIF)
         image, kind = _open(data, rules)
         _refuse(image, rules)
         made = _changes(image, kind, data, rules)
         if not made:
-            extension = FORMATS[image.format or ""]
-            return Prepared(data, extension, image.size, _checked(data, extension, rules))
+            return _kept(data, FORMATS[image.format or ""], image.size, rules, decode)
         as_jpg = "reduced" in made or _was_lossy(image, data, rules)
         picture = _picture(image, rules)
     new, extension = _encode(picture, as_jpg)
@@ -221,15 +231,19 @@ def _encode(picture: Image.Image, as_jpg: bool) -> tuple[bytes, str]:
     return file.getvalue(), "png"
 
 
-def _checked(data: bytes, extension: str, rules: Rules) -> Pixels | None:
-    """The pixels of an image whose bytes stay, or None without the decode check; BadImage where it is not whole.
+def _kept(
+    data: bytes, extension: str, size: tuple[int, int], rules: Rules, decoder: Callable[[bytes], Pixels]
+) -> Prepared:
+    """An image whose bytes stay; BadImage where it is not whole.
 
-    Without the check only what does not end as it should is decoded: it was cut short, or has something behind it.
+    Without the decode check only what does not end as it should is decoded, to see whether it was cut short.
     """
+    if rules.decode_check:
+        return Prepared(data, extension, size, decoder(data))
     if extension == "webp":
         ends = len(data) >= 8 + int.from_bytes(data[4:8], "little")
     else:
         ends = data.rstrip(b"\0").endswith(_ENDS[extension])
-    if rules.decode_check or not ends:
-        pixels = decode(data)
-    return pixels if rules.decode_check else None
+    if not ends:
+        decode(data)
+    return Prepared(data, extension, size, None)

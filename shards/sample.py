@@ -7,7 +7,7 @@ A shard is a plain tar that any WebDataset reader opens. A sample is the run of 
 
 The key is the place that the sample was planned to have in the whole set, so a file that was left out leaves
 a gap. The JSON holds what is known of the face, and nothing else: an unlabeled face without a box of its own
-is the image alone, since a JSON costs 1 KiB of tar. TarWriter sorts a sample's members by extension, so a png
+is the image alone, since a JSON costs 1 KiB of tar. A sample's members are sorted by extension, so a png
 comes behind its json: go by the names. Where a sample came from does not lie in the tar but beside it (see
 index.py), for it is read only when something is wrong.
 """

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from shards.expressions import EXPRESSIONS
+from shards.pixels import Pixels
 from shards.prepare import Prepared
 
-_LEVELS = np.arange(256)
+_ROWS = 1 << 16  # added up at once: so many squares fit into 32 bits
 
 
 @dataclass(slots=True)
@@ -27,23 +28,36 @@ class Tally:
     made: dict[str, int] = field(default_factory=dict)
 
     def add(self, image: Prepared, expression: str | None) -> None:
-        size = [*image.size]
-        self.min_px = [min(pair) for pair in zip(self.min_px, size, strict=True)] if self.images else size
-        self.max_px = [max(pair) for pair in zip(self.max_px, size, strict=True)]
-        self.sum_px = [sum(pair) for pair in zip(self.sum_px, size, strict=True)]
+        width, height = image.size
+        if not self.images:
+            self.min_px = [width, height]
+        self.min_px = [min(self.min_px[0], width), min(self.min_px[1], height)]
+        self.max_px = [max(self.max_px[0], width), max(self.max_px[1], height)]
+        self.sum_px = [self.sum_px[0] + width, self.sum_px[1] + height]
         self.images += 1
         if image.pixels is not None:
-            self.pixels += size[0] * size[1]
-            for channel in range(3):
-                often = np.bincount(image.pixels[:, :, channel].ravel(), minlength=256)
-                self.values[channel] += int(often @ _LEVELS)
-                self.squares[channel] += int(often @ _LEVELS**2)
+            self.pixels += width * height
+            for channel, (values, squares) in enumerate(_sums(image.pixels)):
+                self.values[channel] += values
+                self.squares[channel] += squares
         for name, counts in ((expression, self.expressions), (image.made, self.made)):
             if name is not None:
                 counts[name] = counts.get(name, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _sums(pixels: Pixels) -> list[list[int]]:
+    """For each channel the sum of its values, and of their squares."""
+    rows, sums = pixels.reshape(len(pixels), -1), np.zeros((3, 2), np.int64)
+    for start in range(0, len(rows), _ROWS):
+        values = rows[start : start + _ROWS]
+        squares = np.multiply(values, values, dtype=np.uint16)
+        for which, numbers in enumerate((values, squares)):
+            columns = np.add.reduce(numbers, axis=0, dtype=np.uint32)  # along whole rows: fast
+            sums[:, which] += columns.reshape(-1, 3).sum(0, dtype=np.int64)
+    return sums.tolist()
 
 
 def add_up(tallies: list[dict[str, Any]]) -> dict[str, Any]:

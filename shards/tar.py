@@ -1,6 +1,6 @@
 """Samples out of a tar: the bytes of one sample, headers included, are all that is needed to read it.
 
-Writing is in writer.py, apart from this, because webdataset's TarWriter brings torch with it where torch is.
+Writing is in writer.py.
 """
 
 from collections.abc import Iterator

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import webdataset
 from PIL import Image
@@ -24,11 +25,11 @@ from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.pack import pack
 from shards.prepare import Rules
-from shards.sample import Face
+from shards.sample import Face, Sample, to_json
 from shards.sources.listing import Entry
 from shards.verify import verify
 from shards.workers import spread
-from shards.writer import Task, write_shard
+from shards.writer import Task, write_shard, write_tar
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -329,3 +330,36 @@ def test_an_unreadable_file_is_left_out(faces: Path, tmp_path: Path) -> None:
     os.symlink("nowhere", faces / "gone.jpg")
     other = packing(faces, tmp_path / "other", max_left_out="1")
     assert other.index["left_out"] == {f"cannot read: {os.strerror(errno.ENOENT)}": 1}
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 40])
+def test_tars_are_to_the_byte_what_webdataset_writes(tmp_path: Path, image: Callable[..., bytes], count: int) -> None:
+    samples = [
+        Sample(f"{n:09d}", image(n, 20 + 7 * n, "png"), "png" if n % 3 else "jpg", Face("fear") if n % 2 else None)
+        for n in range(count)
+    ]
+    write_tar(tmp_path / "ours.tar", samples)
+    with (tmp_path / "theirs.tar").open("wb") as file:
+        with webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="") as writer:
+            for sample in samples:
+                parts = {"__key__": sample.key, sample.extension: sample.image}
+                writer.write(parts | ({"json": to_json(sample.face)} if sample.face else {}))
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
+def test_mean_and_std_are_exact_for_images_of_any_shape(tmp_path: Path) -> None:
+    rng, src = np.random.default_rng(0), tmp_path / "src"
+    shapes = [(70_000, 2), (1, 300), (300, 1), (17, 23)]
+    pictures = [rng.integers(200, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    for number, picture in enumerate(pictures):
+        put(src / f"{number}.png", coded(Image.fromarray(picture), "png", compress_level=1))
+    index = packing(src, tmp_path / "set", shard_mb=0.3).index
+    values = np.concatenate([picture.reshape(-1, 3) for picture in pictures]) / 255
+    assert index["mean"] == values.mean(0).round(4).tolist() and index["std"] == values.std(0).round(4).tolist()
+    assert index["image_px"] == {"min": [1, 1], "max": [300, 70_000], "mean": [81.5, 17579.5]}
+
+
+def test_packing_needs_no_torch() -> None:
+    """Every process of a packer would carry it: half a GB."""
+    code = "import sys, shards.pack; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
