@@ -16,6 +16,7 @@ Each set is read in an Order of its own, with its own lanes, windows and epochs.
 holds, so that two sets never draw the same crops, and another set beside it leaves its draws alone.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -46,8 +47,9 @@ class Mix:
         self, parts: Sequence[Part], *, seed: int, batch: int, lanes: int = 64, lanes_fixed: bool = False
     ) -> None:
         """Plan global batches of `batch` images; weights are taken relative to their sum, the rest is as in Order."""
-        if len({part.mark for part in parts}) < len(parts):
-            raise ShardError("a mixture names the same set twice: name it once, with the sum of the weights")
+        for part in parts:
+            if [other.mark for other in parts].count(part.mark) > 1:
+                raise ShardError(f"{part.name}: is named twice; name it once, with the sum of the weights")
         total = sum(part.weight for part in parts)
         self.batch = batch
         self.shares = [part.weight / total for part in parts]
@@ -88,15 +90,14 @@ class Mix:
         """What fills the slots [start, stop) of the global batch of `step`."""
         before = self._given(step)
         counts = self._given(step + 1) - before
-        turns = spread([int(counts[first:end].sum()) for first, end in pairwise(self._first_lane)])
+        turns = spread(tuple(int(counts[first:end].sum()) for first, end in pairwise(self._first_lane)))
         mine = turns[start:stop]
         found = []
         for number, order in enumerate(self.orders):
             lanes = slice(self._first_lane[number], self._first_lane[number + 1])
-            lane, place = _in_lanes(before[lanes], counts[lanes])
             low = np.count_nonzero(turns[:start] == number)
             high = low + np.count_nonzero(mine == number)
-            part = order.at(lane[low:high], place[low:high])
+            part = order.at(*_in_lanes(before[lanes], counts[lanes], np.arange(low, high)))
             found.append(replace(part, shard=part.shard + self._first_shard[number]))
         back = np.argsort(np.argsort(mine, kind="stable"))  # from set after set to slot after slot
         return Slots(*(np.concatenate([getattr(part, each.name) for part in found])[back] for each in fields(Slots)))
@@ -108,7 +109,8 @@ class Mix:
         return floors[1:] - floors[:-1]
 
 
-def spread(counts: list[int]) -> Ints:
+@functools.lru_cache(maxsize=16)  # the counts of a step are one of few
+def spread(counts: tuple[int, ...]) -> Ints:
     """Which set each slot of a batch is of, for so many images of each: every set evenly over the whole batch.
 
     In blocks one rank would read nothing but the set of large images, and a step is as slow as its slowest rank.
@@ -118,11 +120,11 @@ def spread(counts: list[int]) -> Ints:
     return np.repeat(np.arange(len(counts)), counts)[np.argsort(middles, kind="stable")]
 
 
-def _in_lanes(before: Ints, counts: Ints) -> tuple[Ints, Ints]:
-    """Lane and place of a step's images of one set, lane after lane; `before` and `counts` are those of the lanes."""
-    lane = np.repeat(np.arange(len(counts)), counts)
-    begins = np.cumsum(counts) - counts
-    return lane, np.arange(len(lane)) + (before - begins)[lane]
+def _in_lanes(before: Ints, counts: Ints, wanted: Ints) -> tuple[Ints, Ints]:
+    """Lane and place of the images `wanted` of a set's in a step, which its lanes give one after another."""
+    ends = np.cumsum(counts)
+    lane = np.searchsorted(ends, wanted, side="right")
+    return lane, wanted + (before - (ends - counts))[lane]
 
 
 def _check(part: Part, samples: int, images: Fraction) -> None:

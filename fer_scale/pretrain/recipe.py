@@ -206,11 +206,14 @@ class Pretrain:
     card: Card = field(default_factory=Card)
 
     def __post_init__(self) -> None:
-        no_epochs = "a mixture of weighted sets has no epoch of its own; give"
-        mixed = bool(self.data.weights())
+        mixed, none = bool(self.data.weights()), "a mixture of weighted sets has no epoch of its own; set"
+        run, optim = self.run, self.optim
         require(
-            (not mixed or self.run.epochs is None, f"run.epochs: {no_epochs} run.steps"),
-            (not mixed or self.optim.warmup_epochs is None, f"optim.warmup_epochs: {no_epochs} optim.warmup_steps"),
+            (not mixed or run.epochs is None, f"run.epochs: {none} run.steps=N run.epochs=none"),
+            (
+                not mixed or optim.warmup_epochs is None,
+                f"optim.warmup_epochs: {none} optim.warmup_steps=N optim.warmup_epochs=none",
+            ),
         )
 
 

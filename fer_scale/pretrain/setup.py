@@ -46,9 +46,10 @@ def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order | Mix, list
     faces = Faces(sets, slot_px=slot, rows=rows)
     fixed = data.lanes == "fixed"
     if weights := data.weights():
+        windows = [_window_shards([s], data.window_mb) for s in sets]
         parts = [
-            Part(s.name, int(s.fingerprint[:16], 16), counts, weight, _window_shards([s], data.window_mb))
-            for s, counts, weight in zip(sets, faces.counts_by_set(), weights, strict=True)
+            Part(f"data.shards: {s.name}", int(s.fingerprint[:16], 16), counts, weight, window)
+            for s, counts, weight, window in zip(sets, faces.counts_by_set(), weights, windows, strict=True)
         ]
         return faces, Mix(parts, seed=rec.run.seed, batch=size, lanes_fixed=fixed), fell_out
     total = sum(faces.counts)

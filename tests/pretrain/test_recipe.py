@@ -139,7 +139,7 @@ def test_the_plan_of_a_mixture_counts_each_sets_epochs() -> None:
         (["data.shards=a=1", "run.steps=none", "run.epochs=2"], "run.epochs: a mixture of weighted sets has no epoch"),
         (
             ["data.shards=a=1", "optim.warmup_steps=none", "optim.warmup_epochs=2"],
-            "optim.warmup_epochs: a mixture of weighted sets has no epoch of its own; give optim.warmup_steps",
+            "optim.warmup_epochs: a mixture of weighted sets has no epoch of its own; set optim.warmup_steps=N",
         ),
         (["data.workers=-1"], "data.workers: must be 0 or more, not -1"),
         (["data.max_bad=2"], "data.max_bad: must lie in 0..1, not 2.0"),
