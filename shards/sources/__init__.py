@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.boxes import WHOLE, Box
 from shards.errors import ShardError
-from shards.sources import affectnet, ckplus, fer2013, ferplus, folder, jaffe, rafdb, sfew, tar
+from shards.sources import affectnet, ckplus, fer2013, ferplus, folder, jaffe, parquet, rafdb, recordio, sfew, tar
 from shards.sources.listing import Listing
 
 
@@ -32,6 +32,8 @@ SOURCES = {
     "jaffe": Source(jaffe.entries),
     "sfew": Source(sfew.entries, splits=True),
     "tar": Source(tar.entries),
+    "recordio": Source(recordio.entries),
+    "parquet": Source(parquet.entries),
 }
 
 

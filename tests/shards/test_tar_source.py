@@ -165,25 +165,27 @@ def test_nothing_is_left_of_an_unpacked_tar_when_its_process_is_killed(tmp_path:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("compressed part cut", r"a\.tar\.gz: not a whole tar, unpacking ended with: Compressed file ended"),
-        ("bit of it flipped", r"a\.tar\.gz: not a whole tar, unpacking ended with: (CRC|Error|incorrect)"),
-        ("tar cut before", r"a\.tar\.gz: damaged or cut short at byte 10240; what follows is lost"),
-        ("no tar", r"a\.tar\.gz: not a whole tar \(.*\); get it again"),
+        ("cut short", "not a whole tar, unpacking ended with: Compressed file ended"),
+        ("bit of content flipped", "not a whole tar, unpacking ended with: CRC"),
+        ("no such block", "not a whole tar, unpacking ended with: .*invalid block type"),
+        ("tar cut before", "damaged or cut short at byte 10240; what follows is lost"),
+        ("no tar", "damaged or cut short at byte 0; what follows is lost"),
     ],
 )
 def test_a_damaged_compressed_tar_is_an_error(tmp_path: Path, tmpdir_of_ours: Path, damage: str, message: str) -> None:
-    data = write(tmp_path / "b.tar", [(f"{n:04d}.jpg", os.urandom(400)) for n in range(40)])
+    data = write(tmp_path / "plain", [(f"{n:04d}.jpg", os.urandom(400)) for n in range(40)])
     packed = bytearray(gzip.compress(data))
-    if damage == "compressed part cut":
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    if damage == "cut short":
         del packed[9000:]
-    elif damage == "bit of it flipped":
+    elif damage == "bit of content flipped":
         packed[9000] ^= 4
+    elif damage == "no such block":
+        packed[10] = 7
     else:
         packed[:] = gzip.compress(data[:10240] if damage == "tar cut before" else b"a face")
-    (tmp_path / "b.tar").unlink()
-    (tmp_path / "good.tar.gz").write_bytes(gzip.compress(data))
-    (tmp_path / "a.tar.gz").write_bytes(packed)
-    with pytest.raises(ShardError, match=message):
+    (tmp_path / "b.tar.gz").write_bytes(packed)
+    with pytest.raises(ShardError, match=rf"b\.tar\.gz: {message}"):
         listed(tmp_path)
 
 
