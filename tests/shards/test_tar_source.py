@@ -19,6 +19,7 @@ from webdataset.writer import TarWriter
 
 from shards.errors import ShardError
 from shards.pack import pack
+from shards.pixels import decode
 from shards.sample import Face
 from shards.sources import entries
 from shards.sources.listing import Listing
@@ -234,3 +235,10 @@ def test_other_compressed_tars_are_refused_even_among_plain_ones(tmp_path: Path,
     for src in (tmp_path, tmp_path / name):
         with pytest.raises(ShardError, match=rf"{name}: only \.tar\.gz is unpacked here; unpack this first"):
             listed(src)
+
+
+def test_a_real_compressed_tar_is_read_as_it_is(real: Path, tmpdir_of_ours: Path) -> None:
+    listing = listed(real / "ferplus" / "ferplus_train.tar.gz")
+    assert len(listing.entries) == 28558
+    assert [left.path for left in listing.left_out] == ["ferplus_train.tar.gz/FER2013Train/label"]
+    assert all(decode(listing.entries[n].read()).shape == (48, 48, 3) for n in (0, 4711, 28557))
