@@ -20,7 +20,7 @@ import os
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,22 @@ def read_index(path: Path) -> dict[str, Any]:
     """What index.json of the set at `path` says; ShardError where there is none that we understand."""
     file = path / INDEX
     try:
-        index = json.loads(file.read_bytes())
+        data = file.read_bytes()
     except FileNotFoundError:
         way_out = "`fer-scale pack` makes one"
         if path.with_name(path.name + UNFINISHED).exists():
             way_out = "its packing is unfinished, run that `fer-scale pack` again"
         raise ShardError(f"{path}: no shard set ({INDEX} is missing); {way_out}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
+    return index_from(data, str(file))
+
+
+def index_from(data: bytes, file: str) -> dict[str, Any]:
+    """What the index.json says whose bytes these are; ShardError where it is none that we understand."""
+    try:
+        index = json.loads(data)
+    except ValueError as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     found = index.get("format") if isinstance(index, dict) else None
     if found != FORMAT:
@@ -111,6 +120,13 @@ class ShardSet:
         """The file of a shard: kind "tar", "idx", "hashes" or "origin.gz"."""
         return self.path / f"{self.index['shards'][shard]['name']}.{kind}"
 
+    def open_file(self, shard: int, kind: str) -> int:
+        """A descriptor of a shard's file, open for reading."""
+        return os.open(self.file(shard, kind), os.O_RDONLY | os.O_CLOEXEC)
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Be told what is read next, the first first: of use where shards lie far away (remote.py)."""
+
     def read(self, shard: int, row: int) -> Sample:
         """Sample `row` of shard `shard`; ShardError, which names it, if its bytes are not those packed."""
         opened = self._shard(shard)
@@ -130,7 +146,7 @@ class ShardSet:
             origin = self.origins(shard)[row]
         except (OSError, EOFError, ValueError, IndexError, zlib.error):
             origin = "(origin unknown)"
-        return f"{self.name}/{self.file(shard, 'tar').name}[{row:06d}] {origin}"
+        return f"{self.name}/{self.index['shards'][shard]['name']}.tar[{row:06d}] {origin}"
 
     def origins(self, shard: int) -> list[str]:
         """Where the samples of a shard came from: "set:path/in/the/dataset.jpg"."""
@@ -172,8 +188,9 @@ class ShardSet:
         if len(self._opened) >= _OPEN_SHARDS:
             self._opened.popitem(last=False)
         try:
-            entries = self.file(shard, "idx").read_bytes()
-            opened = _Shard(os.open(self.file(shard, "tar"), os.O_RDONLY | os.O_CLOEXEC), entries)
+            with open(self.open_file(shard, "idx"), "rb") as idx:
+                entries = idx.read()
+            opened = _Shard(self.open_file(shard, "tar"), entries)
         except OSError as error:
             raise ShardError(f"{error.filename}: {error.strerror}; is the shard set still there?") from None
         self._opened[shard] = opened
@@ -191,11 +208,16 @@ def kinds(shard: dict[str, Any]) -> dict[str, str]:
     return {kind: entry for kind, entry in KINDS.items() if kind != "hashes" or entry in shard}
 
 
+def sizes(shard: dict[str, Any]) -> dict[str, int]:
+    """The kinds of files of a shard whose size its row of the index tells, and that size."""
+    rows: int = shard["samples"]
+    known = {"tar": shard["bytes"], "idx": rows * ENTRY.size, "hashes": rows * sum(HASH_BYTES)}
+    return {kind: known[kind] for kind in kinds(shard) if kind in known}
+
+
 def size_fault(path: Path, shard: dict[str, Any]) -> str | None:
     """Which of a shard's files is missing or has another size than the index says; None: none."""
-    rows: int = shard["samples"]
-    sizes = {"tar": shard["bytes"], "idx": rows * ENTRY.size, "hashes": rows * sum(HASH_BYTES)}
-    for kind, size in ((kind, sizes[kind]) for kind in kinds(shard) if kind in sizes):
+    for kind, size in sizes(shard).items():
         file = path / f"{shard['name']}.{kind}"
         if not file.exists():
             return f"{file.name}: missing"

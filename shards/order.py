@@ -247,3 +247,30 @@ class Order:
         stream = _Segments(np.concatenate([head.shard, tail.shard]), np.concatenate([head.first, tail.first]), ends)
         self._streams = {e: s for e, s in self._streams.items() if e == epoch - 1} | {epoch: stream}
         return stream
+
+    def upcoming(self, step: int, steps: int, start: int, stop: int) -> list[int]:
+        """The shards that the slots [start, stop) need in `steps` steps from `step` on, the first needed first.
+
+        Of a lane that the slots cut, all that it needs.
+        """
+        per_lane = self.batch // self.lanes
+        lanes = range(start // per_lane, -(-stop // per_lane))
+        needs = [need for lane in lanes for need in self.needs(lane, step * per_lane, (step + steps) * per_lane)]
+        return list(dict.fromkeys(shard for _, shard in sorted(needs, key=lambda need: need[0])))
+
+    def needs(self, lane: int, first: int, last: int) -> list[tuple[int, int]]:
+        """The shards behind the places [first, last) of a lane: (the place from which it may be needed, shard).
+
+        All shards of a window are needed from its beginning on.
+        """
+        found: list[tuple[int, int]] = []
+        for epoch in range(first // self.lane_length, (last - 1) // self.lane_length + 1):
+            pieces = self._lane(lane, epoch)
+            end = np.arange(len(pieces.ends)) + self._window_shards - 1  # the last piece of each piece's window
+            end -= end % self._window_shards
+            begins = np.concatenate([[0], pieces.ends[:-1]])[np.maximum(end - self._window_shards + 1, 0)]
+            begins += epoch * self.lane_length
+            ends = pieces.ends[np.minimum(end, len(pieces.ends) - 1)] + epoch * self.lane_length
+            kept = (begins < last) & (ends > first)
+            found += zip(np.maximum(begins, first)[kept].tolist(), pieces.shard[kept].tolist(), strict=True)
+        return found

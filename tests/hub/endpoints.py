@@ -273,4 +273,6 @@ ENDPOINTS: list[tuple[str, str, Callable[..., Response]]] = [
     ("POST", "/lfs/verify", lfs_verify),
     ("HEAD GET", "/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", resolve),
     ("HEAD GET", "/cdn/([0-9a-f]{64})", cdn),
+    ("GET", "/api/datasets/([^/]+/[^/]+)/revision/([^/]+)", info),  # datasets are only read here
+    ("GET", "/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", resolve),
 ]

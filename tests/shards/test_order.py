@@ -38,6 +38,7 @@ PERMUTATION = [3, 0, 6, 7, 1, 9, 8, 5, 2, 4]
 PLAIN = [(3, 9), (3, 11), (0, 7), (2, 6), (3, 10), (0, 6), (2, 2), (3, 1)]
 FIXED = [(0, 0), (3, 10), (2, 0), (0, 4), (2, 3), (2, 4), (3, 6), (3, 8), (0, 4), (0, 6), (3, 1), (3, 3)]
 FIXED_KEYS = [16986835464350425915, 10158392471870282058]
+UPCOMING = [[3, 2], [3, 2, 0, 4, 1], [2, 4]]
 
 
 def pairs(slots: Slots) -> list[tuple[int, int]]:
@@ -232,3 +233,49 @@ def test_numbers_below_one_are_refused(wrong: dict[str, int]) -> None:
 def test_a_set_without_samples_has_no_order() -> None:
     with pytest.raises(ShardError, match="no samples"):
         Order([0, 0], seed=0, batch=4)
+
+
+# ---- what comes next
+
+
+def test_upcoming_shards_are_as_they_were() -> None:
+    order = Order([7, 5, 9, 4, 6], seed=3, batch=4, lanes=2)
+    assert order.upcoming(0, 2, 0, 4) == UPCOMING[0]
+    assert order.upcoming(0, 8, 0, 4) == UPCOMING[1]
+    assert order.upcoming(2, 3, 2, 4) == UPCOMING[2]
+
+
+@given(
+    counts=COUNTS,
+    how=SETTINGS,
+    step=st.integers(0, 200),
+    steps=st.integers(1, 20),
+    cut=st.tuples(*[st.floats(0, 1)] * 2),
+)
+@settings(deadline=None)
+def test_what_is_read_is_upcoming_and_what_is_needed_first_stands_first(
+    counts: list[int], how: dict[str, int], step: int, steps: int, cut: tuple[float, float]
+) -> None:
+    order = Order(counts, **how)  # type: ignore[arg-type]
+    start, stop = sorted(int(where * (how["batch"] - 1)) for where in cut)
+    stop += 1
+    first: dict[int, int] = {}
+    for now in range(step, step + steps):
+        for shard in order.slots(now, start, stop).shard.tolist():
+            first.setdefault(shard, now)
+    upcoming = order.upcoming(step, steps, start, stop)
+    assert set(first) <= set(upcoming)
+    assert len(upcoming) == len(set(upcoming))
+    per_lane = how["batch"] // order.lanes
+    if how["window_shards"] == 1 and start % per_lane == stop % per_lane == 0:
+        assert [first[shard] for shard in upcoming] == sorted(first.values())
+
+
+def test_looking_ahead_costs_little() -> None:
+    """A rank of eight that looks ahead over two windows of 17,000 shards."""
+    order = Order([2500] * 17_000, seed=0, batch=4096, lanes=64)
+    order.upcoming(1000, 1, 0, 512)
+    began = time.process_time()
+    found = order.upcoming(1000, 80, 0, 512)
+    assert time.process_time() - began < 0.1
+    assert 8 * 2 <= len(found) <= 8 * 4

@@ -1,0 +1,230 @@
+"""Files from far away on a local disk: each fetched once for all processes of a node, up to a size.
+
+    SHA256.KIND               a file, named by its content: two sets never mix, and a set that was moved is found again
+    SHA256.KIND.BYTES.part    one that is being fetched, or was when its process ended; the next one goes on from there
+    lock, said                the one is held while room is made, the other's time is that of the last line of progress
+
+The locks are flock's: they end with the process that holds them, whatever ends it. Who fetches holds the .part
+exclusively; others wait, and find the file. Who reads, or will next, holds the file shared; only what nobody holds is
+removed to make room, the least recently used first. That time is the atime, which is set and not left to the disk.
+"""
+
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.transfer import OtherBytes, Source, Tell, disk_trouble, fetch
+
+_SPEAK_S = 2.0  # a wait that is longer shows how far it is
+_REPEAT_S = 10.0  # so often, over all processes of the node
+_POLL_S = 0.05
+_OURS = re.compile(r"[0-9a-f]{64}\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file that is wanted."""
+
+    source: Source
+    name: str  # there
+    sha256: str
+    kind: str
+    bytes: int | None  # None: the index does not say
+
+
+class Busy(Exception):
+    """Another process is fetching it."""
+
+
+class NoRoom(Exception):
+    """All that lies in the cache is held by somebody."""
+
+
+class Cache:
+    """A folder of such files; holds nothing open, so it may be pickled and forked."""
+
+    def __init__(self, folder: Path, gb: float) -> None:
+        self.folder, self.gb = folder, gb
+
+    def path(self, item: Item) -> Path:
+        """Where the file lies, once it is there."""
+        return self.folder / f"{item.sha256}.{item.kind}"
+
+    def open(self, item: Item, *, wait: bool = True, exceed: bool = False) -> int:
+        """A descriptor of the file, fetched if need be, and checked; while it is open nobody removes the file.
+
+        NoRoom where all that lies there is held, unless the size may be exceeded; without `wait`, Busy where somebody
+        else is fetching it.
+        """
+        tell = _Teller(self.folder, item) if wait else _silent
+        part = self.folder / f"{item.sha256}.{item.kind}.{item.bytes or 0}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                if (there := _shared(self.path(item), item.bytes)) is not None:
+                    return there
+                if (claimed := _claimed(part, self.path(item))) is not None:
+                    return self._fill(claimed, part, item, exceed, tell)
+                if not wait:
+                    raise Busy
+                tell(part.stat().st_size if part.exists() else 0, " by another process")
+                time.sleep(_POLL_S)
+        except OSError as error:
+            raise disk_trouble(error, self.folder) from None
+
+    def _fill(self, fd: int, part: Path, item: Item, exceed: bool, tell: Tell) -> int:
+        """Make the file of the claimed .part, and keep it open."""
+        done = False
+        try:
+            if not self._make_room():
+                if not exceed:
+                    raise NoRoom
+                _say_full(self.folder, self.gb)
+            _fetch_checked(fd, item, tell)
+            part.rename(self.path(item))
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            os.lseek(fd, 0, os.SEEK_SET)
+            done = True
+            return fd
+        finally:
+            if not done:
+                if not os.fstat(fd).st_size:
+                    part.unlink()
+                os.close(fd)
+
+    def _make_room(self) -> bool:
+        """Remove what nobody holds, the least recently used first, until all is within the size; whether it is."""
+        with _locked(self.folder / "lock"):
+            files = _files(self.folder)
+            total = sum(size for _, size, _ in files)
+            for _, size, path in files:
+                if total <= self.gb * 1e9:
+                    break
+                if _remove(path):
+                    total -= size
+            return total <= self.gb * 1e9
+
+
+def _files(folder: Path) -> list[tuple[int, int, str]]:
+    """When each file was used last, the bytes that it takes, or will when it is all there, and its path; by time."""
+    found = []
+    for name in filter(_OURS.match, os.listdir(folder)):
+        with suppress(FileNotFoundError):  # others come and go meanwhile
+            there = os.stat(path := f"{folder}/{name}")
+            promised = int(name.split(".")[-2]) if name.endswith(".part") else 0
+            found.append((there.st_atime_ns, max(there.st_size, promised), path))
+    return sorted(found)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove(path: str) -> bool:
+    """Remove a file unless somebody holds it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # fetched meanwhile: under its other name it counts the next time
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+        return True
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(fd)
+
+
+def _shared(path: Path, size: int | None) -> int | None:
+    """The file, held against removal; None: it is not there, or was being removed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    there = os.fstat(fd)
+    whole = size in (None, there.st_size)
+    if there.st_nlink and not whole:  # the machine crashed
+        path.unlink(missing_ok=True)
+    if not there.st_nlink or not whole:
+        os.close(fd)
+        return None
+    with suppress(PermissionError):  # somebody else's file
+        os.utime(fd, ns=(time.time_ns(), there.st_mtime_ns))
+    return fd
+
+
+def _claimed(part: Path, file: Path) -> int | None:
+    """The .part, held for us alone; None: somebody else holds it, or has just finished."""
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not file.exists() and os.fstat(fd).st_ino == part.stat().st_ino:
+            return fd
+        if os.fstat(fd).st_ino == part.stat().st_ino:  # ours, and not needed any more
+            part.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return None
+
+
+def _fetch_checked(fd: int, item: Item, tell: Tell) -> None:
+    """Fill the .part, and read it back from the disk; other bytes than the index says are fetched once more."""
+    with open(fd, "r+b", buffering=0, closefd=False) as file:
+        for _ in range(2):
+            fetch(item.source, item.name, file, item.bytes, tell)
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").hexdigest() == item.sha256:
+                os.fsync(fd)
+                os.utime(fd)
+                return
+            file.truncate(0)
+    raise OtherBytes(
+        f"{item.source.address}/{item.name}: arrives with other bytes than index.json says, twice, and was thrown "
+        "away; a proxy changes it, or the set was packed anew while it was copied there: run `fer-scale verify` on it"
+    )
+
+
+def _silent(have: int, trouble: str) -> None:
+    pass
+
+
+@functools.cache
+def _say_full(folder: Path, gb: float) -> None:
+    """Once in a process: the size is exceeded."""
+    print(f"{folder}: more is read at once than data.cache_gb = {gb:g} holds; it is exceeded", file=sys.stderr)
+
+
+class _Teller:
+    """Says on stderr how far a long wait is; the processes of a node do not all say it."""
+
+    def __init__(self, folder: Path, item: Item) -> None:
+        self._said, self._item, self._began = folder / "said", item, time.monotonic()
+
+    def __call__(self, have: int, trouble: str) -> None:
+        if time.monotonic() - self._began < _SPEAK_S:
+            return
+        if self._said.exists() and time.time() - self._said.stat().st_mtime < _REPEAT_S:
+            return
+        self._said.touch()
+        of = f" of {self._item.bytes / 1e6:.0f}" if self._item.bytes else ""
+        print(
+            f"waiting for {self._item.source.address}/{self._item.name}: {have / 1e6:.0f}{of} MB{trouble}",
+            file=sys.stderr,
+        )

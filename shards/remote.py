@@ -1,0 +1,167 @@
+"""A shard set far away, read as if it lay here: whole shards are fetched into a cache, ahead of need.
+
+    hf://datasets/ORG/NAME[@REVISION][/FOLDER]    a dataset of the Hub, at the commit that the revision was when opened
+    https://HOST/FOLDER    s3://BUCKET/FOLDER     what `fer-scale pack` made, copied there
+
+Where the bytes come from is in transfer.py, where they lie in cache.py. A set far away may be opened, pickled and
+forked like one on disk: its threads belong to the process that asks for them.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shards.cache import Busy, Cache, Item, NoRoom
+from shards.errors import ShardError
+from shards.index import INDEX, KINDS, ShardSet, index_from, kinds, sizes
+from shards.transfer import RemoteError, Source, content, source_of
+
+_THREADS = 4  # of a process that fetch ahead
+_AHEAD_SHARDS = 128  # held for what comes next at most: each is two open files
+_IDLE_S = 60.0  # a shard that was not read for so long is closed when another one is opened: it may be removed then
+
+
+def open_set(address: Path | str, cache_dir: Path | str, cache_gb: float) -> ShardSet:
+    """The set at an address, or in a folder; ShardError or RemoteError if there is none that can be read."""
+    if not re.match(r"[\w-]+://", str(address)):
+        return ShardSet.open(address)
+    source = source_of(str(address))
+    place = f"{source.address}/{INDEX}"
+    index = index_from(content(source, INDEX), place)
+    _check_names(index, place)
+    return RemoteSet(source, index, Cache(Path(cache_dir).expanduser().absolute(), cache_gb))
+
+
+def _check_names(index: dict[str, Any], place: str) -> None:
+    """ShardError where the index, which came from elsewhere, names files as no index of ours does."""
+    for shard in index["shards"]:
+        sums = [str(shard.get(entry)) for entry in kinds(shard).values()]
+        numbers = [shard.get("samples"), shard.get("bytes")]
+        if not (
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(shard.get("name")))
+            and all(re.fullmatch(r"[0-9a-f]{64}", one) for one in sums)
+            and all(isinstance(one, int) and one >= 0 for one in numbers)
+        ):
+            raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
+
+
+class RemoteSet(ShardSet):
+    """A packed set whose shards lie elsewhere, open for reading."""
+
+    def __init__(self, source: Source, index: dict[str, Any], cache: Cache) -> None:
+        super().__init__(Path(source.address), index)  # the path is for messages alone
+        self.source, self.cache = source, cache
+        self._read_at: dict[int, float] = {}  # when each open shard was read last
+        self._ahead: _Ahead | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_read_at": {}, "_ahead": None}
+
+    def __repr__(self) -> str:
+        return f"RemoteSet({self.source.address!r}, {self.samples} samples in {len(self.counts)} shards)"
+
+    def file(self, shard: int, kind: str) -> Path:
+        """The file of a shard in the cache, fetched if need be; it may be removed again to make room."""
+        os.close(self.open_file(shard, kind))
+        return self.cache.path(self._item(shard, kind))
+
+    def open_file(self, shard: int, kind: str) -> int:
+        """A descriptor of a shard's file, fetched if need be; RemoteError says why it cannot be had."""
+        item = self._item(shard, kind)
+        try:
+            return self.cache.open(item)
+        except NoRoom:  # what this process has open, and may not need any more, is in the way
+            self._opened.clear()
+            return self.cache.open(item, exceed=True)
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Fetch these shards in the background, the first first, as far as there is room; the former ones are past."""
+        if self._ahead is None or self._ahead.pid != os.getpid():  # threads do not survive a fork
+            self._ahead = _Ahead(self._hold)
+        self._ahead.want(shards)
+
+    def _item(self, shard: int, kind: str) -> Item:
+        row = self.index["shards"][shard]
+        return Item(self.source, f"{row['name']}.{kind}", row[KINDS[kind]], kind, sizes(row).get(kind))
+
+    def _shard(self, shard: int) -> Any:
+        now = time.monotonic()
+        if shard not in self._opened:
+            for other in [one for one in self._opened if now - self._read_at[one] > _IDLE_S]:
+                del self._opened[other]
+        self._read_at[shard] = now
+        return super()._shard(shard)
+
+    def _hold(self, shard: int) -> list[int]:
+        """What reading a shard needs, fetched and open; Busy or NoRoom if that has to wait."""
+        held: list[int] = []
+        try:
+            for kind in ("idx", "tar"):
+                held.append(self.cache.open(self._item(shard, kind), wait=False))
+        except BaseException:
+            _close(held)
+            raise
+        return held
+
+
+class _Ahead:
+    """Fetches what comes next in a few threads, and holds it, so that nobody removes it before it was read."""
+
+    def __init__(self, hold: Callable[[int], list[int]]) -> None:
+        self.pid = os.getpid()
+        self._hold = hold
+        self._lock = threading.Lock()
+        self._wanted: list[int] = []
+        self._held: dict[int, list[int]] = {}
+        self._todo: list[int] = []
+        self._failed: set[int] = set()  # for good: whoever reads them is told why
+        self._threads = 0
+
+    def want(self, shards: Sequence[int]) -> None:
+        """These come next, the first first; what was held and is not among them is let go."""
+        with self._lock:
+            self._wanted = list(dict.fromkeys(shards))[:_AHEAD_SHARDS]
+            for shard in self._held.keys() - set(self._wanted):
+                _close(self._held.pop(shard))
+            self._todo = [shard for shard in self._wanted if shard not in self._held and shard not in self._failed]
+            new = min(len(self._todo), _THREADS - self._threads)
+            self._threads += new
+        for _ in range(new):  # each ends when nothing is left to do, or the cache is full
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while (shard := self._next()) is not None:
+            try:
+                files = self._hold(shard)
+            except Busy:
+                continue  # another process fetches it; it is held from the next call on
+            except NoRoom:
+                with self._lock:
+                    self._todo = []
+            except RemoteError:
+                self._failed.add(shard)
+            else:
+                self._keep(shard, files)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            if self._todo:
+                return self._todo.pop(0)
+            self._threads -= 1
+            return None
+
+    def _keep(self, shard: int, files: list[int]) -> None:
+        with self._lock:
+            if shard not in self._wanted or shard in self._held:
+                _close(files)
+            else:
+                self._held[shard] = files
+
+
+def _close(files: list[int]) -> None:
+    for fd in files:
+        os.close(fd)

@@ -1,0 +1,277 @@
+"""Bytes from far away: from an HTTP server, the Hub's datasets or S3; tried again while what failed may pass.
+
+A transfer that broke goes on where it stopped. Nothing that a Source holds is secret: the Hub's token and the keys of
+S3 are looked up for each request, in the process that sends it, and kept nowhere.
+"""
+
+import errno
+import http.client
+import json
+import os
+import random
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from urllib.parse import quote
+
+import fsspec
+
+from shards.errors import UserError
+
+SILENCE_S = 30.0  # a peer that says nothing for so long is given up
+DEADLINE_S = 300.0  # without one new byte: less than the ranks wait for each other
+WAIT_S = 0.5  # before the second try; doubles with each
+_LONGEST_WAIT_S = 30.0
+_PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
+_PIECE = 8 << 20  # bytes of one request to S3
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+_JITTER = random.Random()  # of our own: the global one belongs to whoever trains
+
+Tell = Callable[[int, str], None]  # bytes there are, and what stands in the way
+
+
+class RemoteError(UserError):
+    """A set far away that cannot be read. No ShardError: such a sample is replaced, and this concerns all of them."""
+
+
+class NotThere(RemoteError):
+    """No such host's folder, file, repository or revision."""
+
+
+class NoRight(RemoteError):
+    """It asks for a login, or this login may not read it."""
+
+
+class NoAnswer(RemoteError):
+    """No network, or a server that answers nothing of use for too long."""
+
+
+class OtherBytes(RemoteError):
+    """What arrives is not what the index says."""
+
+
+class DiskTrouble(RemoteError):
+    """The cache's disk is full, or cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder far away."""
+
+    address: str  # as messages name it
+    base: str  # what the URLs of its files begin with
+
+
+class _MayPass(Exception):
+    """What another try may mend."""
+
+    def __init__(self, text: str, pause_s: float | None = None) -> None:
+        super().__init__(text)
+        self.pause_s = pause_s  # as the server asked
+
+
+def source_of(address: str) -> Source:
+    """The folder behind an address; a branch or tag of the Hub becomes the commit it stands for now."""
+    if match := re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@/\s]+))?(/[\w./-]+)?", address):
+        repo, revision, folder = match[1], match[2] or "main", (match[3] or "").rstrip("/")
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        api = Source(address, f"{endpoint}/api/datasets/{repo}/revision")
+        sha = str(json.loads(content(api, quote(revision, safe="%"))).get("sha"))
+        if not re.fullmatch(r"[0-9a-f]{40}", sha):
+            raise RemoteError(f"{address}: {endpoint} does not say which commit this is; look at HF_ENDPOINT")
+        pinned = f"hf://datasets/{repo}@{sha}{folder}"
+        return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
+    if re.fullmatch(r"(https?|s3)://[^\s@?#]+", address):
+        return Source(address.rstrip("/"), address.rstrip("/"))
+    shown = re.sub(r"//[^/]*@|\?.*", "...", address)
+    raise RemoteError(
+        f"{shown}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], https://HOST/FOLDER or "
+        "s3://BUCKET/FOLDER, without a password or a ?query, which would end up in logs"
+    )
+
+
+def content(source: Source, name: str) -> bytes:
+    """A small file."""
+    file = BytesIO()
+    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 5)
+    return file.getvalue()
+
+
+def fetch(
+    source: Source, name: str, file: BinaryIO, size: int | None, tell: Tell, deadline_s: float | None = None
+) -> None:
+    """Append to `file` what it lacks of source/name, which has `size` bytes where that is known; nothing is checked.
+
+    RemoteError when there is no use in trying again, or when not one more byte comes for `deadline_s`.
+    """
+    patience = deadline_s or DEADLINE_S
+    have = best = file.seek(0, os.SEEK_END)
+    latest, tries = time.monotonic(), 0
+    while size is None or have < size:
+        try:
+            for at, piece in _pieces(source, name, have, size):
+                if at != have:  # the server knows no ranges, and begins anew
+                    file.seek(at)
+                    file.truncate()
+                _write(file, piece)
+                have = at + len(piece)
+                if have > best:
+                    best, latest, tries = have, time.monotonic(), 0
+                tell(have, "")
+            return
+        except _MayPass as error:
+            pause = error.pause_s or min(WAIT_S * 2**tries, _LONGEST_WAIT_S) * (0.5 + _JITTER.random() / 2)
+            tries += 1
+            if time.monotonic() + pause - latest > patience:
+                raise NoAnswer(
+                    f"{source.address}/{name}: nothing comes ({error}), given up; look at network and proxy, and "
+                    "start again: what has arrived is kept"
+                ) from None
+            tell(have, f"; {error}, trying again")
+            time.sleep(pause)
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:  # a write may be short where the disk is nearly full
+        rest = rest[file.write(rest) :]
+
+
+def disk_trouble(error: OSError, folder: Path) -> DiskTrouble:
+    """An error of the cache's disk in plain words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskTrouble(f"{folder}: the disk is full; make room, or lower data.cache_gb, and start again")
+    return DiskTrouble(f"{folder}: {error.strerror}; a cache needs a folder on a disk that can be written and locked")
+
+
+def _pieces(source: Source, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
+    """What lies at source/name from `start` on (or from 0, as the server likes), in pieces: (offset, bytes)."""
+    read = _s3 if source.base.startswith("s3:") else _http
+    return read(source, name, start, size)
+
+
+# ---- HTTP, and the Hub behind it
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """A token follows a redirect within its own server (a repository that was renamed), and no other."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new and (new.type, new.host) == (req.type, req.host):
+            new.unredirected_hdrs = dict(req.unredirected_hdrs)
+        return new
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
+def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
+    request = urllib.request.Request(f"{source.base}/{name}", headers={"User-Agent": "fer_scale"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    if source.address.startswith("hf://") and _token():
+        request.add_unredirected_header("Authorization", f"Bearer {_token()}")
+    try:
+        with _OPENER.open(request, timeout=SILENCE_S) as response:
+            at = start if response.status == 206 else 0
+            left = None if (length := response.headers.get("Content-Length")) is None else int(length)
+            if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                raise _MayPass("another range than was asked for")
+            while left is None or left > 0:
+                piece = response.read1(1 << 20)
+                if not piece:
+                    break
+                yield at, piece
+                at += len(piece)
+                left = None if left is None else left - len(piece)
+                if size is not None and at >= size:
+                    return
+            if left:
+                raise _MayPass(f"cut off at byte {at}")
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != 416:  # nothing lies behind `start`: whether what is there is all, its sha256 tells
+                raise _refusal(source, name, error) from None
+    except (OSError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise NoAnswer(
+                f"{source.address}: its certificate is not trusted ({cause.verify_message}); set SSL_CERT_FILE if "
+                "your network has its own"
+            ) from None
+        raise _MayPass(_clean(f"{type(cause).__name__} {cause}")) from None
+
+
+def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Exception:
+    """What an HTTP status means."""
+    status, code, place = error.code, error.headers.get("X-Error-Code", ""), f"{source.address}/{name}"
+    if status in _PASSING or status >= 500:
+        asked = re.search(r"\bt=(\d+)", error.headers.get("RateLimit", ""))  # the Hub's way to say Retry-After
+        wanted = asked[1] if asked else error.headers.get("Retry-After", "")
+        pause = float(wanted) if wanted.isdigit() else None
+        return _MayPass(f"the server answers {status}" + (f", come again in {wanted} s" if pause else ""), pause)
+    if code == "GatedRepo":
+        return NoRight(f"{source.address}: is gated; ask for access on its page, then {_LOG_IN}")
+    if source.address.startswith("hf://") and (status == 401 or code == "RepoNotFound"):
+        hint = "this token may not see it, or has expired" if _token() else f"it is private: then {_LOG_IN}"
+        return (NoRight if status == 401 else NotThere)(f"{source.address}: no such dataset on the Hub, or {hint}")
+    if code == "RevisionNotFound":
+        return NotThere(f"{source.address}: no such branch, tag or commit there")
+    if status in (401, 403):
+        return NoRight(f"{place}: the server refuses to give it ({status}); it asks for a right that is not there")
+    if status in (404, 410):
+        return NotThere(f"{place}: not there ({status}); a set lies where its index.json does")
+    return RemoteError(f"{place}: the server answers {status} ({_clean(error.reason)})")
+
+
+def _token() -> str:
+    """The Hub's token, found where huggingface_hub keeps it; "" if there is none."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    file = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
+    token = os.environ.get("HF_TOKEN") or (file.read_text() if file.is_file() else "")
+    return token.strip()
+
+
+# ---- S3
+
+
+def _s3(source: Source, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
+    """By s3fs, which finds keys and region as all programs of S3 do, and tries again itself."""
+    url = f"{source.base}/{name}"
+    try:
+        limits = {"connect_timeout": SILENCE_S, "read_timeout": SILENCE_S}
+        store = fsspec.filesystem("s3", config_kwargs=limits)
+        end = size or store.info(url, refresh=True)["size"]
+        while start < end:
+            piece = store.cat_file(url, start=start, end=min(start + _PIECE, end))
+            if not piece:
+                return
+            yield start, piece
+            start += len(piece)
+    except ImportError:
+        raise RemoteError(f"{source.address}: S3 needs an extra: pip install 'fer_scale[s3]'") from None
+    except FileNotFoundError:
+        raise NotThere(f"{url}: not there; a set lies where its index.json does") from None
+    except PermissionError as error:
+        raise NoRight(f"{url}: these keys of S3 may not read it ({_clean(str(error))})") from None
+    except Exception as error:  # botocore, aiohttp and s3fs have dozens of kinds
+        if "Credentials" in type(error).__name__:
+            raise NoRight(
+                f"{url}: no keys for S3 are there: set AWS_PROFILE or keys, for a public bucket FSSPEC_S3_ANON=1"
+            ) from None
+        raise _MayPass(_clean(f"{type(error).__name__} {error}")) from None
+
+
+def _clean(text: str) -> str:
+    """One line without anything that looks like a token or a signed URL."""
+    return re.sub(r"hf_\w{4,}", "hf_...", re.sub(r"\?\S*", "?...", " ".join(text.split())))[:200]

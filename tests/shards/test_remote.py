@@ -1,0 +1,681 @@
+"""What a set far away promises: the bytes of the index or plain words, each shard once a node, within the cap."""
+
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+try:
+    import s3fs
+except ImportError:
+    s3fs = None
+
+from shards import cache, remote, transfer
+from shards.errors import ShardError
+from shards.index import ShardSet
+from shards.pack import pack
+from shards.remote import RemoteSet, open_set
+from shards.transfer import DiskTrouble, NoAnswer, NoRight, NotThere, OtherBytes, RemoteError
+
+sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub, `shards_servers` lies beside this file
+from hub.server import Hub
+
+sys.path.append(str(Path(__file__).parent))
+from servers import Web, reader
+
+TAR = r"\.tar$"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "SILENCE_S", 0.3)
+    monkeypatch.setattr(transfer, "WAIT_S", 0.01)
+    monkeypatch.setattr(transfer, "DEADLINE_S", 5)
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images in 7 shards of about 16 kB."""
+    folder = tmp_path_factory.mktemp("far")
+    (folder / "faces").mkdir()
+    for number, noise in enumerate(np.random.default_rng(0).integers(0, 256, (60, 24, 24, 3), dtype=np.uint8)):
+        Image.fromarray(noise).save(folder / "faces" / f"{number:03d}.jpg")
+    return pack(folder / "faces", folder / "set", source="folder", name="made-up", shard_mb=0.016, workers=1).path
+
+
+@pytest.fixture
+def packed(packed_once: Path, tmp_path: Path) -> ShardSet:
+    """The set in a folder that may be damaged."""
+    return ShardSet.open(shutil.copytree(packed_once, tmp_path / "set"))
+
+
+@pytest.fixture
+def web(packed: ShardSet) -> Iterator[Web]:
+    """A server of the packed set."""
+    server = Web(packed.path)
+    yield server
+    server.stop()
+
+
+def digest(faces: ShardSet) -> str:
+    return hashlib.sha256(b"".join(sample.image for sample in faces.samples_in_order())).hexdigest()
+
+
+def needed(faces: ShardSet) -> Counter[str]:
+    """What reading the whole set takes: the bytes of each file."""
+    names = [f"{shard['name']}.{kind}" for shard in faces.index["shards"] for kind in ("tar", "idx")]
+    return Counter({name: (faces.path / name).stat().st_size for name in ["index.json", *names]})
+
+
+def until(true: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def cached(folder: Path, kind: str = "") -> list[str]:
+    """The names in the cache."""
+    return sorted(file.name for file in folder.glob(f"*{kind}") if file.name not in ("lock", "said"))
+
+
+def seen(failed: pytest.ExceptionInfo[BaseException]) -> str:
+    """The message, and all that a traceback with its variables could show of our code."""
+    return str(failed.value) + "".join(repr(entry.frame.f_locals) for entry in failed.traceback[1:])
+
+
+def used(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in cached(folder))
+
+
+# ---- reading
+
+
+def test_a_set_far_away_reads_like_the_one_on_disk(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    assert (far.name, far.counts, far.fingerprint) == (packed.name, packed.counts, packed.fingerprint)
+    assert web.requests == ["index.json"]
+    assert list(far.samples_in_order()) == list(packed.samples_in_order())
+    assert [far.keys(2), far.origins(2), far.where(2, 1)] == [packed.keys(2), packed.origins(2), packed.where(2, 1)]
+    assert [a.tolist() for a in far.hashes()] == [a.tolist() for a in packed.hashes()]
+    assert digest(far) == digest(packed)
+    assert max(Counter(web.requests).values()) == 1
+
+
+def test_an_address_may_be_a_folder(packed: ShardSet, tmp_path: Path) -> None:
+    near = open_set(packed.path, tmp_path / "cache", 1)
+    assert type(near) is ShardSet
+    assert near.fingerprint == packed.fingerprint
+    near.prefetch([0, 1])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_are_named_by_their_content_and_found_under_another_address(
+    web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    digest(open_set(web.url, tmp_path / "cache", 1))
+    assert cached(tmp_path / "cache", ".tar") == sorted(f"{s['sha256']}.tar" for s in packed.index["shards"])
+    other = Web(packed.path)
+    assert digest(open_set(other.url, tmp_path / "cache", 1)) == digest(packed)
+    assert other.requests == ["index.json"]
+    other.stop()
+
+
+def test_a_damaged_file_in_the_cache_is_noticed(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    file = far.file(0, "tar")
+    data = bytearray(file.read_bytes())
+    data[700] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ShardError, match=r"made-up-000000.tar\[000000\].*other bytes"):
+        far.read(0, 0)
+
+
+def test_a_file_in_the_cache_that_was_cut_short_is_fetched_anew(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    os.truncate(far.file(0, "tar"), 1000)
+    assert digest(far) == digest(packed)
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 503, "headers": {"Retry-After": "1"}},
+        {"kind": "status", "status": 429, "headers": {"RateLimit": '"resolvers";r=0;t=1'}},
+        {"kind": "cut", "bytes": 5000},
+        {"kind": "cut", "bytes": 0},
+        {"kind": "reset", "bytes": 5000},
+        {"kind": "stall", "bytes": 5000, "seconds": 0.1},
+        {"kind": "stall", "bytes": 5000, "seconds": 0.5},
+        {"kind": "wrong"},
+    ],
+    ids=lambda fault: "-".join(str(value) for value in fault.values()),
+)
+def test_one_fault_costs_a_moment(fault: dict[str, Any], web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    web.add(path="0001" + TAR, **fault)
+    began = time.monotonic()
+    assert digest(open_set(web.url, tmp_path / "cache", 1)) == digest(packed)
+    assert len(web.fired) == 1
+    if "headers" in fault:
+        assert 1 <= time.monotonic() - began < 2, "the pause that the server asks for"
+    if fault["kind"] in ("cut", "stall", "status"):
+        assert web.served == needed(packed), "it goes on where it stopped"
+
+
+def test_without_ranges_a_cut_file_begins_anew(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    web.ranges = False
+    web.add("cut", "0001" + TAR, bytes=5000)
+    assert digest(open_set(web.url, tmp_path / "cache", 1)) == digest(packed)
+    assert web.served == needed(packed) + Counter({"made-up-000001.tar": 5000})
+
+
+def test_without_ranges_a_line_that_is_always_cut_ends_in_plain_words(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "DEADLINE_S", 0.3)
+    web.ranges = False
+    web.add("cut", "0001" + TAR, bytes=5000, times=1000)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    with pytest.raises(NoAnswer, match=r"/made-up-000001.tar: nothing comes \(cut off at byte 5000\), given up"):
+        far.read(1, 0)
+
+
+def test_wrong_bytes_are_refused_after_a_second_fetch(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    web.add("wrong", "0001" + TAR, times=2)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    with pytest.raises(OtherBytes, match=r"/set/made-up-000001.tar: arrives with other bytes than index.json says"):
+        far.read(1, 0)
+    assert web.requests.count("made-up-000001.tar") == 2
+    assert not cached(tmp_path / "cache", ".part") and not cached(tmp_path / "cache", ".tar")
+    assert far.read(1, 0) == packed.read(1, 0), "and nothing of it is kept"
+
+
+@pytest.mark.parametrize("change", [-512, 512])
+def test_a_shard_of_another_length_is_refused(change: int, web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    file = packed.file(1, "tar")
+    os.truncate(file, file.stat().st_size + change)
+    with pytest.raises(OtherBytes):
+        open_set(web.url, tmp_path / "cache", 1).read(1, 0)
+    assert web.requests.count(file.name) == 2
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_faults_lose_nothing_and_fetch_nothing_twice(
+    seed: int, web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    draw = random.Random(seed)
+    kinds = ["status", "cut", "stall", "wrong"]
+    files = [*needed(packed)]
+    for _ in range(draw.randrange(1, 9)):
+        kind = draw.choice(kinds)
+        web.add(
+            kind,
+            "json$" if kind != "wrong" and draw.random() < 0.1 else draw.choice(files[1:]),
+            bytes=draw.randrange(20_000),
+            status=draw.choice([408, 429, 500, 502, 503, 504]),
+            seconds=draw.choice([0.01, 0.4]),
+        )
+    far = open_set(web.url, tmp_path / "cache", 1)
+    far.prefetch(draw.sample(range(len(far.counts)), draw.randrange(len(far.counts))))
+    try:
+        assert digest(far) == digest(packed)
+    except OtherBytes as error:
+        struck = Counter(fault.path for fault in web.fired if fault.kind == "wrong")
+        assert any(name in str(error) for name, times in struck.items() if times > 1), "after the second time only"
+        return
+    until(lambda: far._ahead._threads == 0)
+    wrong = Counter(fault.path for fault in web.fired if fault.kind == "wrong")
+    again = Counter({name: times * needed(packed)[name] for name, times in wrong.items()})
+    assert web.served == needed(packed) + again
+
+
+# ---- what cannot be had
+
+
+def test_errors_say_what_and_where_in_plain_words(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match=rf"{web.url}/nowhere/index.json: not there \(404\)"):
+        open_set(f"{web.url}/nowhere", tmp_path / "cache", 1)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    packed.file(1, "tar").unlink()
+    with pytest.raises(NotThere, match=r"made-up-000001.tar: not there"):
+        far.read(1, 0)
+    web.add("status", "0002" + TAR, status=403)
+    with pytest.raises(NoRight, match=r"made-up-000002.tar: the server refuses to give it \(403\)"):
+        far.read(2, 0)
+    web.add("status", "0002" + TAR, status=418)
+    with pytest.raises(RemoteError, match=r"made-up-000002.tar: the server answers 418"):
+        far.read(2, 0)
+    web.add("status", "0002" + TAR, status=503, headers={"Retry-After": "86400"})
+    with pytest.raises(NoAnswer, match=r"answers 503, come again in 86400 s\), given up"):
+        far.read(2, 0)
+
+
+def test_no_error_of_fetching_is_one_of_a_sample() -> None:
+    """A ShardError costs a sample, which is replaced; all of these concern whole shards, and must stop the run."""
+    assert not issubclass(RemoteError, ShardError)
+    error = OtherBytes("what", "more")
+    assert pickle.loads(pickle.dumps(error)).args == error.args, "a reader process sends it to its rank"
+
+
+def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: Web) -> None:
+    monkeypatch.setattr(transfer, "DEADLINE_S", 1)
+    web.stop()
+    with pytest.raises(NoAnswer, match=r"index.json: nothing comes \(ConnectionRefusedError .*look at network"):
+        open_set(web.url, tmp_path / "cache", 1)
+
+
+def test_an_index_that_was_cut_short_is_asked_for_again_and_a_broken_one_refused(
+    web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    web.add("cut", "json", bytes=100)
+    assert open_set(web.url, tmp_path / "cache", 1).counts == packed.counts
+    index = packed.path / "index.json"
+    whole = index.read_text()
+    index.write_text(whole[:100])
+    with pytest.raises(ShardError, match=r"/set/index.json: cannot be read"):
+        open_set(web.url, tmp_path / "cache", 1)
+    index.write_text(whole.replace(packed.index["shards"][0]["sha256"], "../../../etc/passwd"))
+    with pytest.raises(ShardError, match=r"/set/index.json: .*is no shard"):
+        open_set(web.url, tmp_path / "cache", 1)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://host/set",
+        "https://me:secret@host/set",
+        "https://host/set?sig=secret",
+        "hf://lab/faces",
+        "hf://datasets/x",
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_secrets(address: str, tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match="not understood; a set lies at hf://datasets/ORG/NAME") as refused:
+        open_set(address, tmp_path / "cache", 1)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_written_are_said_plainly(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskTrouble, match=r"file/cache: Not a directory; a cache needs a folder"):
+        open_set(web.url, tmp_path / "file" / "cache", 1).read(0, 0)
+    far = open_set(web.url, tmp_path / "cache", 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer, "_write", full)
+    with pytest.raises(DiskTrouble, match=r"cache: the disk is full; make room, or lower data.cache_gb"):
+        far.read(0, 0)
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("options", [(), ("--ahead",)])
+def test_processes_share_a_cache_and_fetch_each_shard_once(
+    options: tuple[str, ...], web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    web.add("stall", TAR, times=3, bytes=3000, seconds=0.1)
+    readers = [reader(web.url, tmp_path / "cache", *options) for _ in range(3)]
+    said = [process.communicate(timeout=60) for process in readers]
+    assert said == [(digest(packed) + "\n", "")] * 3
+    expected = needed(packed)
+    expected["index.json"] *= 3
+    assert web.served == expected
+
+
+def test_a_killed_fetcher_leaves_what_the_next_one_goes_on_with(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    web.add("stall", "0001" + TAR, bytes=5000, seconds=3)
+    first = reader(web.url, tmp_path / "cache")
+    until(lambda: web.served["made-up-000001.tar"] == 5000, 30)
+    waiting = reader(web.url, tmp_path / "cache")
+    until(lambda: web.requests.count("index.json") == 2, 30)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert waiting.communicate(timeout=60) == (digest(packed) + "\n", "")
+    assert not cached(tmp_path / "cache", ".part")
+    expected = needed(packed)
+    expected["index.json"] *= 2
+    assert web.served == expected
+
+
+@pytest.mark.slow
+def test_whenever_a_fetcher_is_killed_the_next_one_reads_all(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    web.add("stall", TAR, times=10_000, bytes=8000, seconds=0.05)
+    for _ in range(20):
+        process = reader(web.url, tmp_path / "cache", gb=5e-5)
+        until(lambda: "index.json" in web.requests, 30)
+        web.forget()
+        web.add("stall", TAR, times=10_000, bytes=8000, seconds=0.05)
+        time.sleep(draw.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+    assert digest(open_set(web.url, tmp_path / "cache", 1)) == digest(packed)
+
+
+# ---- the cap
+
+
+def test_the_cache_stays_within_its_size_and_drops_what_was_not_used_longest(
+    web: Web, packed: ShardSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, sizes = tmp_path / "cache", [shard["bytes"] for shard in packed.index["shards"]]
+    room = sum(sizes[:3]) + 2000
+    far = open_set(web.url, folder, room / 1e9)
+    for shard in (0, 1, 2, 0, 3):
+        far._opened.clear()
+        far.read(shard, 0)
+        assert used(folder) <= room
+    assert f"{packed.index['shards'][0]['sha256']}.tar" in cached(folder)
+    assert f"{packed.index['shards'][1]['sha256']}.tar" not in cached(folder)
+    rows = [(shard, row) for shard, count in enumerate(packed.counts) for row in range(count)]
+    for shard, row in random.Random(0).sample(rows, len(rows)):
+        assert far.read(shard, row) == packed.read(shard, row)
+        assert used(folder) <= room
+    assert capfd.readouterr().err == ""
+
+
+def test_what_another_process_has_open_stays_there(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    folder, room = tmp_path / "cache", 3 * max(shard["bytes"] for shard in packed.index["shards"])
+    other, far = open_set(web.url, folder, room / 1e9), open_set(web.url, folder, room / 1e9)
+    other.read(0, 0)
+    digest(far)
+    assert f"{packed.index['shards'][0]['sha256']}.tar" in cached(folder)
+    assert web.requests.count("made-up-000000.tar") == 1
+    other._opened.clear()
+    digest(far)
+    assert f"{packed.index['shards'][0]['sha256']}.tar" not in cached(folder)
+
+
+def test_what_is_wanted_next_stays_there_until_it_is_past(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    folder, room = tmp_path / "cache", 4 * max(shard["bytes"] for shard in packed.index["shards"])
+    ahead, far = open_set(web.url, folder, room / 1e9), open_set(web.url, folder, room / 1e9)
+    ahead.prefetch([0, 1])
+    until(lambda: {"made-up-000000.tar", "made-up-000001.tar"} <= set(web.requests))
+    digest(far)
+    assert web.requests.count("made-up-000000.tar") == web.requests.count("made-up-000001.tar") == 1
+    ahead.prefetch([1])
+    digest(far)
+    digest(far)
+    assert web.requests.count("made-up-000000.tar") > web.requests.count("made-up-000001.tar") == 1
+
+
+def test_a_cap_that_is_too_small_is_exceeded_and_said_once(
+    web: Web, packed: ShardSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache._say_full.cache_clear()
+    assert digest(open_set(web.url, tmp_path / "cache", 1e-6)) == digest(packed)
+    said = capfd.readouterr().err
+    assert said.count("more is read at once than data.cache_gb = 1e-06 holds") == 1
+    assert len(cached(tmp_path / "cache", ".tar")) <= 1
+
+
+# ---- ahead of need
+
+
+def test_what_comes_next_is_fetched_in_its_order_as_far_as_there_is_room(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_THREADS", 1)
+    sizes = [shard["bytes"] for shard in packed.index["shards"]]
+    far = open_set(web.url, tmp_path / "cache", (sum(sizes[:3]) - min(sizes[:3]) + 3000) / 1e9)
+    far.prefetch([2, 0, 1, 3])
+    until(lambda: far._ahead._threads == 0)
+    assert [name for name in web.requests if name.endswith(".tar")] == ["made-up-000002.tar", "made-up-000000.tar"]
+    assert used(tmp_path / "cache") <= sum(sizes[:3]) - min(sizes[:3]) + 3000
+    far.prefetch([0, 1, 3])
+    until(lambda: far._ahead._threads == 0)
+    tars = [name for name in web.requests if name.endswith(".tar")]
+    assert tars == ["made-up-000002.tar", "made-up-000000.tar", "made-up-000001.tar"]
+    before = list(web.requests)
+    assert [far.read(0, 0), far.read(1, 0)] == [packed.read(0, 0), packed.read(1, 0)]
+    assert web.requests == before
+
+
+def test_what_cannot_be_fetched_ahead_is_said_to_whoever_reads_it(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    packed.file(1, "tar").unlink()
+    far = open_set(web.url, tmp_path / "cache", 1)
+    far.prefetch([1, 0])
+    until(lambda: far._ahead._threads == 0)
+    far.prefetch([1, 0])
+    assert web.requests.count("made-up-000001.tar") == 1
+    with pytest.raises(NotThere, match=r"made-up-000001.tar"):
+        far.read(1, 0)
+    assert far.read(0, 0) == packed.read(0, 0)
+
+
+def test_a_copy_in_another_process_fetches_with_threads_of_its_own(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    far.prefetch([0])
+    until(lambda: far._ahead._threads == 0)
+    child = os.fork()
+    if not child:
+        far.prefetch([1])
+        until(lambda: far._ahead._threads == 0)
+        os._exit(0 if far.read(1, 0) == packed.read(1, 0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    again = pickle.loads(pickle.dumps(far))
+    again.prefetch([2])
+    until(lambda: again._ahead._threads == 0)
+    assert isinstance(again, RemoteSet) and again.read(2, 0) == packed.read(2, 0)
+    assert max(Counter(web.requests).values()) == 1
+
+
+def test_shards_that_were_not_read_for_long_are_closed(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_IDLE_S", 0.2)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    far.read(0, 0)
+    far.read(1, 0)
+    time.sleep(0.25)
+    far.read(1, 0)
+    far.read(2, 0)
+    assert sorted(far._opened) == [1, 2]
+
+
+def test_a_long_wait_shows_how_far_it_is(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "_SPEAK_S", 0.1)
+    web.add("stall", "0000" + TAR, bytes=5000, seconds=0.2)
+    open_set(web.url, tmp_path / "cache", 1).read(0, 0)
+    assert capfd.readouterr().err == f"waiting for {web.url}/made-up-000000.tar: 0 of 0 MB\n"
+
+
+# ---- the Hub
+
+
+TOKEN = "hf_alicewritestolab"
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, packed: ShardSet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with the private dataset lab/faces: the packed set on main, and tagged v1; nobody is logged in."""
+    server = Hub(tmp_path / "server")
+    repo = server.store.create("lab/faces", private=True)
+    files = {}
+    for file in packed.path.iterdir():
+        sha256 = server.store.keep(file.read_bytes())
+        large = file.suffix == ".tar"
+        files[file.name] = server.store.large(sha256) if large else server.store.small(file.read_bytes())
+    repo.tags["v1"] = repo.commit(files, "the set").sha
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no token here"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server
+    server.stop()
+
+
+def test_a_private_dataset_of_the_hub_is_read_with_the_token_of_the_environment(
+    hub_server: Hub, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    far = open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    hub_server.faults.add("cut", "GET", "/cdn/")
+    assert digest(far) == digest(packed)
+    process = reader("hf://datasets/lab/faces@v1", tmp_path / "other")
+    assert TOKEN not in Path(f"/proc/{process.pid}/cmdline").read_text()
+    assert process.communicate(timeout=60) == (digest(packed) + "\n", "")
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert digest(open_set("hf://datasets/lab/faces", tmp_path / "third", 1)) == digest(packed)
+
+
+def test_a_revision_becomes_a_commit_when_it_is_opened_and_stays_that(
+    hub_server: Hub, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    far = open_set("hf://datasets/lab/faces@main", tmp_path / "cache", 1)
+    repo = hub_server.store.repos["lab/faces"]
+    first = repo.branches["main"]
+    assert isinstance(far, RemoteSet) and far.source.address == f"hf://datasets/lab/faces@{first}"
+    repo.commit({}, "emptied")
+    assert digest(far) == digest(packed)
+    with pytest.raises(NotThere, match=r"hf://datasets/lab/faces@[0-9a-f]{40}/index.json: not there"):
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+
+
+def test_a_folder_of_a_dataset_may_hold_the_set(
+    hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    repo = hub_server.store.repos["lab/faces"]
+    repo.commit({f"sets/one/{name}": file for name, file in repo.at("main").files.items()}, "moved")
+    far = open_set("hf://datasets/lab/faces/sets/one", tmp_path / "cache", 1)
+    assert far.read(0, 0).key == "000000000"
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "error", "words"),
+    [
+        ("lab/faces", None, NoRight, "no such dataset on the Hub, or it is private: then log in"),
+        ("lab/faces", "hf_bobisastranger", NotThere, "no such dataset on the Hub, or this token may not see it"),
+        (
+            "lab/faces",
+            "hf_expired",
+            NoRight,
+            "no such dataset on the Hub, or this token may not see it, or has expired",
+        ),
+        ("lab/faces@v2", TOKEN, NotThere, "lab/faces@v2: no such branch, tag or commit there"),
+        ("lab/nothing", TOKEN, NotThere, "lab/nothing: no such dataset on the Hub"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_plainly(
+    address: str, token: str | None, error: type, words: str, hub_server: Hub, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(error, match=words) as refused:
+        open_set(f"hf://datasets/{address}", tmp_path / "cache", 1)
+    assert not token or token not in seen(refused)
+
+
+def test_no_token_lies_in_a_pickle_a_log_or_a_traceback(
+    hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(transfer, "DEADLINE_S", 1)
+    far = open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    hub_server.faults.add("status", "GET", "/resolve/", times=1000)
+    with pytest.raises(NoAnswer) as failed:
+        far.read(0, 0)
+    assert TOKEN.encode() not in pickle.dumps(far) and TOKEN not in repr(far)
+    assert TOKEN not in seen(failed) + "".join(capfd.readouterr())
+
+
+def test_a_request_limit_of_the_hub_is_waited_for(
+    hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(transfer, "DEADLINE_S", 10)
+    hub_server.faults.add("status", "GET", "/api/datasets/", status=429, headers={"RateLimit": '"api";r=0;t=1'})
+    began = time.monotonic()
+    assert json.dumps(open_set("hf://datasets/lab/faces", tmp_path / "cache", 1).index)
+    assert 1 <= time.monotonic() - began < 3
+
+
+# ---- S3
+
+
+@pytest.fixture(scope="module")
+def s3_url() -> Iterator[str]:
+    """The URL of an S3 server with a bucket `lab`."""
+    if s3fs is None or not importlib.util.find_spec("moto"):
+        pytest.skip("moto and s3fs are not installed")
+    command = [sys.executable, "-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        yield next(match[0] for line in process.stderr if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def s3(s3_url: str, packed: ShardSet, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the packed set in a bucket, with keys for it in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secretexample")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem()
+    store.mkdirs("lab", exist_ok=True)
+    store.put(str(packed.path), "lab/sets/faces", recursive=True)
+    yield "s3://lab/sets/faces"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_set_in_a_bucket_of_s3_reads_like_the_one_on_disk(
+    s3: str, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_PIECE", 5000)  # a shard is several requests
+    far = open_set(s3, tmp_path / "cache", 1)
+    far.prefetch([0, 1])
+    assert digest(far) == digest(packed)
+    assert b"secretexample" not in pickle.dumps(far)
+    process = reader(s3, tmp_path / "other", "--ahead")
+    assert process.communicate(timeout=60) == (digest(packed) + "\n", "")
+
+
+def test_what_s3_refuses_is_said_plainly(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotThere, match=r"s3://lab/nowhere/index.json: not there"):
+        open_set("s3://lab/nowhere", tmp_path / "cache", 1)
+    with pytest.raises(NotThere, match=r"s3://nowhere/index.json: not there"):
+        open_set("s3://nowhere", tmp_path / "cache", 1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(NoRight, match=r"no keys for S3 are there: set AWS_PROFILE"):
+        open_set(s3, tmp_path / "cache", 1)
