@@ -88,19 +88,42 @@ class Mix:
 
     def slots(self, step: int, start: int, stop: int) -> Slots:
         """What fills the slots [start, stop) of the global batch of `step`."""
+        mine, places = self._dealt(step, start, stop)
+        found = []
+        for order, first, (lane, place) in zip(self.orders, self._first_shard, places, strict=False):
+            part = order.at(lane, place)
+            found.append(replace(part, shard=part.shard + first))
+        back = np.argsort(np.argsort(mine, kind="stable"))  # from set after set to slot after slot
+        return Slots(*(np.concatenate([getattr(part, each.name) for part in found])[back] for each in fields(Slots)))
+
+    def upcoming(self, step: int, steps: int, start: int, stop: int) -> list[int]:
+        """The shards that the slots [start, stop) need in `steps` steps from `step` on, the first needed first.
+
+        Of a lane that the slots cut, all that it needs.
+        """
+        cut: set[tuple[int, int]] = set()  # of which set, and which of its lanes
+        for now in range(step, step + steps):
+            for number, (lanes, _) in enumerate(self._dealt(now, start, stop)[1]):
+                cut |= {(number, lane) for lane in np.unique(lanes).tolist()}
+        before, after = self._given(step).tolist(), self._given(step + steps).tolist()
+        needs = []
+        for number, lane in sorted(cut):
+            at = self._first_lane[number] + lane
+            for place, shard in self.orders[number].needs(lane, before[at], after[at]):
+                when = (place - before[at]) / (after[at] - before[at])
+                needs.append((when, self._first_shard[number] + shard))
+        return list(dict.fromkeys(shard for _, shard in sorted(needs, key=lambda need: need[0])))
+
+    def _dealt(self, step: int, start: int, stop: int) -> tuple[Ints, list[tuple[Ints, Ints]]]:
+        """Which set each of these slots is of; and of each set the lanes and places that fill them, in order."""
         before = self._given(step)
         counts = self._given(step + 1) - before
         turns = spread(tuple(int(counts[first:end].sum()) for first, end in pairwise(self._first_lane)))
-        mine = turns[start:stop]
-        found = []
-        for number, order in enumerate(self.orders):
-            lanes = slice(self._first_lane[number], self._first_lane[number + 1])
-            low = np.count_nonzero(turns[:start] == number)
-            high = low + np.count_nonzero(mine == number)
-            part = order.at(*_in_lanes(before[lanes], counts[lanes], np.arange(low, high)))
-            found.append(replace(part, shard=part.shard + self._first_shard[number]))
-        back = np.argsort(np.argsort(mine, kind="stable"))  # from set after set to slot after slot
-        return Slots(*(np.concatenate([getattr(part, each.name) for part in found])[back] for each in fields(Slots)))
+        places = []
+        for number, (first, end) in enumerate(pairwise(self._first_lane)):
+            low, high = (int(np.count_nonzero(turns[:edge] == number)) for edge in (start, stop))
+            places.append(_in_lanes(before[first:end], counts[first:end], np.arange(low, high)))
+        return turns[start:stop], places
 
     def _given(self, step: int) -> Ints:
         """How many images each lane has given before `step`, set after set."""
