@@ -10,7 +10,10 @@ named in the batch.
 import atexit
 import hashlib
 import json
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -219,7 +222,7 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2)
             sampler=wanted,  # type: ignore[arg-type]
             num_workers=workers,
             prefetch_factor=max(2, -(-depth // workers)),
-            worker_init_fn=_deaf,
+            worker_init_fn=_begin_reading,
             multiprocessing_context="spawn",
         )
     )
@@ -237,7 +240,16 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2)
         dismiss()
 
 
-def _deaf(_: int) -> None:
-    """Readers outlive the signals that ask their rank to stop: it still needs their batches to reach a step's end."""
+def _begin_reading(_: int) -> None:
+    """Set up a reader: it outlives the signals that ask its rank to stop, which still needs its batches to reach a
+    step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_rank, daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    os._exit(1)

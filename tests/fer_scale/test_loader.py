@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -256,6 +257,37 @@ def test_a_process_that_fails_does_not_wait_for_its_deaf_readers(tmp_path: Path)
         [sys.executable, str(tmp_path / "fails.py")], capture_output=True, text=True, timeout=120, env=ENV, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+KILLED = """
+import multiprocessing, os, signal, threading, time
+from fer_scale.loader import ahead
+
+class Counted:
+    def __getitem__(self, at): return at
+
+def kill():
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.001)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    threading.Thread(target=kill).start()
+    next(ahead(Counted(), range(10**9), 2))
+"""
+
+
+def test_readers_end_with_a_rank_that_is_killed_while_they_start(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    script = [sys.executable, str(tmp_path / "killed.py")]
+    done = subprocess.run(script, stdout=subprocess.PIPE, text=True, timeout=120, env=ENV, check=False)
+    readers = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -9 and len(readers) == 2
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in readers):
+        assert time.monotonic() < deadline, f"{readers} live on"
+        time.sleep(0.1)
 
 
 def test_an_exclusion_for_another_set_is_refused(faces: Path, tmp_path: Path) -> None:
