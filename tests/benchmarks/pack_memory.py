@@ -49,7 +49,7 @@ def main() -> None:
         for process in family(packer.pid):
             peaks[process] = max(peaks.get(process, 0), peak_mb(process))
         time.sleep(0.2)
-    assert packer.returncode == 0
+    assert packer.returncode == 0, packer.returncode
     seconds = time.monotonic() - began
     others = sorted((mb for process, mb in peaks.items() if process != packer.pid), reverse=True)
     print(json.dumps({"images": args.images, "seconds": round(seconds), "images_per_s": round(args.images / seconds),

@@ -147,7 +147,9 @@ def test_groups_are_found_among_many(tmp_path: Path) -> None:
     hashes = rng.integers(0, 256, (5000, 16), dtype=np.uint8)
     hashes[[7, 4000, 12]] = hashes[3000]
     hashes[2500, 8:] = hashes[2499, 8:]  # half of a hash is no copy
+    hashes[[50, 60, 70], :8] = hashes[80, :8]
+    hashes[70, 8:] = hashes[50, 8:]
     hashes[[100, 200]] = 0  # could not be decoded
     hashes[4999] = hashes[0]
-    assert list(copies.groups(hashes)) == [[0, 4999], [7, 12, 3000, 4000]]
+    assert list(copies.groups(hashes)) == [[0, 4999], [7, 12, 3000, 4000], [50, 70]]
     assert list(copies.groups(hashes[:1])) == []
