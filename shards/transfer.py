@@ -26,7 +26,7 @@ import fsspec
 from shards.errors import UserError
 
 SILENCE_S = 30.0  # a peer that says nothing for so long is given up
-DEADLINE_S = 300.0  # without one new byte: less than the ranks wait for each other
+DEADLINE_S = 240.0  # without one new byte; even twice, after another process gave up, the ranks wait for each other
 WAIT_S = 0.5  # before the second try; doubles with each
 _LONGEST_WAIT_S = 30.0
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
@@ -90,7 +90,7 @@ def source_of(address: str) -> Source:
         return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
     if re.fullmatch(r"(https?|s3)://[^\s@?#]+", address):
         return Source(address.rstrip("/"), address.rstrip("/"))
-    shown = re.sub(r"//[^/]*@|\?.*", "...", address)
+    shown = re.sub(r"//.*@|\?.*", "...", address)
     raise RemoteError(
         f"{shown}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], https://HOST/FOLDER or "
         "s3://BUCKET/FOLDER, without a password or a ?query, which would end up in logs"
@@ -100,7 +100,7 @@ def source_of(address: str) -> Source:
 def content(source: Source, name: str) -> bytes:
     """A small file."""
     file = BytesIO()
-    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 5)
+    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 4)
     return file.getvalue()
 
 
