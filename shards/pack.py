@@ -207,9 +207,11 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
 def _finish(work: _Work, rows: list[Row], index: dict[str, Any], *, report: bool) -> None:
     """Write what stands beside the shards, and let the set appear."""
     left_out = left_out_of(work.listing, rows)
-    (work.at.set / "left_out.jsonl").write_text("".join(left.line() for left in left_out))
+    with (work.at.set / "left_out.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(left.line() for left in left_out)  # there may be as many as images
     if report:
-        (work.at.set / copies.REPORT).write_text("".join(copies.report(work.listing.entries, _hashes(work, rows))))
+        with (work.at.set / copies.REPORT).open("w", encoding="utf-8") as file:
+            file.writelines(copies.report(work.listing.entries, _hashes(work, rows)))
     with (work.at.set / INDEX).open("w", encoding="utf-8") as file:
         file.write(to_text(index))
         file.flush()
