@@ -7,26 +7,25 @@ Nothing is lost in silence: a sample that cannot be read is replaced by another 
 named in the batch.
 """
 
-import atexit
+import functools
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from fer_scale import readers
+from fer_scale.readers import Slots
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
 from shards.mix import Mix
@@ -35,6 +34,7 @@ from shards.pixels import BadImage, decode
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
+_AT_ONCE = 8  # images that a decoding thread takes
 
 T = TypeVar("T")
 
@@ -92,30 +92,52 @@ class Faces:
             image = _reduced(image, self.slot_px)
         return int(self._first[shard]) + row, image
 
-    def batch(self, shards: NDArray[np.int64], rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> Batch:
-        """The batch of these samples; what cannot be read is replaced and named."""
+    def batch(
+        self,
+        shards: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        *,
+        into: Tensor | None = None,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> Batch:
+        """The batch of these samples; what cannot be read is replaced and named.
+
+        Its pixels are the first of `into` where that is given, [at least B, P, P, 3]. Decoders let other threads run.
+        """
         count, side = len(keys), self.slot_px
-        pixels = torch.zeros((count, side, side, 3), dtype=torch.uint8)
-        sizes, ids = np.empty((count, 2), np.int64), np.empty(count, np.int64)
-        slots, bad = pixels.numpy(), []
-        for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            others = None
-            for attempt in range(_ATTEMPTS):
-                try:
-                    ids[i], image = self.pixels(shard, row)
-                    break
-                except ShardError as error:
-                    bad.append(str(error))
-                    if others is None:
-                        others = bits(keys[i : i + 1], _REPLACE, _ATTEMPTS)[0]
-                    row = int(others[attempt] % np.uint64(self.counts[shard]))
-            else:
-                raise ShardError(
-                    f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: run `fer-scale verify` on the set"
-                )
-            sizes[i] = image.shape[:2]
-            slots[i, : image.shape[0], : image.shape[1]] = image
+        pixels = torch.empty((count, side, side, 3), dtype=torch.uint8) if into is None else into[:count]
+        sizes, ids, slots = np.empty((count, 2), np.int64), np.empty(count, np.int64), pixels.numpy()
+
+        def fill(some: range) -> list[str]:
+            bad: list[str] = []
+            for i in some:
+                ids[i], image = self._readable(int(shards[i]), int(rows[i]), keys[i : i + 1], bad)
+                height, width = sizes[i] = image.shape[:2]
+                slots[i, :height, :width] = image
+                slots[i, height:], slots[i, :height, width:] = 0, 0
+            return bad
+
+        bad = chain.from_iterable((threads.map if threads else map)(fill, _runs(count, _AT_ONCE)))
         return Batch(pixels, sizes, keys, ids, tuple(bad))
+
+    def _readable(self, shard: int, row: int, key: NDArray[np.uint64], bad: list[str]) -> tuple[int, NDArray[np.uint8]]:
+        """Number and pixels of a sample, or of one of its shard that its key chooses; `bad` gets what was wrong."""
+        others: NDArray[np.uint64] | None = None
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self.pixels(shard, row)
+            except ShardError as error:
+                bad.append(str(error))
+                if others is None:
+                    others = bits(key, _REPLACE, _ATTEMPTS)[0]
+                row = int(others[attempt] % np.uint64(self.counts[shard]))
+        raise ShardError(f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: run `fer-scale verify` on the set")
+
+
+def _runs(count: int, length: int) -> list[range]:
+    """0 .. count-1 in runs of at most `length`."""
+    return [range(start, min(start + length, count)) for start in range(0, count, length)]
 
 
 def _reduced(image: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
@@ -161,18 +183,25 @@ def without(sets: list[ShardSet], exclude: tuple[str, ...]) -> tuple[list[NDArra
 
 
 class _Steps(Dataset[Batch]):
-    """`steps[(step, micro)]` is that micro-batch of one rank."""
+    """`steps[(number, step, micro)]` is that micro-batch of one rank; its pixels lie in the slot of that number."""
 
-    def __init__(self, faces: Faces, order: Order | Mix, rank: int, ranks: int, accumulation: int):
-        self.faces, self.order = faces, order
-        mine = share(rank, ranks, order.batch)
-        cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
+    def __init__(self, faces: Faces, order: Order | Mix, cuts: list[int], slots: Slots | None, threads: int):
+        self.faces, self.order, self.slots, self.threads = faces, order, slots, threads
         self.parts = list(pairwise(cuts))
 
-    def __getitem__(self, at: tuple[int, int]) -> Batch:
-        step, micro = at
-        slots = self.order.slots(step, *self.parts[micro])
-        return self.faces.batch(slots.shard, slots.row, slots.key)
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor | None:
+        """Made where it is used: in the reader process."""
+        return ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+
+    def __getitem__(self, at: tuple[int, int, int]) -> Batch:
+        number, step, micro = at
+        wanted = self.order.slots(step, *self.parts[micro])
+        if self.slots is None:
+            return self.faces.batch(wanted.shard, wanted.row, wanted.key)
+        into = self.slots[number]
+        filled = self.faces.batch(wanted.shard, wanted.row, wanted.key, into=into, threads=self._pool)
+        return replace(filled, pixels=None)  # type: ignore[arg-type]  # the rank has them
 
 
 def batches(
@@ -186,70 +215,22 @@ def batches(
     accumulation: int,
     workers: int,
 ) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of each step, from `start_step` on."""
-    steps = _Steps(faces, order, rank, ranks, accumulation)
+    """This rank's micro-batches of each step, from `start_step` on; good until the next ones are asked for.
+
+    They are read by one process with `workers` decoding threads, into memory that both have. That costs less than as
+    many processes: one import of torch, one order, and no pixels on the way.
+    """
+    mine = share(rank, ranks, order.batch)
+    cuts = [mine.start + len(mine) * i // accumulation for i in range(accumulation + 1)]
+    most = max(stop - start for start, stop in pairwise(cuts))
+    ahead_of_need = 2 * accumulation
+    slots = Slots(ahead_of_need + accumulation, (most, faces.slot_px, faces.slot_px, 3)) if workers else None
+    steps = _Steps(faces, order, cuts, slots, workers)
     wanted = ((step, micro) for step in range(start_step, stop_step) for micro in range(accumulation))
+    numbered = ((number, *at) for number, at in enumerate(wanted))
     found = []
-    for batch in ahead(steps, wanted, workers, depth=2 * accumulation):
-        found.append(batch)
+    for number, batch in enumerate(readers.ahead(steps, numbered, min(workers, 1), ahead_of_need)):
+        found.append(replace(batch, pixels=slots[number][: len(batch.ids)]) if slots else batch)
         if len(found) == accumulation:
             yield found
             found = []
-
-
-class _Said(Dataset[T | UserError]):
-    """An item, or what is wrong with it, to be raised in the rank's own process: torch wraps what a reader raises."""
-
-    def __init__(self, data: Dataset[T]):
-        self.data = data
-
-    def __getitem__(self, at: Any) -> T | UserError:
-        try:
-            return self.data[at]
-        except UserError as error:
-            return error
-
-
-def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2) -> Iterator[T]:
-    """`data[i]` for each i wanted, in order; `workers` processes read at least `depth` items ahead, and two each."""
-    if not workers:
-        yield from (data[at] for at in wanted)
-        return
-    stream = iter(
-        DataLoader(
-            _Said(data),
-            batch_size=None,
-            sampler=wanted,  # type: ignore[arg-type]
-            num_workers=workers,
-            prefetch_factor=max(2, -(-depth // workers)),
-            worker_init_fn=_begin_reading,
-            multiprocessing_context="spawn",
-        )
-    )
-    # A process that fails may never drop its iterator: the traceback holds it. At exit multiprocessing would end the
-    # readers with SIGTERM, to which they are deaf, and wait for them for ever.
-    dismiss = stream._shutdown_workers  # type: ignore[attr-defined]
-    atexit.register(dismiss)
-    try:
-        for item in stream:
-            if isinstance(item, UserError):
-                raise item
-            yield item
-    finally:
-        atexit.unregister(dismiss)
-        dismiss()
-
-
-def _begin_reading(_: int) -> None:
-    """Set up a reader: it outlives the signals that ask its rank to stop, which still needs its batches to reach a
-    step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_rank, daemon=True).start()
-
-
-def _end_with_the_rank() -> None:
-    rank = multiprocessing.parent_process()
-    assert rank is not None
-    rank.join()
-    os._exit(1)

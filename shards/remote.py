@@ -89,18 +89,20 @@ class RemoteSet(ShardSet):
         return Item(self.source, f"{row['name']}.{kind}", row[KINDS[kind]], kind, sizes(row).get(kind))
 
     def _shard(self, shard: int) -> Any:
-        now = time.monotonic()
-        if shard not in self._opened:
-            for other in [one for one in self._opened if now - self._read_at[one] > _IDLE_S]:
-                del self._opened[other]
-        self._read_at[shard] = now
+        self._read_at[shard] = time.monotonic()
         return super()._shard(shard)
+
+    def _open(self, shard: int) -> Any:
+        now = time.monotonic()
+        for other in [one for one in list(self._opened) if now - self._read_at[one] > _IDLE_S]:
+            self._opened.pop(other, None)
+        return super()._open(shard)
 
     def _hold(self, shard: int) -> list[int]:
         """What reading a shard needs, fetched and open; Busy or NoRoom if that has to wait."""
         held: list[int] = []
         try:
-            for kind in ("idx", "tar"):
+            for kind in ("tar", "idx"):
                 held.append(self.cache.open(self._item(shard, kind), wait=False))
         except BaseException:
             _close(held)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fer_scale.loader import Batch, Faces, ahead
+from fer_scale.loader import Batch, Faces
 from fer_scale.log import Ticker, progress
+from fer_scale.readers import ahead
 from shards.boxes import Box
 from shards.errors import UserError
 from shards.index import ShardSet

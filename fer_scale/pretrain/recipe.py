@@ -27,7 +27,9 @@ class Data:
     exclude: tuple[str, ...] = knob(
         (), kind="layout", help="FILE#LIST of a split file, not trained on (content is checked)"
     )
-    workers: int = knob(2, kind="layout", help="reader processes per rank; 0 reads in the rank itself")
+    workers: int = knob(
+        2, kind="layout", help="decoding threads of a rank's reader process; 0 reads in the rank itself"
+    )
     max_bad: float = knob(
         0.001, kind="watch", help="share of unreadable images, beyond the first ten, that ends the run"
     )

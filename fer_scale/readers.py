@@ -1,0 +1,112 @@
+"""Processes that read ahead of their rank, and memory that both have.
+
+ahead    items of a dataset, read in other processes
+Slots    where a reader leaves pixels: no copy on the way, and nothing to clean up after a kill
+"""
+
+import atexit
+import mmap
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.reduction import DupFd
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from shards.errors import UserError
+
+T = TypeVar("T")
+
+
+class Slots:
+    """`count` arrays of bytes of one shape, the same in all processes that it is sent to while they are spawned.
+
+    The memory has no name. It is no file in /dev/shm, which containers make 64 MB small and where a killed process
+    leaves its files; it is gone with the last process that has it.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, ...]):
+        fd = os.memfd_create("fer_scale-slots", os.MFD_CLOEXEC)
+        os.ftruncate(fd, count * torch.Size(shape).numel())
+        self._map(fd, (count, *shape))
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Slot `number` modulo their count: uint8 of the shape, in memory that is taken when it is written to."""
+        return self._all[number % len(self._all)]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return DupFd(self._fd), tuple(self._all.shape)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        descriptor, shape = state
+        self._map(descriptor.detach(), shape)
+
+    def __del__(self) -> None:
+        os.close(self._fd)  # the memory stays as long as a tensor of it does
+
+    def _map(self, fd: int, shape: tuple[int, ...]) -> None:
+        self._fd = fd
+        self._all = torch.frombuffer(mmap.mmap(fd, 0), dtype=torch.uint8).view(shape)
+
+
+class _Said(Dataset[T | UserError]):
+    """An item, or what is wrong with it, to be raised in the rank's own process: torch wraps what a reader raises."""
+
+    def __init__(self, data: Dataset[T]):
+        self.data = data
+
+    def __getitem__(self, at: Any) -> T | UserError:
+        try:
+            return self.data[at]
+        except UserError as error:
+            return error
+
+
+def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2) -> Iterator[T]:
+    """`data[i]` for each i wanted, in order; `workers` processes are at most `depth`, or 2 each, ahead."""
+    if not workers:
+        yield from (data[at] for at in wanted)
+        return
+    stream = iter(
+        DataLoader(
+            _Said(data),
+            batch_size=None,
+            sampler=wanted,  # type: ignore[arg-type]
+            num_workers=workers,
+            prefetch_factor=max(2, -(-depth // workers)),
+            worker_init_fn=_begin_reading,
+            multiprocessing_context="spawn",
+        )
+    )
+    # A process that fails may never drop its iterator: the traceback holds it. At exit multiprocessing would end the
+    # readers with SIGTERM, to which they are deaf, and wait for them for ever.
+    dismiss = stream._shutdown_workers  # type: ignore[attr-defined]
+    atexit.register(dismiss)
+    try:
+        for item in stream:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        atexit.unregister(dismiss)
+        dismiss()
+
+
+def _begin_reading(_: int) -> None:
+    """Set up a reader: it outlives the signals that ask its rank to stop, which still needs its batches to reach a
+    step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_rank, daemon=True).start()
+
+
+def _end_with_the_rank() -> None:
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+    rank.join()
+    os._exit(1)
