@@ -26,6 +26,7 @@ from shards.transfer import OtherBytes, Source, Tell, disk_trouble, fetch
 _SPEAK_S = 2.0  # a wait that is longer shows how far it is
 _REPEAT_S = 10.0  # so often, over all processes of the node
 _POLL_S = 0.05
+_AHEAD_SHARE = 0.75  # of the size, for what is held: beyond it nothing more is fetched for later
 _OURS = re.compile(r"[0-9a-f]{64}\.")
 
 
@@ -61,8 +62,8 @@ class Cache:
     def open(self, item: Item, *, wait: bool = True, exceed: bool = False) -> int:
         """A descriptor of the file, fetched if need be, and checked; while it is open nobody removes the file.
 
-        NoRoom where all that lies there is held, unless the size may be exceeded; without `wait`, Busy where somebody
-        else is fetching it.
+        NoRoom where all that lies there is held, unless the size may be exceeded. Without `wait` it is for later: Busy
+        where somebody else is fetching it, and NoRoom also where what is held leaves little for what is read now.
         """
         tell = _Teller(self.folder, item) if wait else _silent
         part = self.folder / f"{item.sha256}.{item.kind}.{item.bytes or 0}.part"
@@ -72,19 +73,20 @@ class Cache:
                 if (there := _shared(self.path(item), item.bytes)) is not None:
                     return there
                 if (claimed := _claimed(part, self.path(item))) is not None:
-                    return self._fill(claimed, part, item, exceed, tell)
+                    return self._fill(claimed, part, item, tell, wait, exceed)
                 if not wait:
                     raise Busy
-                tell(part.stat().st_size if part.exists() else 0, " by another process")
+                with suppress(FileNotFoundError):  # it is there, this moment
+                    tell(part.stat().st_size, " by another process")
                 time.sleep(_POLL_S)
         except OSError as error:
             raise disk_trouble(error, self.folder) from None
 
-    def _fill(self, fd: int, part: Path, item: Item, exceed: bool, tell: Tell) -> int:
+    def _fill(self, fd: int, part: Path, item: Item, tell: Tell, now: bool, exceed: bool) -> int:
         """Make the file of the claimed .part, and keep it open."""
         done = False
         try:
-            if not self._make_room():
+            if not self._make_room(now):
                 if not exceed:
                     raise NoRoom
                 _say_full(self.folder, self.gb)
@@ -100,17 +102,19 @@ class Cache:
                     part.unlink()
                 os.close(fd)
 
-    def _make_room(self) -> bool:
+    def _make_room(self, now: bool) -> bool:
         """Remove what nobody holds, the least recently used first, until all is within the size; whether it is."""
         with _locked(self.folder / "lock"):
-            files = _files(self.folder)
+            files, most = _files(self.folder), self.gb * 1e9
+            if not now and sum(size for _, size, path in files if not _unheld(path)) > _AHEAD_SHARE * most:
+                return False
             total = sum(size for _, size, _ in files)
             for _, size, path in files:
-                if total <= self.gb * 1e9:
+                if total <= most:
                     break
-                if _remove(path):
+                if _unheld(path, remove=True):
                     total -= size
-            return total <= self.gb * 1e9
+            return total <= most
 
 
 def _files(folder: Path) -> list[tuple[int, int, str]]:
@@ -134,15 +138,16 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _remove(path: str) -> bool:
-    """Remove a file unless somebody holds it."""
+def _unheld(path: str, remove: bool = False) -> bool:
+    """Whether nobody holds a file; then it may be removed."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:  # fetched meanwhile: under its other name it counts the next time
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        if remove:
+            os.unlink(path)
         return True
     except (BlockingIOError, FileNotFoundError):
         return False
@@ -208,7 +213,7 @@ def _silent(have: int, trouble: str) -> None:
 @functools.cache
 def _say_full(folder: Path, gb: float) -> None:
     """Once in a process: the size is exceeded."""
-    print(f"{folder}: more is read at once than data.cache_gb = {gb:g} holds; it is exceeded", file=sys.stderr)
+    print(f"{folder}: data.cache_gb = {gb:g} holds less than is read at once; it is exceeded", file=sys.stderr)
 
 
 class _Teller:
