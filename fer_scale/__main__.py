@@ -88,11 +88,16 @@ def _verify(args: Namespace) -> int:
 
 
 def _show(args: Namespace) -> None:
-    from shards import show
+    from fer_scale import log
+    from shards import show, speed
 
     if args.pictures:
         show.contact_sheet(args.set, args.pictures)
-    _result(args, show.show(args.set))
+    facts = show.show(args.set)
+    if args.speed:
+        with log.progress(f"reading {args.set}", "seconds") as tick:
+            facts["speed"] = speed.measure(args.set, progress=tick)
+    _result(args, facts)
 
 
 def _split(args: Namespace) -> None:
@@ -233,6 +238,8 @@ def _result(args: Namespace, facts: dict[str, Any]) -> None:
 def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return " ".join(map(_words, value)) or "none"
     if isinstance(value, list):
         return "".join(f"\n  {_words(item)}" for item in value) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -78,6 +78,9 @@ def _show(verb: Verb) -> None:
     """Say what a shard set holds."""
     verb.add_argument("set", type=Path, help="folder of a shard set")
     verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
+    verb.add_argument(
+        "--speed", action="store_true", help="read for ten seconds: images/s per core, and what they cost"
+    )
     _json(verb)
 
 

@@ -38,6 +38,7 @@ UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with t
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
 KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origin.gz": "origin_sha256"}
+_OTHER_BYTES = "other bytes than were packed; copy the shard again"
 _OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
 
 
@@ -134,16 +135,23 @@ class ShardSet:
 
     def read(self, shard: int, row: int) -> Sample:
         """Sample `row` of shard `shard`; ShardError, which names it, if its bytes are not those packed."""
-        opened = self._shard(shard)
-        offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
-        inside = offset * BLOCK + length <= self.index["shards"][shard]["bytes"]  # a damaged entry may say 4 GB
         try:
-            span = os.pread(opened.fd, length, offset * BLOCK) if inside else b""
-            if len(span) != length or zlib.crc32(span) != crc:
-                raise ValueError("other bytes than were packed; copy the shard again")
+            span, crc = self.span(shard, row)
+            if zlib.crc32(span) != crc:
+                raise ValueError(_OTHER_BYTES)
             return parse(span)
         except (OSError, ValueError) as error:
             raise ShardError(f"{self.where(shard, row)}: {error}") from None
+
+    def span(self, shard: int, row: int) -> tuple[bytes, int]:
+        """All bytes of a sample, to be checked, and the crc32 they were packed with; ValueError where some are missing."""
+        opened = self._shard(shard)
+        offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
+        inside = offset * BLOCK + length <= self.index["shards"][shard]["bytes"]  # a damaged entry may say 4 GB
+        span = os.pread(opened.fd, length, offset * BLOCK) if inside else b""
+        if len(span) != length:
+            raise ValueError(_OTHER_BYTES)
+        return span, crc
 
     def where(self, shard: int, row: int) -> str:
         """How messages name a sample: set/shard.tar[row] and where it came from."""
