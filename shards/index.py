@@ -144,7 +144,7 @@ class ShardSet:
             raise ShardError(f"{self.where(shard, row)}: {error}") from None
 
     def span(self, shard: int, row: int) -> tuple[bytes, int]:
-        """All bytes of a sample, to be checked, and the crc32 they were packed with; ValueError where some are missing."""
+        """All bytes of a sample, to be checked, and the crc32 they were packed with; ValueError if some are missing."""
         opened = self._shard(shard)
         offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
         inside = offset * BLOCK + length <= self.index["shards"][shard]["bytes"]  # a damaged entry may say 4 GB
