@@ -163,8 +163,25 @@ if "--ahead" in sys.argv:
 print(hashlib.sha256(b"".join(sample.image for sample in faces.samples_in_order())).hexdigest())
 """
 
+HERE_AND_THERE = """
+import random, sys
+from shards import transfer
+from shards.index import ShardSet
+from shards.remote import open_set
 
-def reader(address: str, cache: Path, *options: str, gb: float = 1) -> "subprocess.Popen[str]":
-    """A process that reads the whole set, and says the sha256 of its images."""
-    command = [sys.executable, "-c", READER, address, str(cache), str(gb), *options]
+transfer.SILENCE_S, transfer.WAIT_S = 5, 0.02
+faces, near = open_set(sys.argv[1], sys.argv[2], float(sys.argv[3])), ShardSet.open(sys.argv[4])
+draw = random.Random(sys.argv[5])
+for _ in range(200):
+    shards = [draw.randrange(len(faces.counts)) for _ in range(4)]
+    faces.prefetch(shards)
+    row = draw.randrange(faces.counts[shards[0]])
+    assert faces.read(shards[0], row) == near.read(shards[0], row)
+print("the same")
+"""
+
+
+def reader(address: str, cache: Path, *options: str, gb: float = 1, script: str = READER) -> "subprocess.Popen[str]":
+    """A process that reads the whole set, and says the sha256 of its images; or does what the script says."""
+    command = [sys.executable, "-c", script, address, str(cache), str(gb), *options]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -38,7 +38,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub, `shards_s
 from hub.server import Hub
 
 sys.path.append(str(Path(__file__).parent))
-from servers import Web, reader
+from servers import HERE_AND_THERE, Web, reader
 
 TAR = r"\.tar$"
 
@@ -406,6 +406,17 @@ def test_whenever_a_fetcher_is_killed_the_next_one_reads_all(web: Web, packed: S
         process.kill()
         process.communicate()
     assert digest(open_set(web.url, tmp_path / "cache", 1)) == digest(packed)
+
+
+@pytest.mark.slow
+def test_processes_that_share_too_small_a_cache_read_nothing_wrong(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    gb = 3 * max(shard["bytes"] for shard in packed.index["shards"]) / 1e9
+    options = [(str(packed.path), str(seed)) for seed in range(4)]
+    readers = [reader(web.url, tmp_path / "cache", *each, gb=gb, script=HERE_AND_THERE) for each in options]
+    for process in readers:
+        said, errors = process.communicate(timeout=120)
+        assert (process.returncode, said) == (0, "the same\n"), errors
+    assert max(Counter(web.requests).values()) > 1, "the cache was large enough"
 
 
 # ---- the cap
