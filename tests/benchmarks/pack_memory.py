@@ -4,6 +4,9 @@
 
 Fills FOLDER/faces with links to a few drawn pictures of 112 px, packs them, and prints the peak resident memory of the
 packer and of each of its processes. Remove FOLDER afterwards.
+
+Measured (2026-11-25, a million images, --px 24, two processes): packer 305 MB, processes 273 MB each; with --duplicates
+drop, where nearly all are copies and each is named, 414 MB and 42 MB.
 """
 
 import argparse
