@@ -1,7 +1,7 @@
 """Exact copies among the images of a source: those whose pixels are the same. Found, and left out, before packing.
 
-    drop         the first of each group of copies stays, as the source lists them; no member of a group whose
-                 labels contradict each other does
+    drop         one of each group of copies stays, the first that has a label, or else the first that the source
+                 lists; of a group whose labels contradict each other none does
     conflicts    only these groups go
     report       all stay; duplicates.jsonl in the set lists the groups
 
@@ -83,12 +83,13 @@ def choose(entries: Sequence[Entry], hashes: Bytes, mode: str) -> tuple[Ints, li
     """The places of the entries that stay under "drop" or "conflicts", and why others do not; ShardError: none does."""
     stays, left_out = np.ones(len(entries), bool), list[LeftOut]()
     for group in groups(hashes):
-        said = {face.expression for i in group if (face := entries[i].face) and face.expression}
-        contradict = len(said) > 1
-        gone = group if contradict else group[1:] if mode == "drop" else []
+        said = {i: face.expression for i in group if (face := entries[i].face) and face.expression}
+        contradict = len(set(said.values())) > 1
+        first = next(iter(said), group[0])
+        gone = group if contradict else [i for i in group if i != first] if mode == "drop" else []
         for i in gone:
-            other = entries[group[0] if i != group[0] else group[1]].origin
-            but = f", and of them the labels {', '.join(sorted(said))}" if contradict else ""
+            other = entries[first if i != first else next(j for j in group if j != first)].origin
+            but = f", and of them the labels {', '.join(sorted(set(said.values())))}" if contradict else ""
             left_out.append(LeftOut(entries[i].origin, f"{SAME} {other}{but}", False))
         stays[gone] = False
     if not stays.any():
