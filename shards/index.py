@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import ShardError
+from shards.errors import ShardError, UserError
 from shards.sample import Sample
 from shards.tar import BLOCK, parse
 
@@ -140,6 +140,8 @@ class ShardSet:
             if zlib.crc32(span) != crc:
                 raise ValueError(_OTHER_BYTES)
             return parse(span)
+        except UserError:  # of the whole shard: it is said as it is, and if it lies far away no sample stands in for it
+            raise
         except (OSError, ValueError) as error:
             raise ShardError(f"{self.where(shard, row)}: {error}") from None
 

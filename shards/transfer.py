@@ -83,9 +83,13 @@ def source_of(address: str) -> Source:
         repo, revision, folder = match[1], match[2] or "main", (match[3] or "").rstrip("/")
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         api = Source(address, f"{endpoint}/api/datasets/{repo}/revision")
-        sha = str(json.loads(content(api, quote(revision, safe="%"))).get("sha"))
+        answer = content(api, quote(revision, safe="%"))
+        try:
+            sha = str(json.loads(answer)["sha"])
+        except (ValueError, KeyError, TypeError):
+            sha = ""
         if not re.fullmatch(r"[0-9a-f]{40}", sha):
-            raise RemoteError(f"{address}: {endpoint} does not say which commit this is; look at HF_ENDPOINT")
+            raise RemoteError(f"{address}: {endpoint} does not answer as the Hub does; look at HF_ENDPOINT and proxy")
         pinned = f"hf://datasets/{repo}@{sha}{folder}"
         return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
     if re.fullmatch(r"(https?|s3)://[^\s@?#]+", address):

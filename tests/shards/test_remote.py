@@ -663,6 +663,18 @@ def test_what_the_hub_refuses_is_said_plainly(
     assert not token or token not in seen(refused)
 
 
+@pytest.mark.parametrize("answer", ["<html>log in to this network</html>", "[]", '{"sha": "../../main"}'])
+def test_what_is_no_hub_is_noticed(
+    answer: str, web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = packed.path / "api" / "datasets" / "lab" / "faces" / "revision" / "main"
+    page.parent.mkdir(parents=True)
+    page.write_text(answer)
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    with pytest.raises(RemoteError, match="does not answer as the Hub does; look at HF_ENDPOINT and proxy"):
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+
+
 def test_no_token_lies_in_a_pickle_a_log_or_a_traceback(
     hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
