@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from fer_scale import arguments
@@ -55,6 +56,7 @@ def _pack(args: Namespace) -> None:
     from fer_scale import log
     from shards import pack, show
 
+    detector = _detector(args.detector) if args.detector else None
     with log.progress(f"packing {args.out}") as tick:
         packed = pack.pack(
             args.src,
@@ -72,9 +74,22 @@ def _pack(args: Namespace) -> None:
             max_px=args.max_px,
             duplicates=args.duplicates,
             decode_check=not args.no_decode_check,
+            boxes=args.boxes,
+            detector=detector,
             progress=tick,
         )
     _result(args, show.show(packed.path))
+
+
+def _detector(address: str) -> Path:
+    """The detector's model file, fetched if need be; shards/detector.py knows whether it is the one."""
+    from shards.detector import FILE
+
+    if not address.startswith("hf://"):
+        return Path(address)
+    from fer_scale import hub
+
+    return hub.pull_file(address, FILE)
 
 
 def _verify(args: Namespace) -> int:

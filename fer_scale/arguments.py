@@ -64,6 +64,19 @@ def _pack(verb: Verb) -> None:
     verb.add_argument("--max-px", type=int, metavar="N", help="reduce images whose longer side is above N pixels")
     verb.add_argument("--duplicates", default="keep", help="exact copies: keep (default), drop, conflicts or report")
     verb.add_argument("--no-decode-check", action="store_true", help="read headers only: fast, but no copies are found")
+    verb.add_argument(
+        "--boxes",
+        default="auto",
+        help="where face boxes come from: auto (default), the annotation, else the detector where --detector is given, "
+        "else the template, which is where the source has its faces; annotation, and no others; detector or template, "
+        "whatever is annotated",
+    )
+    verb.add_argument(
+        "--detector",
+        metavar="FILE",
+        help="look for faces with YuNet (extra faces, 8 ms an image): its face_detection_yunet_2023mar.onnx, or "
+        "hf://opencv/face_detection_yunet to fetch it",
+    )
     _json(verb)
 
 

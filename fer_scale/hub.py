@@ -83,6 +83,26 @@ def pull(address: str, to: Path | None = None, *, progress: Progress | None = No
     return Pulled(to, found.address)
 
 
+def pull_file(address: str, name: str) -> Path:
+    """One file of a repository that is no model of ours, in the Hub's cache; the caller knows what its bytes must be.
+
+    The cache keeps damaged bytes for good (see above), so they are thrown away here as pull() does it.
+    """
+    place = _parse(address)
+    with hub_client.plain_words(address, place.repo):
+        if is_offline_mode():
+            return Path(hf_hub_download(place.repo, name, revision=place.revision, local_files_only=True))
+        api = hub_client.connect()
+        commit = _commit_of(api, place)
+        entry = _tree(api, place.repo, commit).get(name)
+        if entry is None:
+            raise HubError(f"{place}: holds no {name}")
+        path = _fetch(place.repo, commit, entry, lambda done: None)
+        if place.revision != commit:
+            patiently(lambda: api.resolve_revision(place.repo, revision=place.revision))  # for HF_HUB_OFFLINE=1
+        return path
+
+
 def push(folder: Path, address: str, *, message: str, private: bool = False) -> str:
     """Put the model in `folder` at `address`, and return the address; on the Hub with the commit that holds it.
 

@@ -39,6 +39,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
         **add_up([row["tally"] for row in rows]),
         "identities": _identities(listing, plan, rows),
         "template_box": list(SOURCES[about["source"]].template),
+        **({"detector": about["detector"]} if about["detector"] else {}),
         **({} if about["decode_check"] else {"hashes": False}),
         "left_out": dict(sorted(reasons.items())),
         "shards": shards,

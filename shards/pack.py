@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from shards import copies
-from shards.boxes import Box
+from shards.boxing import Boxing, check_boxing
 from shards.describe import Row, describe, left_out_of, to_text
+from shards.detector import DETECTOR
 from shards.errors import ShardError
 from shards.index import HASH_BYTES, INDEX, ShardSet, size_fault
 from shards.plan import Chosen, Plan, make_plan, survey
@@ -39,7 +40,7 @@ class _Work:
     name: str
     listing: Listing
     plan: Plan
-    template: Box
+    boxing: Boxing
     rules: Rules
 
     def task(self, shard: int) -> Task:
@@ -52,7 +53,7 @@ class _Work:
             place=self.at.set,
             row_file=self.at.row_file(shard),
             parts=self.at.parts,
-            template=self.template,
+            boxing=self.boxing,
             rules=self.rules,
         )
 
@@ -74,23 +75,29 @@ def pack(
     max_px: int | None = None,
     decode_check: bool = True,
     duplicates: str = "keep",
+    boxes: str = "auto",
+    detector: Path | str | None = None,
     progress: Progress | None = None,
 ) -> ShardSet:
     """Pack the dataset at `src` into a shard set at `out`; returns the set.
 
     `max_left_out` is a count, or a percentage of the images. The number of `workers` (None: one a core)
     changes the time and nothing else. `transcode`, `max_px` and `decode_check` are those of prepare.Rules,
-    `duplicates` one of copies.MODES. ShardError says what is wrong with source, settings or disk.
+    `duplicates` one of copies.MODES, `boxes` one of boxing.MODES, and `detector` the model file that finds faces
+    (detector.py). ShardError says what is wrong with source, settings or disk.
     """
     src, out = Path(src), Path(os.path.abspath(out))
     name = name or name_of(src) or source
     _check_settings(source=source, name=name, split=split, protocol=protocol, shard_mb=shard_mb)
     rules = Rules(transcode, max_px, decode_check)
     _check_rules(rules, duplicates)
+    boxing = Boxing(boxes, Path(detector) if detector else None, SOURCES[source].template)
+    check_boxing(boxing, decode_check=decode_check)
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
     budget = _budget(max_left_out, images := len(listing.entries))
-    sizes, digest = survey(listing.entries, [name, shard_mb, seed, transcode, max_px, decode_check, duplicates])
+    settings = [name, shard_mb, seed, transcode, max_px, decode_check, duplicates, boxes, bool(detector)]
+    sizes, digest = survey(listing.entries, settings, all_known=bool(detector))
     workers, progress = workers or len(os.sched_getaffinity(0)), progress or (lambda done, total: None)
     at, before = Unfinished(out), 0
     with at.claimed(name, digest, int(sizes.sum())):
@@ -100,10 +107,11 @@ def pack(
             kept, dropped = copies.choose(listing.entries, hashes, duplicates)
             listing = replace(listing, entries=Chosen(listing.entries, kept), left_out=listing.left_out + dropped)
             sizes = sizes[kept]
-        work = _Work(at, name, listing, make_plan(sizes, shard_mb=shard_mb, seed=seed), SOURCES[source].template, rules)
+        work = _Work(at, name, listing, make_plan(sizes, shard_mb=shard_mb, seed=seed), boxing, rules)
         rows = _make(work, workers, budget, lambda done, total: progress(before + done, before + total))
         about = {"name": name, "source": source, "split": split, "licence": licence, "seed": seed}
-        index = describe(about | {"decode_check": decode_check}, listing, work.plan, rows)
+        about |= {"decode_check": decode_check, "detector": DETECTOR if detector else None}
+        index = describe(about, listing, work.plan, rows)
         _finish(work, rows, index, report=duplicates == "report")
     return ShardSet.open(out)
 

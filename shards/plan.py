@@ -52,17 +52,17 @@ class Chosen(Sequence[Entry]):
         return list, (), None, iter(self)
 
 
-def survey(entries: Sequence[Entry], settings: list[Any]) -> tuple[Ints, str]:
+def survey(entries: Sequence[Entry], settings: list[Any], *, all_known: bool = False) -> tuple[Ints, str]:
     """What each entry takes in a tar, nearly; and the digest of entries and settings, which decide all bytes of a set.
 
-    Unfinished work goes on under the same digest only.
+    Unfinished work goes on under the same digest only. `all_known`: each entry will have a JSON.
     """
     sha256 = hashlib.sha256(json.dumps(settings).encode())
     sizes = np.empty(len(entries), np.int64)
     for i, entry in enumerate(entries):
         about = f"{entry.origin}\n{entry.size_bytes}\n{entry.face}\n"
         sha256.update(about.encode("utf-8", "surrogateescape"))
-        sizes[i] = BLOCK + padded(entry.size_bytes) + (2 * BLOCK if entry.face else 0)
+        sizes[i] = BLOCK + padded(entry.size_bytes) + (2 * BLOCK if all_known or entry.face else 0)
     return sizes, sha256.hexdigest()
 
 

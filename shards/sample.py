@@ -30,6 +30,7 @@ class Face:
     box: Box | None = None
     box_source: str | None = None  # "annotation", "detector" or "template"
     made: str | None = None  # what was done to the image when it was packed: "rotated, jpg" (prepare.py)
+    faces: int | None = None  # how many a detector saw in the picture, where it was not one
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def from_json(data: bytes) -> Face:
     fields = json.loads(data)
     if not isinstance(fields, dict):
         raise ValueError(f"a face is a JSON object, not {type(fields).__name__}")
-    expression, votes, box, made = (fields.get(name) for name in ("expression", "votes", "box", "made"))
+    expression, votes, box = (fields.get(name) for name in ("expression", "votes", "box"))
+    made, faces = fields.get("made"), fields.get("faces")
     if votes is not None and not isinstance(votes, dict):
         raise ValueError(f"votes are a JSON object of name: number, not {votes!r}")
     return Face(
@@ -63,4 +65,5 @@ def from_json(data: bytes) -> Face:
         box=None if box is None else box_from(box),
         box_source=None if box is None else str(fields.get("box_source", "annotation")),
         made=None if made is None else str(made),
+        faces=faces if isinstance(faces, int) else None,  # others list them under this name
     )

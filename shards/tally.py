@@ -9,6 +9,7 @@ import numpy as np
 from shards.expressions import EXPRESSIONS
 from shards.pixels import Pixels
 from shards.prepare import Prepared
+from shards.sample import Face
 
 _ROWS = 1 << 16  # added up at once: so many squares fit into 32 bits
 
@@ -25,9 +26,10 @@ class Tally:
     values: list[int] = field(default_factory=lambda: [0, 0, 0])  # R, G, B in 0..255
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
     expressions: dict[str, int] = field(default_factory=dict)
+    boxes: dict[str, int] = field(default_factory=dict)  # by where they came from
     made: dict[str, int] = field(default_factory=dict)
 
-    def add(self, image: Prepared, expression: str | None) -> None:
+    def add(self, image: Prepared, face: Face | None) -> None:
         width, height = image.size
         if not self.images:
             self.min_px = [width, height]
@@ -40,7 +42,12 @@ class Tally:
             for channel, (values, squares) in enumerate(_sums(image.pixels)):
                 self.values[channel] += values
                 self.squares[channel] += squares
-        for name, counts in ((expression, self.expressions), (image.made, self.made)):
+        face = face or Face()
+        for name, counts in (
+            (face.expression, self.expressions),
+            (face.box_source, self.boxes),
+            (image.made, self.made),
+        ):
             if name is not None:
                 counts[name] = counts.get(name, 0) + 1
 
@@ -63,7 +70,8 @@ def _sums(pixels: Pixels) -> list[list[int]]:
 def add_up(tallies: list[dict[str, Any]]) -> dict[str, Any]:
     """The part of index.json that tells of all images: sizes, mean and std of the pixels in 0..1, classes.
 
-    Mean and std are missing where nothing was decoded, "made" where all images have their sources' bytes.
+    Mean and std are missing where nothing was decoded, "boxes" where no face has one, "made" where all images have
+    their sources' bytes.
     """
     tallies = [tally for tally in tallies if tally["images"]]
 
@@ -71,9 +79,10 @@ def add_up(tallies: list[dict[str, Any]]) -> dict[str, Any]:
         return list(zip(*(tally[name] for tally in tallies), strict=True))
 
     images = sum(tally["images"] for tally in tallies)
-    expressions, made = Counter[str](), Counter[str]()
+    expressions, boxes, made = Counter[str](), Counter[str](), Counter[str]()
     for tally in tallies:
         expressions.update(tally["expressions"])
+        boxes.update(tally["boxes"])
         made.update(tally["made"])
     return {
         "image_px": {
@@ -83,6 +92,7 @@ def add_up(tallies: list[dict[str, Any]]) -> dict[str, Any]:
         },
         **_colours(sum(tally["pixels"] for tally in tallies), columns("values"), columns("squares")),
         "expressions": {name: expressions[name] for name in EXPRESSIONS if expressions[name]},
+        **({"boxes": dict(sorted(boxes.items()))} if boxes else {}),
         **({"made": dict(sorted(made.items()))} if made else {}),
     }
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.boxes import Box
+from shards.boxing import Boxing, boxed
 from shards.index import ENTRY, HASH_BYTES, kinds
 from shards.pixels import BadImage, grey_cells, perceptual_hashes, pixel_hash
 from shards.prepare import Prepared, Rules, load
@@ -40,7 +40,7 @@ class Task:
     place: Path  # the folder of finished shards
     row_file: Path  # written last: the shard is done
     parts: Path  # where what is not finished lies
-    template: Box  # of faces that have no box of their own
+    boxing: Boxing
     rules: Rules
 
 
@@ -73,7 +73,7 @@ def _write_files(task: Task, base: Path, step: Callable[[], None]) -> dict[str, 
                 left_out.append([place, entry.origin, str(error)])
             else:
                 sample = _sample(f"{place:09d}", entry, image, task)
-                tally.add(image, entry.face.expression if entry.face else None)
+                tally.add(image, sample.face)
                 origins.append(f"{task.set_name}:{entry.origin}".replace("\n", "\\n") + "\n")
                 if image.pixels is not None:
                     hashes.append(pixel_hash(image.pixels))
@@ -145,18 +145,11 @@ _HEADER = _empty_header()
 
 def _sample(key: str, entry: Entry, image: Prepared, task: Task) -> Sample:
     """The sample that an entry and its image become."""
-    face = boxed(entry.face, task.template)
+    face = boxed(entry.face, image.pixels, task.boxing)
     if image.made:  # also what a source says that was packed before
         said = f"{face.made}; {image.made}" if face and face.made else image.made
         face = replace(face or Face(), made=said)
     return Sample(key, image.data, image.extension, face)
-
-
-def boxed(face: Face | None, template: Box) -> Face | None:
-    """A known face with a box: its own, or else the template. A face of which nothing is known stays so."""
-    if face is None or face.box or face == Face(made=face.made):
-        return face
-    return replace(face, box=template, box_source="template")
 
 
 def _measure(tar: Path, spans: list[tuple[int, int]]) -> tuple[bytes, str, int]:

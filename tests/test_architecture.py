@@ -31,6 +31,7 @@ DOORS = {
     "matplotlib": {"fer_scale/plots.py"},
     "webdataset": {"shards/writer.py"},
     "rich": {"fer_scale/log.py"},
+    "cv2": {"shards/detector.py"},
     "fsspec": {"shards/transfer.py"},
 }
 

@@ -17,6 +17,7 @@ from fer_scale.loader import Batch
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.order import key, share
+from shards.sample import Face
 
 _SUPERVISED, _SEMI, _UNLABELED = 1, 2, 3  # streams of run.seed; frozen
 
@@ -32,7 +33,7 @@ class Table:
     labeled: Pool
     unlabeled: Pool | None  # None without a stage 3
     face_box: tuple[float, ...]  # the median box of the labeled faces
-    detector: str  # where most boxes came from
+    detector: str  # where most boxes came from: a detector's name, annotation or template
     bad: tuple[str, ...]  # faces that could not be read when the lists were decoded, and were replaced
 
 
@@ -54,7 +55,6 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
             found = pool.keep(title)
             accept(found, len(pool), recipe.data.max_bad)
             bad += found
-    sources = Counter(face.box_source or "template" for face in known)
     return Table(
         shard_set,
         split,
@@ -63,9 +63,15 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
         labeled,
         unlabeled,
         tuple(round(float(x), 4) for x in np.median(boxes, axis=0)),
-        sources.most_common(1)[0][0],
+        whence(known, shard_set),
         bad,
     )
+
+
+def whence(known: Sequence[Face], shard_set: ShardSet) -> str:
+    """Where most boxes of the faces came from; a detector by its name where the set knows it."""
+    source = Counter(face.box_source or "template" for face in known).most_common(1)[0][0]
+    return shard_set.index.get("detector", source) if source == "detector" else source
 
 
 def accept(bad: Sequence[str], of: int, most: float) -> None:

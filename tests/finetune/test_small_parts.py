@@ -12,10 +12,13 @@ from fer_scale.config import ConfigError
 from fer_scale.finetune import ema, fold, targets
 from fer_scale.finetune.recipe import Finetune, Model
 from fer_scale.finetune.start import SampleDropPath, cuts_matter, draw_paths, start
+from fer_scale.finetune.table import whence
 from shards.errors import UserError
+from shards.index import ShardSet
 from shards.sample import Face
 
 NAMES = ["neutral", "happiness", "fear"]
+INDEX = {"name": "made-up", "shards": [], "samples": 0}
 
 
 # --- targets --------------------------------------------------------------------------------------------------------
@@ -46,6 +49,18 @@ def test_votes_become_shares_without_single_ones() -> None:
 def test_votes_where_there_are_none_is_an_error() -> None:
     with pytest.raises(UserError, match="carry no votes; use argmax"):
         targets.matrix([Face("fear")], NAMES, "votes")
+
+
+# --- boxes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_says_which_detector_found_most_boxes_that_it_learned_from() -> None:
+    annotated, detected, none = (Face("fear", box_source=source) for source in ("annotation", "detector", None))
+    by_yunet, by_somebody = ShardSet(Path(), INDEX | {"detector": "yunet"}), ShardSet(Path(), INDEX)
+    assert whence([annotated, detected, detected, none], by_yunet) == "yunet"
+    assert whence([annotated, detected, detected, none], by_somebody) == "detector"
+    assert whence([annotated, annotated, detected], by_yunet) == "annotation"
+    assert whence([annotated, none, none], by_yunet) == "template"
 
 
 # --- the average ----------------------------------------------------------------------------------------------------

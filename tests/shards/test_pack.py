@@ -21,6 +21,7 @@ import webdataset
 from PIL import Image
 
 from shards.boxes import WHOLE
+from shards.boxing import Boxing
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.pack import pack
@@ -233,7 +234,7 @@ def test_a_packed_set_can_be_packed_again_from_its_tars(packed: ShardSet, tmp_pa
 
 def test_a_killed_packing_process_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     dying = Entry("1.jpg", 1, partial(os._exit, 1))
-    task = Task("set", "set-000000", 0, [dying], tmp_path, tmp_path / "row", tmp_path / "parts", WHOLE, Rules())
+    task = Task("set", "set-000000", 0, [dying], tmp_path, tmp_path / "row", tmp_path / "parts", Boxing(), Rules())
     with pytest.raises(ShardError, match="a packing process was killed"):
         list(spread(write_shard, [task, task], 2, lambda done: None))
 

@@ -60,6 +60,11 @@ def test_a_face_that_cannot_be_is_refused_with_the_reason(text: bytes, message: 
         from_json(text)
 
 
+def test_the_number_of_faces_is_kept_and_what_others_say_under_its_name_is_passed_over() -> None:
+    assert from_json(to_json(Face("fear", faces=0))) == Face("fear", faces=0)
+    assert from_json(b'{"expression": "fear", "faces": [{"id": 7}]}') == Face("fear")
+
+
 def test_a_piece_of_a_tar_that_is_no_sample_is_refused(tmp_path: Path) -> None:
     ((_, length),) = write_tar(tmp_path / "a.tar", [SAMPLES[1]])
     span = (tmp_path / "a.tar").read_bytes()[:length]
