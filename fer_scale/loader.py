@@ -31,10 +31,12 @@ from shards.index import ShardSet
 from shards.mix import Mix
 from shards.order import Order, bits, share
 from shards.pixels import BadImage, decode
+from shards.remote import RemoteSet
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
 _AT_ONCE = 8  # images that a decoding thread takes
+_MOST_LANES = 64  # of an order
 
 T = TypeVar("T")
 
@@ -78,6 +80,11 @@ class Faces:
             kept = hashlib.sha256(b"".join(r.astype("<i8").tobytes() + b"|" for r in rows if r is not None))
             found.append(s.fingerprint + (f" rows {kept.hexdigest()}" if rows[0] is not None else ""))
         return found
+
+    def prefetch(self, shards: list[int]) -> None:
+        """Be told which shards are read next, the first first: those that lie far away are fetched ahead of need."""
+        for shard_set in self.sets:
+            shard_set.prefetch([number for s, number in (self._shards[i] for i in shards) if s is shard_set])
 
     def pixels(self, shard: int, row: int) -> tuple[int, NDArray[np.uint8]]:
         """The number of the `row`-th kept sample of a shard, and its pixels, reduced to the slot."""
@@ -187,7 +194,9 @@ class _Steps(Dataset[Batch]):
 
     def __init__(self, faces: Faces, order: Order | Mix, cuts: list[int], slots: Slots | None, threads: int):
         self.faces, self.order, self.slots, self.threads = faces, order, slots, threads
-        self.parts = list(pairwise(cuts))
+        self.parts, self.cuts = list(pairwise(cuts)), cuts
+        self.far = any(isinstance(s, RemoteSet) for s in faces.sets)
+        self.fetch_at = 0  # the step at which to look ahead again
 
     @functools.cached_property
     def _pool(self) -> ThreadPoolExecutor | None:
@@ -196,12 +205,20 @@ class _Steps(Dataset[Batch]):
 
     def __getitem__(self, at: tuple[int, int, int]) -> Batch:
         number, step, micro = at
+        if self.far and step >= self.fetch_at:
+            self._look_ahead(step)
         wanted = self.order.slots(step, *self.parts[micro])
         if self.slots is None:
             return self.faces.batch(wanted.shard, wanted.row, wanted.key)
         into = self.slots[number]
         filled = self.faces.batch(wanted.shard, wanted.row, wanted.key, into=into, threads=self._pool)
         return replace(filled, pixels=None)  # type: ignore[arg-type]  # the rank has them
+
+    def _look_ahead(self, step: int) -> None:
+        """Have fetched what is needed while each lane reads the shard it is in and the next one."""
+        steps = 1 + 2 * max(self.faces.counts) * _MOST_LANES // self.order.batch
+        self.faces.prefetch(self.order.upcoming(step, steps, self.cuts[0], self.cuts[-1]))
+        self.fetch_at = step + 1 + steps // 8
 
 
 def batches(

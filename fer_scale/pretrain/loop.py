@@ -65,6 +65,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
+    if us.tell(prints if us.is_main else None) != prints:
+        raise UserError("data.shards: rank 0 reads other shards than this rank; is the set the same on every node?")
     found = us.tell(_checkpoint(wanted, changes) if us.is_main else None)
     if isinstance(found, str):
         raise CheckpointError(found)

@@ -22,11 +22,13 @@ _WEIGHTED = re.compile(r"(.+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d\d?)?)")  #
 class Data:
     shards: tuple[str, ...] = knob(
         kind="layout",
-        help="folder of a shard set, or a list of them (content is checked); PATH=WEIGHT mixes each batch (maths)",
+        help="folder or address of a shard set, or a list (content is checked); PATH=WEIGHT mixes each batch (maths)",
     )
     exclude: tuple[str, ...] = knob(
         (), kind="layout", help="FILE#LIST of a split file, not trained on (content is checked)"
     )
+    cache_dir: str = knob("~/.cache/fer_scale", kind="layout", help="where shards of sets that lie far away are kept")
+    cache_gb: float = knob(100, kind="layout", help="the most that cache_dir may hold; what was read last stays")
     workers: int = knob(
         2, kind="layout", help="decoding threads of a rank's reader process; 0 reads in the rank itself"
     )
@@ -57,6 +59,7 @@ class Data:
                 f"shards: {bare!r} has no weight and others have; write {bare}=NUMBER, or no weights at all",
             ),
             (all(weight > 0 for weight in given), f"shards: weights must be above 0, not {' '.join(self.shards)}"),
+            *above_0(self, "cache_gb"),
             *at_least(self, 0, "workers", "window_mb", "slot_px"),
             *in_0_to_1(self, "max_bad"),
         )

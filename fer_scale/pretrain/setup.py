@@ -22,6 +22,7 @@ from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.mix import Mix, Part
 from shards.order import Order
+from shards.remote import RemoteSet, open_set
 
 FEW_VIEWS = 1_000_000  # views are the largest lever: about +4 points a doubling on small faces
 MANY_EPOCHS = 100  # of one set of a mixture, whose weight may be a slip
@@ -35,7 +36,7 @@ def opened(data: Data) -> list[ShardSet]:
                 f"data.shards: {spec} is a folder, but reads as {path} with the weight {spec.rpartition('=')[2]}; "
                 f"write {spec}/ for the folder, or {spec}=NUMBER to give it a weight"
             )
-    return [ShardSet.open(path) for path, _ in data.sets()]
+    return [open_set(path, data.cache_dir, data.cache_gb) for path, _ in data.sets()]
 
 
 def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order | Mix, list[int]]:
@@ -179,6 +180,7 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
     data = [
         {
             "name": s.name,
+            "address": s.source.address if isinstance(s, RemoteSet) else None,  # with the exact commit
             "source": s.index["source"],
             "licence": s.index["licence"],
             "samples": s.samples,

@@ -24,6 +24,10 @@ from shards.index import ShardSet
 from shards.mix import Mix, Part
 from shards.order import Order
 from shards.pack import pack
+from shards.remote import open_set
+
+sys.path.append(str(Path(__file__).parents[1] / "shards"))
+from servers import Web
 
 ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -160,6 +164,19 @@ def test_slots_are_no_files_and_a_slot_is_used_again_after_the_last_one() -> Non
     slots[1][:] = 7
     assert torch.equal(slots[4], torch.full((2, 4), 7, dtype=torch.uint8)) and not slots[0].any()
     assert os.listdir("/dev/shm") == before
+
+
+def test_a_set_far_away_gives_the_same_batches_and_each_shard_is_fetched_once(faces: Path, tmp_path: Path) -> None:
+    web = Web(faces)
+    try:
+        far = Faces([open_set(web.url, tmp_path / "cache", 1)], slot_px=128)
+        near = Faces([ShardSet.open(faces)], slot_px=128)
+        for workers in (2, 0):
+            assert all(np.array_equal(a, b) for a, b in zip(read(far, workers=workers), read(near), strict=True))
+        fetched = [path for path in web.requests if path.endswith(".tar")]
+        assert sorted(fetched) == sorted(set(fetched)) and len(fetched) == 3
+    finally:
+        web.stop()
 
 
 def test_two_sets_are_numbered_one_after_the_other(faces: Path) -> None:
