@@ -29,10 +29,11 @@ DOORS = {
     "accelerate": {"fer_scale/finetune/loop.py"},
     "huggingface_hub": {"fer_scale/hub.py", "fer_scale/hub_client.py"},
     "matplotlib": {"fer_scale/plots.py"},
-    "webdataset": {"shards/writer.py"},
+    "webdataset": set(),  # reads what we pack, to the byte what its TarWriter writes; it would bring torch into packing
     "rich": {"fer_scale/log.py"},
     "cv2": {"shards/detector.py"},
     "fsspec": {"shards/transfer.py"},
+    "pyarrow": {"shards/sources/parquet.py"},
 }
 
 
@@ -86,7 +87,7 @@ def test_each_heavy_dependency_has_one_door() -> None:
         for name in imports(path):
             for door, files in DOORS.items():
                 if (name == door or name.startswith(f"{door}.")) and place not in files:
-                    broken.append(f"{place} imports {name}; only {', '.join(sorted(files))} may")
+                    broken.append(f"{place} imports {name}; only {', '.join(sorted(files)) or 'tests'} may")
     assert not broken, "\n".join(broken)
 
 
