@@ -16,10 +16,10 @@ every 20th of LFW (its centre 112 px); the median box is clipped to the picture:
     320 px, 25 % black      97.2     100.0     11           .10 .01 .91 1.00          .09 .00 .93 1.00
     320 px, 25 % replicated 95.5     100.0     11           .11 .00 .89 1.00          .09 .00 .91 1.00
 
-A border finds no more, and a reflected one makes two faces of one in 2 % of FERPlus. 256 px instead of 224 find more
-of smaller faces: where LFW's crops are .12 of a picture's side, 91 % (84); .1: 69 % (44); .08: 20 % (10); from .15 on
-all. Of 300 pictures of smooth noise none had a face. Other processors and versions of OpenCV may differ in a box's
-last digit.
+A border helps where faces become too large, at 320 px, and 256 px without one find more for less; a reflected border
+makes two faces of one in 2 % of FERPlus. 256 px instead of 224 find more of smaller faces: LFW's pictures laid into
+smooth noise, .12 of its side, 91 % (84); .1: 69 % (44); .08: 20 % (10); from .15 on all. In 300 pictures of such noise
+alone it finds nothing. Other processors and versions of OpenCV may differ in a box's last digit.
 """
 
 import functools
