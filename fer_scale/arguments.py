@@ -45,7 +45,7 @@ def _parser(verbs: Verbs) -> argparse.ArgumentParser:
 
 def _pack(verb: Verb) -> None:
     """Pack a dataset into WebDataset tar shards."""
-    verb.add_argument("src", type=Path, help="folder of the dataset, or of tars")
+    verb.add_argument("src", type=Path, help="folder of the dataset, or its one file")
     verb.add_argument("out", type=Path, help="folder of the shard set")
     verb.add_argument(
         "--source",

@@ -117,8 +117,8 @@ def pack(
 
 
 def name_of(src: Path) -> str:
-    """A set's name from its source's: "my faces.tar" gives "my-faces"."""
-    base = os.path.basename(os.path.abspath(src)).removesuffix(".tar")
+    """A set's name from its source's: "my faces.tar.gz" gives "my-faces"."""
+    base = re.sub(r"\.(tar|tar\.gz|tgz|rec|parquet|csv)$", "", os.path.basename(os.path.abspath(src)))
     return re.sub(r"[^A-Za-z0-9_-]+", "-", base).strip("-_")
 
 

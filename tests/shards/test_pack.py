@@ -24,7 +24,7 @@ from shards.boxes import WHOLE
 from shards.boxing import Boxing
 from shards.errors import ShardError
 from shards.index import ShardSet
-from shards.pack import pack
+from shards.pack import name_of, pack
 from shards.prepare import Rules
 from shards.sample import Face, Sample, to_json
 from shards.sources.listing import Entry
@@ -36,7 +36,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 KILLED = """
 import os, signal, sys
-from shards.pack import pack
+from shards.pack import name_of, pack
 
 def kill(done, total):
     if os.listdir(f"{sys.argv[2]}.unfinished/rows"):
@@ -86,6 +86,11 @@ def test_plain_webdataset_reads_a_packed_set(tmp_path: Path, faces: Path) -> Non
     faces_found = [sample["json"] for sample in found if "json" in sample]
     assert faces_found == [{"box": [0, 0, 1, 1], "box_source": "template", "expression": "fear"}] * 12
     assert shards.index["expressions"] == {"fear": 12}
+
+
+@pytest.mark.parametrize("given", ["my faces", "my faces.tar", "my faces.tar.gz", "my faces.rec", "my_faces/"])
+def test_a_set_is_named_after_its_source(given: str) -> None:
+    assert name_of(Path(given)) in ("my-faces", "my_faces")
 
 
 def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, faces: Path, tmp_path: Path) -> None:
