@@ -67,8 +67,8 @@ class _Said(Dataset[T | UserError]):
             return error
 
 
-def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2) -> Iterator[T]:
-    """`data[i]` for each i wanted, in order; `workers` processes are at most `depth`, or 2 each, ahead."""
+def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) -> Iterator[T]:
+    """`data[i]` for each i wanted, in order; `workers` processes are at most `each` items ahead, each."""
     if not workers:
         yield from (data[at] for at in wanted)
         return
@@ -78,7 +78,7 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, depth: int = 2)
             batch_size=None,
             sampler=wanted,  # type: ignore[arg-type]
             num_workers=workers,
-            prefetch_factor=max(2, -(-depth // workers)),
+            prefetch_factor=each,
             worker_init_fn=_begin_reading,
             multiprocessing_context="spawn",
         )

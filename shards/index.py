@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import struct
-import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -100,7 +99,6 @@ class ShardSet:
         self.samples = sum(self.counts)
         self.fingerprint = fingerprint_of(index)
         self._opened: OrderedDict[int, _Shard] = OrderedDict()
-        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, path: Path | str) -> "ShardSet":
@@ -114,10 +112,7 @@ class ShardSet:
         return cls(path, index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_opened", "_opening")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_opened": OrderedDict(), "_opening": threading.Lock()}
+        return self.__dict__ | {"_opened": OrderedDict()}
 
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {self.samples} samples in {len(self.counts)} shards)"
@@ -196,15 +191,14 @@ class ShardSet:
         return both[:, : HASH_BYTES[0]], both[:, HASH_BYTES[0] :]
 
     def _shard(self, shard: int) -> _Shard:
-        """A shard's open file and index entries. Several threads may ask at once."""
-        opened = self._opened.get(shard)
-        if opened is None:
-            with self._opening:
-                opened = self._opened.get(shard) or self._open(shard)
-        return opened
+        """A shard's open file and index entries."""
+        if shard in self._opened:
+            self._opened.move_to_end(shard)
+            return self._opened[shard]
+        return self._open(shard)
 
     def _open(self, shard: int) -> _Shard:
-        """Open a shard; the one that was opened first is closed when there are too many."""
+        """Open a shard; the least recently used is closed when there are too many."""
         if len(self._opened) >= _OPEN_SHARDS:
             self._opened.popitem(last=False)
         try:

@@ -29,9 +29,7 @@ class Data:
     )
     cache_dir: str = knob("~/.cache/fer_scale", kind="layout", help="where shards of sets that lie far away are kept")
     cache_gb: float = knob(100, kind="layout", help="the most that cache_dir may hold; what was read last stays")
-    workers: int = knob(
-        2, kind="layout", help="decoding threads of a rank's reader process; 0 reads in the rank itself"
-    )
+    workers: int = knob(2, kind="layout", help="reader processes per rank; 0 reads in the rank itself")
     max_bad: float = knob(
         0.001, kind="watch", help="share of unreadable images, beyond the first ten, that ends the run"
     )

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -150,8 +149,7 @@ def test_what_lay_in_a_slot_before_does_not_show_beside_a_smaller_image(tmp_path
     slots = order.slots(0, 0, 12)
     plain = table.batch(slots.shard, slots.row, slots.key)
     used = torch.full((13, 24, 24, 3), 255, dtype=torch.uint8)
-    with ThreadPoolExecutor(2) as threads:
-        filled = table.batch(slots.shard, slots.row, slots.key, into=used, threads=threads)
+    filled = table.batch(slots.shard, slots.row, slots.key, into=used)
     assert torch.equal(filled.pixels, plain.pixels) and np.array_equal(filled.ids, plain.ids)
     assert filled.pixels.data_ptr() == used.data_ptr() and int(used[12].min()) == 255
     for image, (height, width) in zip(plain.pixels, plain.sizes.tolist(), strict=True):
