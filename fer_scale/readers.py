@@ -6,10 +6,8 @@ Slots    where a reader leaves pixels: no copy on the way, and nothing to clean 
 
 import atexit
 import mmap
-import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.reduction import DupFd
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards.errors import UserError
+from shards.workers import end_with_the_parent
 
 T = TypeVar("T")
 
@@ -102,11 +101,4 @@ def _begin_reading(_: int) -> None:
     step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_rank, daemon=True).start()
-
-
-def _end_with_the_rank() -> None:
-    rank = multiprocessing.parent_process()
-    assert rank is not None
-    rank.join()
-    os._exit(1)
+    end_with_the_parent()

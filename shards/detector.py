@@ -17,9 +17,9 @@ every 20th of LFW (its centre 112 px); the median box is clipped to the picture:
     320 px, 25 % replicated 95.5     100.0     11           .11 .00 .89 1.00          .09 .00 .91 1.00
 
 A border helps where faces become too large, at 320 px, and 256 px without one find more for less; a reflected border
-makes two faces of one in 2 % of FERPlus. 256 px instead of 224 find more of smaller faces: LFW's pictures laid into
-smooth noise, .12 of its side, 91 % (84); .1: 69 % (44); .08: 20 % (10); from .15 on all. In 300 pictures of such noise
-alone it finds nothing. Other processors and versions of OpenCV may differ in a box's last digit.
+makes two faces of one in 2 % of FERPlus. 256 px instead of 224 are for smaller faces, by a trial
+that the script does not repeat: of LFW's pictures at .1 of the side 69 % were found instead of 44, from .15 on all.
+Other processors and versions of OpenCV may differ in a box's last digit.
 """
 
 import functools

@@ -78,13 +78,18 @@ def _start(done: Any, stop: Any) -> None:
     global _done, _stop
     _done, _stop = done, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the packer stops us, with a better message
-    threading.Thread(target=_die_with_the_packer, daemon=True).start()
+    end_with_the_parent()
 
 
-def _die_with_the_packer() -> None:
-    packer = multiprocessing.parent_process()
-    assert packer is not None
-    packer.join()
+def end_with_the_parent() -> None:
+    """Let this process end when the one that started it does, however that ends, even if it is gone already."""
+    threading.Thread(target=_wait_and_end, daemon=True).start()
+
+
+def _wait_and_end() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 

@@ -280,11 +280,11 @@ def test_42_million_faces_start_at_once_and_a_seek_far_into_a_run_takes_millisec
     sets = [([38_000] * 1_100, Fraction("0.7"), 1), ([10_000] * 330, Fraction("0.3"), 1)]
     mix = Mix(parts(sets), seed=0, batch=4096)
     mix.slots(0, 0, 64)
-    assert time.process_time() - start < 5  # 0.1 s on one quiet core
+    assert time.process_time() - start < 5
     start = time.process_time()
     for step in range(10**6, 10**6 + 50):
         mix.slots(step, 0, 64)
-    assert (time.process_time() - start) / 50 < 0.01  # 0.3 ms on one quiet core
+    assert (time.process_time() - start) / 50 < 0.01
     start = time.process_time()
     mix.upcoming(10**6, 80, 0, 512)
-    assert time.process_time() - start < 0.5  # 0.03 s on one quiet core
+    assert time.process_time() - start < 0.5

@@ -88,9 +88,10 @@ def test_plain_webdataset_reads_a_packed_set(tmp_path: Path, faces: Path) -> Non
     assert shards.index["expressions"] == {"fear": 12}
 
 
-@pytest.mark.parametrize("given", ["my faces", "my faces.tar", "my faces.tar.gz", "my faces.rec", "my_faces/"])
-def test_a_set_is_named_after_its_source(given: str) -> None:
-    assert name_of(Path(given)) in ("my-faces", "my_faces")
+@pytest.mark.parametrize("end", ["", "/", ".tar", ".tar.gz", ".tgz", ".rec", ".parquet", ".csv"])
+def test_a_set_is_named_after_its_source(end: str) -> None:
+    assert name_of(Path(f"my faces{end}")) == "my-faces"
+    assert name_of(Path("v1.0_x")) == "v1-0_x"
 
 
 def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, faces: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from shards.pack import pack
 from shards.remote import RemoteSet, open_set
 from shards.transfer import DiskTrouble, NoAnswer, NoRight, NotThere, OtherBytes, RemoteError
 
-sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub, `shards_servers` lies beside this file
+sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub; `servers` lies beside this file
 from hub.server import Hub
 
 sys.path.append(str(Path(__file__).parent))
