@@ -18,16 +18,17 @@ use_venv() {
     PATH=$PWD/.venv/bin:$PATH
 }
 
-# Installs into whatever state .venv is in: pip completes what a broken-off start left behind.
+# Installs into whatever state .venv is in: pip completes what a broken-off start left behind. Talks on stderr: stdout
+# may be JSON for a script.
 install() {
     local target=.${1:+[$1]} python
     if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
         python=$(find_python)
-        echo "making .venv with $("$python" --version) ..."
+        echo "making .venv with $("$python" --version) ..." >&2
         "$python" -m venv --clear .venv ||
             stop "cannot make a virtual environment (above: why); on Debian and Ubuntu: apt-get install python3-venv"
     fi
-    echo "installing $target into .venv: PyTorch and DeepSpeed take 6 GB and one to a few minutes, once ..."
+    echo "installing $target into .venv: PyTorch and DeepSpeed take 6 GB and one to a few minutes, once ..." >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$target" ||
         stop "pip could not install $target (above: why); run this again when that is mended, it goes on where it stopped"
 }
