@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from fer_scale import loader
 from fer_scale.loader import Faces
 from fer_scale.readers import Slots
 from shards.errors import ShardError, UserError
-from shards.index import ShardSet
+from shards.index import ENTRY, ShardSet
 from shards.mix import Mix, Part
-from shards.order import Order
+from shards.order import Order, share
 from shards.pack import pack
 from shards.remote import open_set
+from shards.verify import verify
 
 sys.path.append(str(Path(__file__).parents[1] / "shards"))
 from servers import Web
@@ -210,6 +212,50 @@ def test_a_damaged_sample_is_replaced_by_one_of_its_shard_and_named(faces: Path,
         assert np.array_equal(good.ids[same], bad.ids[same])
         assert all(1 == np.searchsorted(np.cumsum(whole.counts), i, "right") for i in bad.ids[~same])
     assert lines and all("faces-000001.tar[000000] faces:" in line for line in lines)
+
+
+def test_of_a_hundred_flipped_bits_each_is_met_named_and_replaced_alike_on_any_ranks(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for number, noise in enumerate(np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(noise).save(tmp_path / f"src/{number:03d}.png")
+    whole = pack(tmp_path / "src", tmp_path / "set", source="folder", shard_mb=0.3, workers=1)
+    everyone = [(shard, row) for shard, count in enumerate(whole.counts) for row in range(count)]
+    draw = random.Random(5)
+    victims = draw.sample(everyone, 100)
+    for shard, row in victims:
+        offset, length, _ = ENTRY.unpack_from(whole.file(shard, "idx").read_bytes(), row * ENTRY.size)
+        flip(whole.file(shard, "tar"), offset * 512 + draw.randrange(length), draw.randrange(8))
+    hurt = ShardSet.open(whole.path)
+    named = {hurt.where(shard, row) for shard, row in victims}
+    found = [each["where"] for each in verify(hurt.path)["damaged"]]
+    assert {where for where in found if "[" in where} == named and len(named) == 100
+
+    table = Faces([hurt], slot_px=128)
+    once, bad = read_naming(table, 1)
+    assert [len(batch) for batch in once] == [25] * 16 and {line.split(": ")[0] for line in bad} == named
+    for ranks in (2, 3, 4, 6, 8):
+        again, named_again = read_naming(table, ranks)
+        assert same(once, again) and sorted(named_again) == sorted(bad)
+
+
+def read_naming(table: Faces, ranks: int) -> tuple[list[np.ndarray], list[str]]:
+    """The pixels of 16 global batches of 25, an epoch of 400 faces, and what was replaced in them."""
+    order, steps, bad = Order(table.counts, seed=3, batch=25), [], list[str]()
+    for step in range(16):
+        cuts = [share(rank, ranks, 25) for rank in range(ranks)]
+        slots = [order.slots(step, cut.start, cut.stop) for cut in cuts]
+        batches = [table.batch(s.shard, s.row, s.key) for s in slots]
+        steps.append(np.concatenate([batch.pixels.numpy() for batch in batches]))
+        bad += [line for batch in batches for line in batch.bad]
+    return steps, bad
+
+
+def flip(file: Path, byte: int, bit: int) -> None:
+    with file.open("r+b") as tar:
+        tar.seek(byte)
+        old = tar.read(1)[0]
+        tar.seek(byte)
+        tar.write(bytes([old ^ 1 << bit]))
 
 
 def test_a_shard_of_nothing_but_damage_ends_the_run(faces: Path, tmp_path: Path) -> None:

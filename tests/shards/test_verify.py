@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_all_damages_are_reported_at_once_with_the_samples_they_hit(packed: Shar
     assert damaged[0]["what"] == "samples 61, its shards have 60"
     assert damaged[2]["what"] == "other bytes than were packed; copy the shard again"
     assert damaged[5]["what"] == "No such file or directory"
+
+
+def test_each_of_a_hundred_random_bits_that_flip_is_found(packed: ShardSet) -> None:
+    draw = random.Random(7)
+    for _ in range(100):
+        file = packed.file(draw.randrange(len(packed.counts)), "tar")
+        sound = file.read_bytes()
+        hurt, bit = bytearray(sound), draw.randrange(8 * len(sound))
+        hurt[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(hurt)
+        assert verify(packed.path)["damaged"][0]["where"] == f"made-up/{file.name}"
+        file.write_bytes(sound)
+    assert verify(packed.path)["damaged"] == []
 
 
 def test_of_a_shard_cut_short_the_samples_behind_the_cut_are_named(packed: ShardSet) -> None:
