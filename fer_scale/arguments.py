@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _MODEL = "a model folder, or hf://ORG/NAME[@REVISION]"
+_SET = "a shard set: its folder, or hf://datasets/ORG/NAME[@REVISION], https://..., s3://..."
 
 
 Verb = argparse.ArgumentParser
@@ -82,14 +83,14 @@ def _pack(verb: Verb) -> None:
 
 def _verify(verb: Verb) -> None:
     """Read every byte of a shard set again, against its hashes."""
-    verb.add_argument("set", type=Path, help="folder of a shard set")
+    verb.add_argument("set", help=_SET)
     verb.add_argument("--decode", action="store_true", help="also decode every image")
     _json(verb)
 
 
 def _show(verb: Verb) -> None:
     """Say what a shard set holds."""
-    verb.add_argument("set", type=Path, help="folder of a shard set")
+    verb.add_argument("set", help=_SET)
     verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
     verb.add_argument(
         "--speed", action="store_true", help="read for ten seconds: images/s per core, and what they cost"
@@ -99,7 +100,7 @@ def _show(verb: Verb) -> None:
 
 def _split(verb: Verb) -> None:
     """Draw which faces carry a label and which are tested on; copies are never torn apart."""
-    verb.add_argument("set", type=Path, help="folder of a labeled shard set")
+    verb.add_argument("set", help=_SET)
     verb.add_argument("--labels", required=True, help="how many faces keep their label: 1419, or 5%% of what is left")
     verb.add_argument("--test", help="faces to test on, as 25%%")
     verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
@@ -137,7 +138,9 @@ def _finetune(verb: Verb) -> None:
     """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
     _recipe(verb)
     _change(verb)
-    verb.add_argument("--data", type=Path, help="folder of labeled faces, or a shard set: pack, split, train and test")
+    verb.add_argument(
+        "--data", help="folder of labeled faces, or a shard set or its address: pack, split, train and test"
+    )
     verb.add_argument("--source", help="layout of --data, as of pack")
     verb.add_argument("--labels", default="100%", help="with --data, as of split (all)")
     verb.add_argument("--test", default="25%", help="with --data, as of split (25%%)")
@@ -153,7 +156,7 @@ def _finetune(verb: Verb) -> None:
 def _evaluate(verb: Verb) -> None:
     """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures."""
     verb.add_argument("model", help=f"{_MODEL}; or baseline:majority, baseline:pixels")
-    verb.add_argument("set", type=Path, help="folder of a labeled shard set")
+    verb.add_argument("set", help=_SET)
     verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
     verb.add_argument("--list", default="test", help="list of the split (test)")
     verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
@@ -181,7 +184,7 @@ def _keys(verb: Verb) -> None:
 
 
 def _demo(verb: Verb) -> None:
-    """Run the whole flow over drawn faces: no data, no GPU, six to ten minutes on two cores."""
+    """Run the whole flow over drawn faces: no data, no GPU, six to eight minutes on two cores."""
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
     verb.add_argument("--seed", type=int, default=0, help="of faces, split and training (0)")
     _json(verb)

@@ -82,6 +82,14 @@ class Cache:
         except OSError as error:
             raise disk_trouble(error, self.folder) from None
 
+    def check(self, item: Item, fd: int) -> None:
+        """Remove the file of this descriptor if it was damaged after it was fetched; open() fetches it again then."""
+        with open(fd, "rb", closefd=False) as file:
+            damaged = hashlib.file_digest(file, "sha256").hexdigest() != item.sha256
+        with _locked(self.folder / "lock"), suppress(FileNotFoundError):
+            if damaged and os.fstat(fd).st_ino == self.path(item).stat().st_ino:  # nobody else was faster
+                self.path(item).unlink()
+
     def _fill(self, fd: int, part: Path, item: Item, tell: Tell, now: bool, exceed: bool) -> int:
         """Make the file of the claimed .part, and keep it open."""
         done = False

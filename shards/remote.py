@@ -18,16 +18,23 @@ from typing import Any
 from shards.cache import Busy, Cache, Item, NoRoom
 from shards.errors import ShardError
 from shards.index import INDEX, KINDS, ShardSet, index_from, kinds, sizes
+from shards.sample import Sample
 from shards.transfer import RemoteError, Source, content, source_of
 
+CACHE_DIR, CACHE_GB = "~/.cache/fer_scale", 100.0  # where nothing else is said
 _THREADS = 4  # of a process that fetch ahead
 _AHEAD_SHARDS = 128  # held for what comes next at most: each is two open files
 _IDLE_S = 60.0  # a shard that was not read for so long is closed when another one is opened: it may be removed then
 
 
-def open_set(address: Path | str, cache_dir: Path | str, cache_gb: float) -> ShardSet:
+def is_far(address: Path | str) -> bool:
+    """Whether an address is none of a folder."""
+    return re.match(r"[\w-]+://", str(address)) is not None
+
+
+def open_set(address: Path | str, cache_dir: Path | str = CACHE_DIR, cache_gb: float = CACHE_GB) -> ShardSet:
     """The set at an address, or in a folder; ShardError or RemoteError if there is none that can be read."""
-    if not re.match(r"[\w-]+://", str(address)):
+    if not is_far(address):
         return ShardSet.open(address)
     source = source_of(str(address))
     place = f"{source.address}/{INDEX}"
@@ -56,6 +63,7 @@ class RemoteSet(ShardSet):
         super().__init__(Path(source.address), index)  # the path is for messages alone
         self.source, self.cache = source, cache
         self._read_at: dict[int, float] = {}  # when each open shard was read last
+        self._looked_at: set[int] = set()  # shards whose files here were hashed again
         self._ahead: _Ahead | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +76,23 @@ class RemoteSet(ShardSet):
         """The file of a shard in the cache, fetched if need be; it may be removed again to make room."""
         os.close(self.open_file(shard, kind))
         return self.cache.path(self._item(shard, kind))
+
+    def read(self, shard: int, row: int) -> Sample:
+        """As of any set; a file that was damaged since it was fetched is fetched anew, once."""
+        try:
+            return super().read(shard, row)
+        except ShardError:
+            if shard in self._looked_at:
+                raise
+            self._looked_at.add(shard)
+            self._opened.pop(shard, None)
+            for kind in ("tar", "idx"):
+                fd = self.open_file(shard, kind)
+                try:
+                    self.cache.check(self._item(shard, kind), fd)
+                finally:
+                    os.close(fd)
+            return super().read(shard, row)
 
     def open_file(self, shard: int, kind: str) -> int:
         """A descriptor of a shard's file, fetched if need be; RemoteError says why it cannot be had."""

@@ -11,6 +11,7 @@ from shards.errors import ShardError
 from shards.expressions import EXPRESSIONS
 from shards.index import ShardSet
 from shards.pixels import decode
+from shards.remote import open_set
 from shards.sample import Sample
 
 _TILE_PX, _CAPTION_PX, _GAP_PX = 112, 14, 4
@@ -18,14 +19,14 @@ _TILE_PX, _CAPTION_PX, _GAP_PX = 112, 14, 4
 
 def show(path: Path | str) -> dict[str, Any]:
     """The facts of the set at `path`: index.json without its list of shards, and the fingerprint."""
-    shards = ShardSet.open(path)
+    shards = open_set(path)
     facts = {name: value for name, value in shards.index.items() if name != "shards"}
     return facts | {"shards": len(shards.counts), "fingerprint": shards.fingerprint}
 
 
 def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
     """Write a picture of `count` samples from all over the set, by expression, with boxes other than the template."""
-    samples = sorted(_spread(ShardSet.open(path), count), key=_by_expression)
+    samples = sorted(_spread(open_set(path), count), key=_by_expression)
     columns = math.ceil(math.sqrt(len(samples)))
     rows = -(-len(samples) // columns)
     width, height = _TILE_PX + _GAP_PX, _TILE_PX + _CAPTION_PX + _GAP_PX

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from shards.errors import ShardError
-from shards.index import ShardSet
 from shards.order import Order
 from shards.pixels import BadImage, decode
+from shards.remote import open_set
 from shards.tar import parse
 
 _BATCH = 64
@@ -26,7 +26,7 @@ def measure(
 
     What cannot be read is passed over. ShardError where nothing can.
     """
-    shards = ShardSet.open(path)
+    shards = open_set(path)
     order = Order(shards.counts, seed=0, batch=_BATCH)
     side = max(shards.index["image_px"]["max"])
     slot = np.empty((side, side, 3), np.uint8)

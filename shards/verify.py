@@ -8,6 +8,8 @@ from typing import Any
 from shards.errors import ShardError
 from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index
 from shards.pixels import BadImage, decode, pixel_hash
+from shards.remote import is_far, open_set
+from shards.transfer import RemoteError
 
 Damage = dict[str, str]  # "where", "what"
 
@@ -15,19 +17,21 @@ Damage = dict[str, str]  # "where", "what"
 def verify(
     path: Path | str, *, decode: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """A report on the set at `path`; it is sound when the report's list `damaged` is empty.
+    """A report on the set at `path`, a folder or an address; it is sound when the report's list `damaged` is empty.
 
     Reads all files and names each damaged one, and the samples in it. `decode` decodes every image too, and
     counts in `other_pixels` those that another decoder than the packer's makes other pixels of (None: the set was
     packed without the decode check, and has nothing to compare with). Never stops at the first damage; ShardError
     only where there is no index to verify against.
     """
-    shards = ShardSet(Path(path), read_index(Path(path)))
+    far = is_far(path)
+    shards = open_set(path) if far else ShardSet(Path(path), read_index(Path(path)))
     damaged, other_pixels, done = _wrong_sums(shards), 0, 0
     for shard, count in enumerate(shards.counts):
         faults = _damaged_files(shards, shard)
-        damaged += [_damage(f"{shards.name}/{shards.file(shard, kind).name}", what) for kind, what in faults.items()]
-        if ("tar" in faults or decode) and "idx" not in faults:
+        name = f"{shards.name}/{shards.index['shards'][shard]['name']}"
+        damaged += [_damage(f"{name}.{kind}", what) for kind, what in faults.items()]
+        if ("tar" in faults or decode) and "idx" not in faults and not (far and "tar" in faults):
             compare = "hashes" in kinds(shards.index["shards"][shard]) and "hashes" not in faults
             samples, other = _damaged_samples(shards, shard, decode_them=decode, compare=compare)
             damaged += samples
@@ -69,6 +73,8 @@ def _damaged_files(shards: ShardSet, shard: int) -> dict[str, str]:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
             faults[kind] = str(error.strerror)
+        except RemoteError as error:
+            faults[kind] = str(error)
         else:
             if found != shards.index["shards"][shard][entry]:
                 faults[kind] = "other bytes than were packed (sha256)"

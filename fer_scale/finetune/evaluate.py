@@ -27,6 +27,7 @@ from fer_scale.finetune.split import Split
 from fer_scale.finetune.steps import Input
 from shards.errors import UserError
 from shards.index import ShardSet
+from shards.remote import open_set
 
 _SLOT_PX = 448
 
@@ -45,10 +46,10 @@ class Classifier:
 
 
 def evaluate(
-    address: str, set_path: Path, out: Path, *, split_file: Path | None = None, list_name: str = "test"
+    address: str, set_path: Path | str, out: Path, *, split_file: Path | None = None, list_name: str = "test"
 ) -> dict[str, Any]:
     """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces."""
-    shard_set = ShardSet.open(set_path)
+    shard_set = open_set(set_path)
     drawn = splits.read(split_file, shard_set) if split_file else None
     pool = _pool(shard_set, drawn, list_name)
     classifier = _classifier(address, shard_set, drawn)

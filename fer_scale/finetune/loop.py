@@ -26,7 +26,7 @@ from fer_scale.finetune.steps import Input, Processes
 from fer_scale.finetune.table import Table
 from fer_scale.loader import Batch
 from shards.errors import UserError
-from shards.index import ShardSet
+from shards.remote import open_set
 
 
 class TrainingError(UserError):
@@ -86,7 +86,7 @@ class Run:
 
 def _set_up(recipe: Finetune, changes: list[str], here: Processes) -> Run:
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
-    shard_set = ShardSet.open(recipe.data.shards)
+    shard_set = open_set(recipe.data.shards, recipe.data.cache_dir, recipe.data.cache_gb)
     drawn = split.read(recipe.data.split, shard_set)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     begun = start(recipe.model, len(names), recipe.run.seed)

@@ -19,13 +19,14 @@ from fer_scale.finetune import loop, split
 from shards import pack
 from shards.errors import UserError
 from shards.index import INDEX, ShardSet
+from shards.remote import is_far, open_set
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What the one command was given."""
 
-    data: Path
+    data: Path | str
     source: str | None  # None where `data` is a shard set
     labels: str
     start_from: str
@@ -66,16 +67,16 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[s
     return ended | {"evaluation": evaluation.evaluate(str(model), set_path, out, split_file=split_file)}
 
 
-def _packed(wish: Wish) -> Path:
+def _packed(wish: Wish) -> Path | str:
     """The shard set of the data, packed now if it is not one and was not packed by this run before.
 
     One packed for another wish is an error.
     """
-    if (wish.data / INDEX).exists():
+    if is_far(wish.data) or (Path(wish.data) / INDEX).exists():
         return wish.data
     if wish.source is None:
         raise UserError(f"{wish.data}: is no shard set; say how its faces lie with --source, as --source ferplus")
-    place, name = wish.out / "set", pack.name_of(wish.data)
+    place, name = wish.out / "set", pack.name_of(Path(wish.data))
     if not (place / INDEX).exists():
         log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {wish.protocol}")
         how: dict[str, Any] = {"source": wish.source, "name": name, "protocol": wish.protocol, "licence": wish.licence}
@@ -88,11 +89,11 @@ def _packed(wish: Wish) -> Path:
     return place
 
 
-def _drawn(file: Path, set_path: Path, wish: Wish) -> bool:
+def _drawn(file: Path, set_path: Path | str, wish: Wish) -> bool:
     """Whether the run has its split already; one drawn for another wish is an error."""
     if not file.exists():
         return False
-    facts = split.read(file, ShardSet.open(set_path)).facts
+    facts = split.read(file, open_set(set_path)).facts
     wanted = {"test": wish.test, "valid": wish.valid, "labeled": wish.labels}
     if facts["sizes"] != wanted or facts["seed"] != wish.seed:
         raise UserError(f"{file}: was drawn with {facts['sizes']}, seed {facts['seed']}; use another --out")

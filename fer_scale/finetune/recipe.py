@@ -11,6 +11,7 @@ from typing import Literal
 from fer_scale.config import above_0, at_least, in_0_to_1, knob, require
 from fer_scale.finetune.facemix import Weighting
 from fer_scale.finetune.pseudo_labels import Labeler
+from shards.remote import CACHE_DIR, CACHE_GB
 
 Range = tuple[float, float]
 
@@ -22,15 +23,17 @@ def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, st
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    shards: Path = knob(kind="layout", help="the labeled shard set: the folder that holds index.json")
+    shards: str = knob(kind="layout", help="the labeled shard set: its folder or address")
     split: Path = knob(kind="layout", help="the split file that `fer-scale split` wrote for this set")
+    cache_dir: str = knob(CACHE_DIR, kind="layout", help="where shards of a set that lies far away are kept")
+    cache_gb: float = knob(CACHE_GB, kind="layout", help="the most that cache_dir may hold; what was read last stays")
     workers: int = knob(2, kind="layout", help="reader processes a process, where the faces do not fit in memory")
     memory_mb: int = knob(2048, kind="layout", help="MB; a list whose decoded faces fit is decoded once and kept")
 
     max_bad: float = knob(0.01, kind="watch", help="share of unreadable faces at which the run stops")
 
     def __post_init__(self) -> None:
-        require((self.workers >= 0, f"workers: must be 0 or more, not {self.workers}"))
+        require(*at_least(self, 0, "workers"), *above_0(self, "cache_gb"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,7 @@ from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
 from shards.index import ShardSet
 from shards.order import key, permutation
+from shards.remote import open_set
 
 FORMAT = 1
 LISTS = ("labeled", "unlabeled", "valid", "test", "excluded")
@@ -61,10 +62,10 @@ class Split:
 
 
 def split(
-    set_path: Path, *, labels: str, seed: int, out: Path, test: str | None = None, valid: str | None = None
+    set_path: Path | str, *, labels: str, seed: int, out: Path, test: str | None = None, valid: str | None = None
 ) -> dict[str, Any]:
     """Draw a split of the set and write it to `out`; its content. Sizes are counts ("1419") or shares ("5%")."""
-    shard_set = ShardSet.open(set_path)
+    shard_set = open_set(set_path)
     samples = [(sample.key, sample.face) for sample in shard_set.samples_in_order()]
     expressions = [face.expression if face else None for _, face in samples]
     pixels, perceptual = shard_set.hashes()

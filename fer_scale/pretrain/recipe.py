@@ -12,6 +12,7 @@ from typing import Literal
 from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
 from shards.mix import Mix
 from shards.order import Order
+from shards.remote import CACHE_DIR, CACHE_GB
 
 Rgb = tuple[float, float, float]
 ENCODERS = ("vit_tiny", "vit_small", "vit_base", "vit_large")  # encoder.SHAPES, without its import of torch
@@ -27,8 +28,8 @@ class Data:
     exclude: tuple[str, ...] = knob(
         (), kind="layout", help="FILE#LIST of a split file, not trained on (content is checked)"
     )
-    cache_dir: str = knob("~/.cache/fer_scale", kind="layout", help="where shards of sets that lie far away are kept")
-    cache_gb: float = knob(100, kind="layout", help="the most that cache_dir may hold; what was read last stays")
+    cache_dir: str = knob(CACHE_DIR, kind="layout", help="where shards of sets that lie far away are kept")
+    cache_gb: float = knob(CACHE_GB, kind="layout", help="the most that cache_dir may hold; what was read last stays")
     workers: int = knob(2, kind="layout", help="reader processes per rank; 0 reads in the rank itself")
     max_bad: float = knob(
         0.001, kind="watch", help="share of unreadable images, beyond the first ten, that ends the run"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from fer_scale.finetune.oneshot import Wish, oneshot
 from fer_scale.finetune.split import split
 from fer_scale.log import rows
 from shards.errors import UserError
+
+sys.path.append(str(Path(__file__).parents[1] / "shards"))
+from servers import Web
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +148,22 @@ def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_e
     assert rows(out / "metrics.jsonl")[-1]["step"] == 4
     with pytest.raises(UserError, match="is no shard set; say how its faces lie with --source"):
         oneshot(recipe(), [], Wish(pictures, None, "5", "none", tmp_path / "other"))
+
+
+def test_the_one_command_reads_a_set_far_away(
+    recipe: Callable[..., Path], labeled_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the cache lies there
+    web = Web(labeled_set)
+    try:
+        near, far = (oneshot(recipe(), [], Wish(where, None, "24", "none", tmp_path / name))
+                     for name, where in (("near", labeled_set), ("far", web.url)))  # fmt: skip
+    finally:
+        web.stop()
+    assert near["evaluation"]["confusion"] == far["evaluation"]["confusion"]
+    assert (tmp_path / "near/split.json").read_bytes() == (tmp_path / "far/split.json").read_bytes()
+    tars = [name for name in web.requests if name.endswith(".tar")]
+    assert len(tars) == len(set(tars)) > 1
 
 
 def test_a_split_drawn_anew_does_not_fit_a_run_that_goes_on(

@@ -33,6 +33,7 @@ from shards.index import ShardSet
 from shards.pack import pack
 from shards.remote import RemoteSet, open_set
 from shards.transfer import DiskTrouble, NoAnswer, NoRight, NotThere, OtherBytes, RemoteError
+from shards.verify import verify
 
 sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub; `servers` lies beside this file
 from hub.server import Hub
@@ -129,6 +130,19 @@ def test_a_set_far_away_reads_like_the_one_on_disk(web: Web, packed: ShardSet, t
     assert max(Counter(web.requests).values()) == 1
 
 
+def test_a_set_far_away_is_verified_as_it_is_fetched(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert verify(web.url, decode=True) == verify(packed.path, decode=True)
+    shutil.rmtree(tmp_path / ".cache")
+    damage(packed.file(3, "tar"))
+    damage(packed.file(5, "idx"))
+    found = {each["where"]: each["what"] for each in verify(web.url)["damaged"]}
+    assert list(found) == ["made-up/made-up-000003.tar", "made-up/made-up-000005.idx"]
+    assert all("arrives with other bytes than index.json says" in what for what in found.values())
+
+
 def test_an_address_may_be_a_folder(packed: ShardSet, tmp_path: Path) -> None:
     near = open_set(packed.path, tmp_path / "cache", 1)
     assert type(near) is ShardSet
@@ -148,14 +162,40 @@ def test_files_are_named_by_their_content_and_found_under_another_address(
     other.stop()
 
 
-def test_a_damaged_file_in_the_cache_is_noticed(web: Web, packed: ShardSet, tmp_path: Path) -> None:
-    far = open_set(web.url, tmp_path / "cache", 1)
-    file = far.file(0, "tar")
+def damage(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    data[700] ^= 1
+    data[700 % len(data)] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ShardError, match=r"made-up-000000.tar\[000000\].*other bytes"):
-        far.read(0, 0)
+
+
+@pytest.mark.parametrize("kind", ["tar", "idx"])
+def test_a_file_that_is_damaged_in_the_cache_is_fetched_anew_by_all_who_have_it_open(
+    kind: str, web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    one, other = (open_set(web.url, tmp_path / "cache", 1) for _ in range(2))
+    for far in (one, other):
+        if kind == "tar":  # of an .idx what was read once stays in memory
+            far.read(0, 0)
+    damage(one.file(0, kind))
+    assert digest(one) == digest(other) == digest(packed)
+    assert web.requests.count(f"made-up-000000.{kind}") == 2
+
+
+def test_a_file_that_is_damaged_again_and_again_is_said_to_be(web: Web, packed: ShardSet, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    far.read(0, 0)
+    for _ in range(2):
+        damage(far.file(0, "tar"))
+        damaged = [row for row in range(packed.counts[0]) if not readable(far, row)]
+    assert len(damaged) == 1 and web.requests.count("made-up-000000.tar") == 2
+
+
+def readable(shards: ShardSet, row: int) -> bool:
+    try:
+        shards.read(0, row)
+        return True
+    except ShardError as error:
+        return "other bytes than were packed" not in str(error)
 
 
 def test_a_file_in_the_cache_that_was_cut_short_is_fetched_anew(web: Web, packed: ShardSet, tmp_path: Path) -> None:
