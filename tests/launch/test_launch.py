@@ -42,6 +42,17 @@ def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     output("shellcheck", "-x", script.relative_to(ROOT))
 
 
+def test_the_first_start_talks_on_stderr_so_that_stdout_may_be_json(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n")  # pip that has nothing to do
+    python.chmod(0o755)
+    script = f"set -euo pipefail; source {ROOT}/launch/env.sh; setup"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and "installing ." in done.stderr and not done.stdout
+
+
 def test_a_node_runs_torchrun_with_its_place_among_the_nodes() -> None:
     line = output("bash", "launch/node.sh", *RECIPE, DRY_RUN="1", NODES="4", NODE="2", MAIN="node0:1234", RANKS="8")
     assert line == (
