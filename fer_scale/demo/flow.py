@@ -83,7 +83,7 @@ FLOW = (
     Step(
         "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
         "finetune/evaluation/metrics.json",
-        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=80"),
+        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=200"),
     ),
     Step(
         "Test that, too.",

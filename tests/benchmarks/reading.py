@@ -54,7 +54,7 @@ def data(out: Path, name: str, images: Path) -> Path:
     """The images in a loader's format, which are put into it where they are not."""
     prepare = READERS[name][1]
     if isinstance(prepare, str):
-        return data(out, prepare, images) if prepare != name else out
+        return data(out, prepare, images)
     folder = out / "data" / prepare.__name__.removeprefix("prepare_")
     ready = folder.with_suffix(".ready")
     if not ready.exists():

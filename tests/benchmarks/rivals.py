@@ -193,8 +193,10 @@ def read_energon(data: Path, batch: int) -> Iterator[Any]:
     from megatron import energon
 
     class Pictures(energon.DefaultTaskEncoder):
-        cookers = [energon.Cooker(cooked)]  # noqa: RUF012
+        cookers = [energon.Cooker(energon.stateless(cooked))]  # noqa: RUF012
+        decoder = None  # ours, as everywhere
 
+        @energon.stateless
         def batch(self, samples: Any) -> Any:
             return stacked([sample["pixels"] for sample in samples])
 
@@ -257,13 +259,13 @@ def read_datasets(data: Path, batch: int) -> Iterator[Any]:
 READERS: dict[str, tuple[Callable[[Path, int], Iterator[Any]], Callable[[Path, Path], None] | str]] = {
     "fer_scale": (read_fer_scale, prepare_fer_scale),
     "fer_scale, cropped on the processor": (read_cropped, "fer_scale"),
-    "stock: webdataset, PIL, torchvision": (read_stock, "webdataset"),
+    "stock: webdataset, PIL, torchvision": (read_stock, "webdataset, its own tars"),
     "webdataset, its own tars": (read_webdataset, prepare_webdataset),
     "webdataset, our tars": (read_webdataset, "fer_scale"),
     "streaming": (read_streaming, prepare_streaming),
     "litdata": (read_litdata, prepare_litdata),
     "energon": (read_energon, prepare_energon),
-    "dali": (read_dali, "webdataset"),
+    "dali": (read_dali, "webdataset, its own tars"),
     "datasets": (read_datasets, prepare_datasets),
 }
 
