@@ -5,7 +5,7 @@
 FOLDER holds JPEGs of 112 px, a few thousand of them. Makes below OUT an environment for each rival (on top of the
 one this runs in, whose torch they share) and the images in its format, once. Then all loaders run at the same time and
 take turns, in another order each round: a turn is so many batches of 256, its cost the processor time of all processes
-of that loader. OUT/reading.json has every turn; the table is printed.
+of that loader. OUT/reading.json has every turn; the table is printed, and README has it.
 """
 
 import argparse
