@@ -39,12 +39,9 @@ def stacked(pictures: list[np.ndarray]) -> Any:
     return torch.from_numpy(np.stack(pictures))
 
 
-def loader(data: Any, batch: int, **changes: Any) -> Iterator[Any]:
-    """Torch's, for ever, with one process."""
-    from torch.utils.data import DataLoader
-
-    settings = {"batch_size": batch, "num_workers": 1, "collate_fn": stacked, "persistent_workers": True}
-    return forever(DataLoader(data, **(settings | changes)))
+def settings(batch: int) -> dict[str, Any]:
+    """Of torch's DataLoader and of what is derived from it."""
+    return {"batch_size": batch, "num_workers": 1, "collate_fn": stacked, "persistent_workers": True}
 
 
 def forever(batches: Any) -> Iterator[Any]:
@@ -60,14 +57,14 @@ def prepare_fer_scale(images: Path, data: Path) -> None:
     subprocess.run([str(word) for word in command], check=True)
 
 
-def read_fer_scale(data: Path, batch: int, workers: int = 1) -> Iterator[Any]:
+def read_fer_scale(data: Path, batch: int) -> Iterator[Any]:
     from fer_scale.loader import Faces, batches
     from shards.index import ShardSet
     from shards.order import Order
 
     faces = Faces([ShardSet.open(data)], slot_px=112)
     order = Order(faces.counts, seed=0, batch=batch)
-    steps = {"start_step": 0, "stop_step": 10**9, "rank": 0, "ranks": 1, "accumulation": 1, "workers": workers}
+    steps = {"start_step": 0, "stop_step": 10**9, "rank": 0, "ranks": 1, "accumulation": 1, "workers": 1}
     yield from (micro for [micro] in batches(faces, order, **steps))
 
 
@@ -145,12 +142,13 @@ def prepare_streaming(images: Path, data: Path) -> None:
 
 def read_streaming(data: Path, batch: int) -> Iterator[Any]:
     from streaming import StreamingDataset
+    from torch.utils.data import DataLoader
 
     class Pictures(StreamingDataset):
         def __getitem__(self, at: Any) -> Any:
             return decoded(super().__getitem__(at)["jpg"])
 
-    return loader(Pictures(local=str(data), shuffle=True, batch_size=batch), batch)
+    return forever(DataLoader(Pictures(local=str(data), shuffle=True, batch_size=batch), **settings(batch)))
 
 
 # LitData
@@ -175,8 +173,7 @@ def read_litdata(data: Path, batch: int) -> Iterator[Any]:
             return decoded(super().__getitem__(at)["jpg"])
 
     found = Pictures(str(data), shuffle=True)
-    settings = {"batch_size": batch, "num_workers": 1, "collate_fn": stacked, "persistent_workers": True}
-    return forever(litdata.StreamingDataLoader(found, **settings))
+    return forever(litdata.StreamingDataLoader(found, **settings(batch)))
 
 
 # Megatron Energon
@@ -201,8 +198,8 @@ def read_energon(data: Path, batch: int) -> Iterator[Any]:
             return stacked([sample["pixels"] for sample in samples])
 
     cores = energon.WorkerConfig(rank=0, world_size=1, num_workers=1)
-    settings = {"worker_config": cores, "task_encoder": Pictures(), "shuffle_buffer_size": SHUFFLED}
-    found = energon.get_train_dataset(data, batch_size=batch, max_samples_per_sequence=None, **settings)
+    how = {"worker_config": cores, "task_encoder": Pictures(), "shuffle_buffer_size": SHUFFLED}
+    found = energon.get_train_dataset(data, batch_size=batch, max_samples_per_sequence=None, **how)
     return forever(energon.get_loader(found))
 
 
@@ -246,13 +243,14 @@ def prepare_datasets(images: Path, data: Path) -> None:
 
 def read_datasets(data: Path, batch: int) -> Iterator[Any]:
     import datasets
+    from torch.utils.data import DataLoader
 
     files = sorted(str(file) for file in data.glob("*.parquet"))
     found = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     found = found.cast_column("image", datasets.Image(decode=False)).shuffle(seed=0, buffer_size=SHUFFLED)
     found = found.map(lambda row: {"image": decoded(row["image"]["bytes"])})
     collate = {"collate_fn": lambda rows: stacked([row["image"] for row in rows])}
-    return loader(found, batch, **collate)
+    return forever(DataLoader(found, **(settings(batch) | collate)))
 
 
 # name: what it reads, which of the others' data (by name) or how its own are made
