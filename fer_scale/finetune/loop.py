@@ -195,7 +195,7 @@ def _optimizer(student: nn.Module, recipe: Finetune, begun: Start) -> AdamW:
     plan = recipe.supervised
     decay = plan.layer_decay if begun.layers else 1.0
     groups = optim.parameter_groups(student, plan.weight_decay, layer_decay=decay, layers=begun.layers)
-    return AdamW(groups, lr=plan.lr, betas=plan.betas)
+    return AdamW(groups, lr=plan.lr, betas=plan.betas, fused=True)
 
 
 def _gradients(run: Run, labeled: list[Batch], unlabeled: list[Batch] | None) -> steps.Sums:

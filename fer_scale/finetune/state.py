@@ -58,7 +58,7 @@ def restore_moments(state: dict[str, Tensor], student: nn.Module, optimizer: Ada
     for name, p in student.named_parameters():
         if p.requires_grad and adam_step:
             optimizer.state[p] = {
-                "step": torch.tensor(float(adam_step)),
+                "step": torch.tensor(float(adam_step), device=p.device),
                 "exp_avg": state[f"m.{name}"].to(p.device),
                 "exp_avg_sq": state[f"v.{name}"].to(p.device),
             }

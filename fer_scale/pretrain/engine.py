@@ -64,8 +64,7 @@ class Engine:
         self._skipped = 0  # steps, of this process, by DeepSpeed's count
         self._trained = [p for p in model.parameters() if p.requires_grad]
         groups = optim.parameter_groups(model, recipe.optim.weight_decay)
-        fused = world.device.type == "cuda"
-        self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=fused)
+        self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=True)
         config = {
             "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own speedometer reads it; shares may be uneven
             "gradient_accumulation_steps": plan.accumulation,
@@ -172,9 +171,8 @@ class Engine:
         zero = self._engine.optimizer
         flats = getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
         for flat in flats:
-            at = flat.device if self._adamw.defaults.get("fused") else "cpu"
             self._adamw.state[flat] = {
-                "step": torch.tensor(0.0, device=at),
+                "step": torch.tensor(0.0, device=flat.device),
                 "exp_avg": torch.zeros_like(flat),
                 "exp_avg_sq": torch.zeros_like(flat),
             }
@@ -188,8 +186,7 @@ class Engine:
                 continue
             w, m, v = (state[f"{letter}.{name}"] for letter in "wmv")
             if not self.stage:
-                at = p.device if self._adamw.defaults.get("fused") else "cpu"
-                zero = torch.tensor(0.0, device=at)
+                zero = torch.tensor(0.0, device=p.device)
                 self._adamw.state[p] = {"step": zero, "exp_avg": m.to(p.device), "exp_avg_sq": v.to(p.device)}
                 continue
             for value, key in ((w, None), (m, "exp_avg"), (v, "exp_avg_sq")):
