@@ -5,9 +5,12 @@ message and exit code 2; our own bug shows its traceback.
 """
 
 import errno
+import gc
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,15 @@ def main(argv: list[str] | None = None) -> int:
 def _mistake(args: Namespace, text: str) -> int:
     print(f"fer-scale {args.verb}: {text}", file=sys.stderr)
     return EXIT_MISTAKE
+
+
+@contextmanager
+def _imports() -> Iterator[None]:
+    """Importing torch makes a million objects and no garbage; looking for some is a fifth of the start of a verb."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def _pack(args: Namespace) -> None:
@@ -116,7 +128,8 @@ def _show(args: Namespace) -> None:
 
 
 def _split(args: Namespace) -> None:
-    from fer_scale.finetune import split
+    with _imports():
+        from fer_scale.finetune import split
 
     drawn = split.split(args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid)
     counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
@@ -124,13 +137,15 @@ def _split(args: Namespace) -> None:
 
 
 def _pretrain(args: Namespace) -> None:
-    from fer_scale.pretrain import loop
+    with _imports():
+        from fer_scale.pretrain import loop
 
     loop.pretrain(args.recipe, args.overrides, args.change)
 
 
 def _publish(args: Namespace) -> None:
-    from fer_scale import publish
+    with _imports():
+        from fer_scale import publish
 
     address = publish.publish(
         args.source,
@@ -153,7 +168,8 @@ def _pull(args: Namespace) -> None:
 
 
 def _finetune(args: Namespace) -> None:
-    from fer_scale.finetune import loop, oneshot
+    with _imports():
+        from fer_scale.finetune import loop, oneshot
 
     if args.data is None:
         ended = loop.finetune(args.recipe, args.overrides, args.change)
@@ -178,7 +194,8 @@ def _finetune(args: Namespace) -> None:
 
 
 def _evaluate(args: Namespace) -> None:
-    from fer_scale.finetune import evaluate
+    with _imports():
+        from fer_scale.finetune import evaluate
 
     result = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list)
     _measured(args, result)
@@ -195,7 +212,8 @@ def _measured(args: Namespace, result: dict[str, Any]) -> None:
 
 
 def _predict(args: Namespace) -> int:
-    from fer_scale import log, predict
+    with _imports():
+        from fer_scale import log, predict
 
     found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None)
     if args.json:
@@ -209,7 +227,8 @@ def _predict(args: Namespace) -> int:
 
 
 def _check(args: Namespace) -> None:
-    from fer_scale.pretrain import setup
+    with _imports():
+        from fer_scale.pretrain import setup
 
     setup.check(args.recipe, args.overrides, args.ranks)
 
@@ -234,7 +253,8 @@ def _demo(args: Namespace) -> None:
     from fer_scale import log
 
     log.say(f"The whole flow on drawn faces, in {args.out}")  # at once: what follows imports torch
-    from fer_scale.demo import flow
+    with _imports():
+        from fer_scale.demo import flow
 
     flow.demo(args.out, seed=args.seed, as_json=args.json)
 
