@@ -1,7 +1,7 @@
 """Two folders of drawn faces, as the two kinds of data sets lie on disk: many faces of few, and few labels of many.
 
-    OUT/unlabeled/00017/0003.png     face recognition: 1,100 people, ten pictures of each, no expressions
-    OUT/labeled/00004/0000.png       expression recognition: 3,600 other people, one picture of each, and
+    OUT/unlabeled/00017/0003.jpg     face recognition: 1,100 people, ten pictures of each, no expressions
+    OUT/labeled/00004/0000.jpg       expression recognition: 3,600 other people, one picture of each, and
     OUT/labeled/labels.jsonl         path, expression and box of every one
 
 So nobody is in both, and however the labeled faces are split, those that are tested on are strangers. A picture is a
@@ -87,8 +87,8 @@ def _draw_person(out: Path, seed: int, who: Task) -> list[str]:
         rng = np.random.default_rng((*counter, number + 1))  # numpy takes a trailing 0 for nothing at all
         expression = EXPRESSIONS[(who.number * PICTURES_OF_ONE[who.folder] + number) % len(EXPRESSIONS)]
         picture, box = draw_face(somebody, act(expression, rng), rng)
-        path = place / f"{number:04d}.png"
-        picture.save(path)
+        path = place / f"{number:04d}.jpg"
+        picture.save(path, quality=95, subsampling=0)  # JPEG, as in the sets that people have; it reads fast, too
         name = f"{place.name}/{path.name}"
         lines.append(json.dumps({"path": name, "expression": expression, "box": [round(v, 4) for v in box]}))
     return lines

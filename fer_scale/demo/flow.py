@@ -83,7 +83,7 @@ FLOW = (
     Step(
         "Go on with it, with labels of its own making for the unlabeled faces (stage 3).",
         "finetune/evaluation/metrics.json",
-        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=200"),
+        _FINETUNE.format("finetune", "model.start_from=OUT/encoder --change semi.steps=80"),
     ),
     Step(
         "Test that, too.",
@@ -112,8 +112,8 @@ FLOW = (
     Step(
         "Use it: on happiness, surprise and anger.",
         "",
-        "fer-scale predict OUT/model OUT/faces/labeled/00001/0000.png OUT/faces/labeled/00002/0000.png "
-        "OUT/faces/labeled/00004/0000.png",
+        "fer-scale predict OUT/model OUT/faces/labeled/00001/0000.jpg OUT/faces/labeled/00002/0000.jpg "
+        "OUT/faces/labeled/00004/0000.jpg",
     ),
 )
 

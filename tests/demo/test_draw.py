@@ -26,7 +26,7 @@ def test_the_same_seed_draws_the_same_bytes_with_any_number_of_workers(tmp_path:
 
 def test_another_seed_and_another_folder_draw_other_people(tmp_path: Path) -> None:
     zero, one = small(tmp_path / "zero"), small(tmp_path / "one", seed=1)
-    pictures = [drawn[f"{folder}/00000/0000.png"] for drawn in (zero, one) for folder in ("unlabeled", "labeled")]
+    pictures = [drawn[f"{folder}/00000/0000.jpg"] for drawn in (zero, one) for folder in ("unlabeled", "labeled")]
     assert len(set(pictures)) == 4
 
 
@@ -38,7 +38,7 @@ def test_a_smaller_drawing_is_the_beginning_of_a_larger_one(tmp_path: Path) -> N
 def test_labels_name_every_picture_once_and_every_expression_equally_often(tmp_path: Path) -> None:
     files = small(tmp_path / "faces")
     rows = [json.loads(line) for line in files["labeled/labels.jsonl"].splitlines()]
-    pictures = [name for name in files if name.startswith("labeled/") and name.endswith(".png")]
+    pictures = [name for name in files if name.startswith("labeled/") and name.endswith(".jpg")]
     assert sorted(f"labeled/{row['path']}" for row in rows) == pictures
     assert Counter(row["expression"] for row in rows) == dict.fromkeys(EXPRESSIONS, 2)
 
@@ -91,7 +91,7 @@ def test_a_quarter_of_the_pictures_is_grey() -> None:
     assert 30 <= grey <= 70
 
 
-def test_pictures_are_png_that_any_program_opens(tmp_path: Path) -> None:
+def test_pictures_are_jpeg_that_any_program_opens(tmp_path: Path) -> None:
     small(tmp_path / "faces")
-    with Image.open(tmp_path / "faces/unlabeled/00001/0007.png") as image:
-        assert image.format == "PNG"
+    with Image.open(tmp_path / "faces/unlabeled/00001/0007.jpg") as image:
+        assert image.format == "JPEG"
