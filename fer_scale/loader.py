@@ -83,13 +83,13 @@ class Faces:
         for shard_set in self.sets:
             shard_set.prefetch([number for s, number in (self._shards[i] for i in shards) if s is shard_set])
 
-    def pixels(self, shard: int, row: int) -> tuple[int, NDArray[np.uint8]]:
-        """The number of the `row`-th kept sample of a shard, and its pixels, reduced to the slot."""
+    def pixels(self, shard: int, row: int, scratch: NDArray[np.uint8] | None = None) -> tuple[int, NDArray[np.uint8]]:
+        """The number of the `row`-th kept sample of a shard, and its pixels, reduced to the slot; see pixels.decode."""
         kept = self.rows[shard]
         row = row if kept is None else int(kept[row])
         shard_set, number = self._shards[shard]
         try:
-            image = decode(shard_set.read(number, row).image)
+            image = decode(shard_set.read(number, row).image, scratch)
         except BadImage as error:
             raise ShardError(f"{shard_set.where(number, row)}: {error}") from None
         if max(image.shape[:2]) > self.slot_px:
@@ -112,18 +112,23 @@ class Faces:
         pixels = torch.empty((count, side, side, 3), dtype=torch.uint8) if into is None else into[:count]
         sizes, ids, slots, bad = np.empty((count, 2), np.int64), np.empty(count, np.int64), pixels.numpy(), list[str]()
         for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            ids[i], image = self._readable(shard, row, keys[i : i + 1], bad)
+            slot = slots[i]
+            ids[i], image = self._readable(shard, row, keys[i : i + 1], bad, slot)
             height, width = sizes[i] = image.shape[:2]
-            slots[i, :height, :width] = image
-            slots[i, height:], slots[i, :height, width:] = 0, 0  # what lay there before
+            if image.shape == slot.shape and image.base is slot:  # decoded where it belongs
+                continue
+            slot[:height, :width] = image
+            slot[height:], slot[:height, width:] = 0, 0  # what lay there before
         return Batch(pixels, sizes, keys, ids, tuple(bad))
 
-    def _readable(self, shard: int, row: int, key: NDArray[np.uint64], bad: list[str]) -> tuple[int, NDArray[np.uint8]]:
+    def _readable(
+        self, shard: int, row: int, key: NDArray[np.uint64], bad: list[str], scratch: NDArray[np.uint8]
+    ) -> tuple[int, NDArray[np.uint8]]:
         """Number and pixels of a sample, or of one of its shard that its key chooses; `bad` gets what was wrong."""
         others: NDArray[np.uint64] | None = None
         for attempt in range(_ATTEMPTS):
             try:
-                return self.pixels(shard, row)
+                return self.pixels(shard, row, scratch)
             except ShardError as error:
                 bad.append(str(error))
                 if others is None:

@@ -97,6 +97,7 @@ class ShardSet:
         self.name: str = index["name"]
         self.counts: list[int] = [shard["samples"] for shard in index["shards"]]
         self.samples = sum(self.counts)
+        self._bytes: list[int] = [shard["bytes"] for shard in index["shards"]]
         self.fingerprint = fingerprint_of(index)
         self._opened: OrderedDict[int, _Shard] = OrderedDict()
 
@@ -144,7 +145,7 @@ class ShardSet:
         """All bytes of a sample, to be checked, and the crc32 they were packed with; ValueError if some are missing."""
         opened = self._shard(shard)
         offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
-        inside = offset * BLOCK + length <= self.index["shards"][shard]["bytes"]  # a damaged entry may say 4 GB
+        inside = offset * BLOCK + length <= self._bytes[shard]  # a damaged entry may say 4 GB
         span = os.pread(opened.fd, length, offset * BLOCK) if inside else b""
         if len(span) != length:
             raise ValueError(_OTHER_BYTES)

@@ -32,15 +32,22 @@ class BadImage(ValueError):
     """Bytes that are no image we train on; the text is the reason, without the file's name."""
 
 
-def decode(data: bytes) -> Pixels:
-    """The pixels of a JPEG, PNG or WebP; BadImage where it cannot be decoded whole."""
-    return decode_jpeg(data) if jpeg_size(data) else _decode_any(data)
+def decode(data: bytes, scratch: Pixels | None = None) -> Pixels:
+    """The pixels of a JPEG, PNG or WebP; BadImage where it cannot be decoded whole.
+
+    Those of a JPEG that fits into `scratch` lie in its memory, from the beginning on.
+    """
+    size = jpeg_size(data)
+    if not size:
+        return _decode_any(data)
+    fits = scratch is not None and 3 * size[0] * size[1] <= scratch.size
+    return decode_jpeg(data, scratch if fits else None)
 
 
-def decode_jpeg(data: bytes) -> Pixels:
-    """The pixels of a JPEG that has a jpeg_size()."""
+def decode_jpeg(data: bytes, scratch: Pixels | None = None) -> Pixels:
+    """The pixels of a JPEG that has a jpeg_size(), in the memory of `scratch` where that is given and large enough."""
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=scratch)
     except ValueError:
         return _decode_any(data)  # it is strict about stray bytes between markers; Pillow decides
 

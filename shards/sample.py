@@ -14,6 +14,7 @@ index.py), for it is read only when something is wrong.
 
 import json
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from shards.boxes import Box, box_from
 from shards.expressions import expression_from
@@ -33,8 +34,7 @@ class Face:
     faces: int | None = None  # how many a detector saw in the picture, where it was not one
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):  # not a frozen dataclass: twice as quick to make, and one is made for every face that is read
     """A face as it comes out of a shard."""
 
     key: str

@@ -24,6 +24,7 @@ from shards.index import ENTRY, ShardSet
 from shards.mix import Mix, Part
 from shards.order import Order, share
 from shards.pack import pack
+from shards.pixels import decode
 from shards.remote import open_set
 from shards.verify import verify
 
@@ -185,6 +186,22 @@ def test_two_sets_are_numbered_one_after_the_other(faces: Path) -> None:
     assert sum(table.counts) == 220
     assert table.pixels(len(one.counts), 0)[0] == 110
     assert np.array_equal(table.pixels(len(one.counts), 0)[1], table.pixels(0, 0)[1])
+
+
+def test_jpegs_smaller_than_their_slot_lie_in_its_upper_left_corner_and_the_rest_is_zero(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "src").mkdir()
+    for number, (height, width) in enumerate([(64, 64), (64, 20), (9, 64), (33, 50), (1, 1), (63, 64)]):
+        noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        noise.save(tmp_path / "src" / f"{number}.jpg", quality=90)
+    jpegs = pack(tmp_path / "src", tmp_path / "set", source="folder", workers=1)
+    rows = np.arange(6)
+    used = torch.full((6, 64, 64, 3), 9, dtype=torch.uint8)  # a slot that another batch was in
+    batch = Faces([jpegs], slot_px=64).batch(np.zeros(6, np.int64), rows, rows.astype(np.uint64), into=used)
+    for row, (height, width) in enumerate(batch.sizes):
+        slot = batch.pixels[row].numpy()
+        assert np.array_equal(slot[:height, :width], decode(jpegs.read(0, row).image))
+        assert not slot[height:].any() and not slot[:, width:].any()
 
 
 def test_a_large_image_is_reduced_to_its_slot(faces: Path) -> None:

@@ -35,6 +35,13 @@ def test_png_pixels_are_exact_and_cmyk_is_read() -> None:
     assert decode(coded(Image.new("CMYK", (8, 8)), "jpeg")).mean() > 250
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("side", [60, 61, 128, 8])
+def test_memory_to_decode_into_changes_no_pixel_whatever_fits(mode: str, side: int) -> None:
+    data = coded(Image.effect_noise((61, 59), 60).convert("RGB").convert(mode), "jpeg")
+    assert np.array_equal(decode(data, np.full((side, side, 3), 7, np.uint8)), decode(data))
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
