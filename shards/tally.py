@@ -10,7 +10,7 @@ from shards.expressions import EXPRESSIONS
 from shards.prepare import Prepared
 from shards.sample import Face
 
-_EVERY = 4  # of pixels along each side is counted: a set's colours, at a sixteenth of the cost
+_EVERY = 8  # of so many rows of pixels one is counted: a set's colours, at an eighth of the cost
 
 
 @dataclass(slots=True)
@@ -37,10 +37,11 @@ class Tally:
         self.sum_px = [self.sum_px[0] + width, self.sum_px[1] + height]
         self.images += 1
         if image.pixels is not None:
-            counted = image.pixels[::_EVERY, ::_EVERY].reshape(-1, 3).astype(np.int64)
-            self.pixels += len(counted)
-            self.values = [a + b for a, b in zip(self.values, counted.sum(0).tolist(), strict=True)]
-            squares = np.einsum("nc,nc->c", counted, counted)
+            # a channel a row, for sums along the memory
+            counted = np.ascontiguousarray(image.pixels[::_EVERY].reshape(-1, 3).T, dtype=np.int64)
+            self.pixels += counted.shape[1]
+            self.values = [a + b for a, b in zip(self.values, counted.sum(1).tolist(), strict=True)]
+            squares = np.einsum("cn,cn->c", counted, counted)
             self.squares = [a + b for a, b in zip(self.squares, squares.tolist(), strict=True)]
         face = face or Face()
         for name, counts in (

@@ -79,8 +79,11 @@ class Names:
 
 def read_span(path: str, offset: int, length: int) -> bytes:
     """`length` bytes of a file from `offset`; EOFError if it ends before."""
-    with open(path, "rb") as file:
-        data = os.pread(file.fileno(), length, offset)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        data = os.pread(file, length, offset)
+    finally:
+        os.close(file)
     if len(data) != length:
         raise EOFError(f"{len(data)} bytes instead of {length}: changed or cut short since it was listed")
     return data

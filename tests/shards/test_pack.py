@@ -356,14 +356,14 @@ def test_tars_are_to_the_byte_what_webdataset_writes(tmp_path: Path, image: Call
     assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
-def test_mean_and_std_are_those_of_every_fourth_pixel_of_images_of_any_shape(tmp_path: Path) -> None:
+def test_mean_and_std_are_those_of_every_eighth_row_of_images_of_any_shape(tmp_path: Path) -> None:
     rng, src = np.random.default_rng(0), tmp_path / "src"
     shapes = [(70_000, 2), (1, 300), (300, 1), (17, 23)]
     pictures = [rng.integers(250, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
     for number, picture in enumerate(pictures):
         put(src / f"{number}.png", coded(Image.fromarray(picture), "png", compress_level=1))
     index = packing(src, tmp_path / "set", shard_mb=0.3).index
-    values = np.concatenate([picture[::4, ::4].reshape(-1, 3) for picture in pictures]) / 255
+    values = np.concatenate([picture[::8].reshape(-1, 3) for picture in pictures]) / 255
     assert index["mean"] == values.mean(0).round(4).tolist() and index["std"] == values.std(0).round(4).tolist()
     assert index["image_px"] == {"min": [1, 1], "max": [300, 70_000], "mean": [81.5, 17579.5]}
 
