@@ -117,6 +117,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=list(READERS))
     args = parser.parse_args()
+    have = sum(1 for _ in args.images.rglob("*.jpg"))
+    if args.rounds * args.batches * BATCH > have:  # some loaders end with an epoch
+        parser.error(f"{args.rounds} rounds of {args.batches} batches of {BATCH} are more than the {have} images")
     (args.out / "log").mkdir(parents=True, exist_ok=True)
     loaders = []
     for name in dict.fromkeys(["fer_scale", *args.only]):  # the others are measured against it
