@@ -69,7 +69,6 @@ def _pack(args: Namespace) -> None:
     from shards import pack, show
 
     detector = _detector(args.detector) if args.detector else None
-    log.say(f"looking through {args.src}")  # a minute, where there are millions of files
     with log.progress(f"packing {args.out}") as tick:
         packed = pack.pack(
             args.src,
