@@ -59,9 +59,11 @@ def _mistake(args: Namespace, text: str) -> int:
 def _imports() -> Iterator[None]:
     """Importing torch makes a million objects and no garbage; looking for some is a fifth of the start of a verb."""
     gc.disable()
-    yield
-    gc.freeze()
-    gc.enable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _pack(args: Namespace) -> None:

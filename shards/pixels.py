@@ -45,7 +45,7 @@ def decode(data: bytes, scratch: Pixels | None = None) -> Pixels:
 
 
 def decode_jpeg(data: bytes, scratch: Pixels | None = None) -> Pixels:
-    """The pixels of a JPEG that has a jpeg_size(), in the memory of `scratch` where that is given and large enough."""
+    """The pixels of a JPEG that has a jpeg_size(), in the memory of `scratch` where that is given; they must fit."""
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=scratch)
     except ValueError:

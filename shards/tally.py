@@ -10,7 +10,7 @@ from shards.expressions import EXPRESSIONS
 from shards.prepare import Prepared
 from shards.sample import Face
 
-_EVERY = 8  # of so many rows of pixels one is counted: a set's colours, at an eighth of the cost
+_EVERY = 8  # one row of pixels in so many is counted: a set's colours, at an eighth of the cost
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ def parse(span: bytes, *, origin: str = "") -> Sample:
             image, extension = span[place : place + size], kind
         elif kind == "json":
             face = from_json(span[place : place + size])
-        place += size + -size % BLOCK
+        place += padded(size)
     if not extension:
         raise ValueError(f"sample {key!r} has no image ({', '.join(EXTENSIONS)})")
     return Sample(key, image, extension, face, origin)

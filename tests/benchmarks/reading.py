@@ -1,8 +1,8 @@
 """From files to batches that are ready for the device: fer_scale and its rivals (rivals.py), in processor time.
 
-    python tests/benchmarks/reading.py OUT --images FOLDER [--rounds 7] [--batches 16] [--only NAME ...]
+    python tests/benchmarks/reading.py OUT --images FOLDER [--rounds 9] [--batches 5] [--only NAME ...]
 
-FOLDER holds JPEGs of 112 px, a few thousand of them. Makes below OUT an environment for each rival (on top of the
+FOLDER holds JPEGs of 112 px, as many as the rounds read. Makes below OUT an environment for each rival (on top of the
 one this runs in, whose torch they share) and the images in its format, once. Then all loaders run at the same time and
 take turns, in another order each round: a turn is so many batches of 256, its cost the processor time of all processes
 of that loader. OUT/reading.json has every turn; the table is printed, and README has it.
@@ -113,13 +113,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(READERS))
     args = parser.parse_args()
     have = sum(1 for _ in args.images.rglob("*.jpg"))
     if args.rounds * args.batches * BATCH > have:  # some loaders end with an epoch
-        parser.error(f"{args.rounds} rounds of {args.batches} batches of {BATCH} are more than the {have} images")
+        wanted = f"{args.rounds} rounds of {args.batches} batches of {BATCH}"
+        parser.error(f"{wanted} are more than the {have} images: ask for fewer, or give more images")
     (args.out / "log").mkdir(parents=True, exist_ok=True)
     loaders = []
     for name in dict.fromkeys(["fer_scale", *args.only]):  # the others are measured against it
