@@ -184,7 +184,7 @@ def _keys(verb: Verb) -> None:
 
 
 def _demo(verb: Verb) -> None:
-    """Run the whole flow over drawn faces: no data, no GPU, seven minutes on two slow cores."""
+    """Run the whole flow over drawn faces: no data, no GPU, seven to eight minutes on two slow cores."""
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
     verb.add_argument("--seed", type=int, default=0, help="of faces, split and training (0)")
     _json(verb)
