@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fer_scale import readers
+from fer_scale import log, readers
 from fer_scale.readers import Slots
 from shards.errors import ShardError, UserError
 from shards.index import ShardSet
@@ -34,6 +34,8 @@ from shards.remote import RemoteSet
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
 _MOST_LANES = 64  # of an order
+
+CPU = torch.device("cpu")
 
 T = TypeVar("T")
 
@@ -215,8 +217,10 @@ def batches(
     ranks: int,
     accumulation: int,
     workers: int,
+    device: torch.device = CPU,
 ) -> Iterator[list[Batch]]:
-    """This rank's micro-batches of each step, from `start_step` on; good until the next ones are asked for.
+    """This rank's micro-batches of each step, from `start_step` on, their pixels on `device`; good until the next ones
+    are asked for.
 
     `workers` processes read them into memory that they and the rank have. As many decoding threads of one process hold
     less memory, but wait for one another between two decodings: 1.1 to 1.3 times the processor time an image (two on
@@ -231,9 +235,38 @@ def batches(
     steps = _Steps(faces, order, cuts, slots)
     wanted = ((step, micro) for step in range(start_step, stop_step) for micro in range(accumulation))
     numbered = ((number, *at) for number, at in enumerate(wanted))
-    found = []
-    for number, batch in enumerate(readers.ahead(steps, numbered, workers, each)):
-        found.append(replace(batch, pixels=slots[number][: len(batch.ids)]) if slots else batch)
-        if len(found) == accumulation:
-            yield found
-            found = []
+    read = readers.ahead(steps, numbered, workers, each)
+    if slots:
+        filled = slots
+        read = (replace(b, pixels=filled[number][: len(b.ids)]) for number, b in enumerate(read))
+    grouped = _grouped(read, accumulation)
+    if device.type == "cpu":
+        yield from grouped
+        return
+    if slots and (refused := slots.lock()):
+        log.say(f"note     copies to the GPU wait for this process: its memory cannot be locked ({refused})")
+    yield from _one_step_ahead(grouped, device)
+
+
+def _grouped(read: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]]:
+    while found := list(islice(read, accumulation)):
+        yield found
+
+
+def _one_step_ahead(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+    """The steps on a GPU. The pixels of the next one are copied while it computes: on a stream of their own, from
+    locked memory, and a slot goes back to the readers when its copy is done."""
+    copies, computes = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    ready: list[Batch] = []
+    for batches in steps:
+        with torch.cuda.stream(copies):
+            moved = [replace(b, pixels=b.pixels.to(device, non_blocking=True)) for b in batches]
+            copied = copies.record_event()
+        if ready:
+            yield ready
+        copied.synchronize()
+        for batch in moved:  # allocated by one stream, used by the other
+            batch.pixels.record_stream(computes)
+        ready = moved
+    if ready:
+        yield ready

@@ -1,7 +1,8 @@
 """Processes that read ahead of their rank, and memory that both have.
 
 ahead    items of a dataset, read in other processes
-Slots    where a reader leaves pixels: no copy on the way, and nothing to clean up after a kill
+Slots    where a reader leaves pixels: no copy on the way, and nothing to clean up after a kill; a GPU copies from them
+         while its rank goes on
 """
 
 import atexit
@@ -38,6 +39,18 @@ class Slots:
         """Slot `number` modulo their count: uint8 of the shape, in memory that is taken when it is written to."""
         return self._all[number % len(self._all)]
 
+    def lock(self) -> str:
+        """Keep the pages where they are, so that this process's GPU copies from a slot without the host's help.
+
+        Why the system does not let it, or "".
+        """
+        try:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._all.data_ptr(), self._all.numel(), 0))
+        except torch.cuda.CudaError as error:
+            return str(error)
+        self._locked = True
+        return ""
+
     def __getstate__(self) -> tuple[Any, ...]:
         return DupFd(self._fd), tuple(self._all.shape)
 
@@ -46,11 +59,13 @@ class Slots:
         self._map(descriptor.detach(), shape)
 
     def __del__(self) -> None:
+        if self._locked:
+            torch.cuda.cudart().cudaHostUnregister(self._all.data_ptr())  # waits for the copies that are under way
         os.close(self._fd)  # the memory stays as long as a tensor of it does
 
     def _map(self, fd: int, shape: tuple[int, ...]) -> None:
-        self._fd = fd
-        self._all = torch.frombuffer(mmap.mmap(fd, 0), dtype=torch.uint8).view(shape)
+        self._fd, self._locked = fd, False
+        self._all: Tensor = torch.frombuffer(mmap.mmap(fd, 0), dtype=torch.uint8).view(shape)
 
 
 class _Said(Dataset[T | UserError]):

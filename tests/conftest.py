@@ -91,7 +91,8 @@ def launch() -> Iterator[Launch]:
     def start(ranks: int, *command: str, **environment: str) -> Ranks:
         port = str(20000 + (os.getpid() * 7 + len(started) * 131) % 20000)
         shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
-        shared |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)} | environment
+        places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        shared |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": places} | environment
         run = Ranks([
             subprocess.Popen(
                 [sys.executable, *command],

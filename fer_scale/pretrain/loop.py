@@ -142,7 +142,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
     last = min(plan.steps, rec.run.stop_after_steps or plan.steps)
     steps = loader.batches(
         run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
-        accumulation=plan.accumulation, workers=rec.data.workers,
+        accumulation=plan.accumulation, workers=rec.data.workers, device=us.device,
     )  # fmt: skip
     while run.step < last:
         began = time.monotonic()
@@ -176,8 +176,7 @@ def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """The (normalised images, keys) of each micro-batch, made on the device."""
     model, device = run.recipe.model, run.us.device
     for batch in batches:
-        pixels = batch.pixels.to(device, non_blocking=True)
-        view = images.training_view(pixels, batch.sizes, batch.keys, model.image_px, run.recipe.augment)
+        view = images.training_view(batch.pixels, batch.sizes, batch.keys, model.image_px, run.recipe.augment)
         keys = torch.from_numpy(batch.keys.view("int64")).to(device)
         yield images.normalise(view, model.mean, model.std), keys
 
@@ -212,6 +211,8 @@ def _log(run: Run, lr: float) -> None:
     skipped = run.step - run.engine.adam_step
     row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr, "images_per_s": round(speed, 1)}
     row |= {"data_wait": round(wait, 4), "grad_norm": norm, "skipped_steps": skipped, "unreadable": run.bad}
+    if run.us.device.type == "cuda":
+        row["memory_mb"] = round(torch.cuda.max_memory_allocated(run.us.device) / 1e6)
     run.journal.metrics(**row)
     left = log.duration((plan.steps - run.step) * meter.seconds / meter.steps)
     log.say(
