@@ -117,7 +117,7 @@ class Faces:
             slot = slots[i]
             ids[i], image = self._readable(shard, row, keys[i : i + 1], bad, slot)
             height, width = sizes[i] = image.shape[:2]
-            if image.shape == slot.shape and image.base is slot:  # decoded where it belongs
+            if image.shape == slot.shape and np.may_share_memory(image, slot):  # decoded where it belongs
                 continue
             slot[:height, :width] = image
             slot[height:], slot[:height, width:] = 0, 0  # what lay there before

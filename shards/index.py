@@ -31,7 +31,7 @@ from shards.errors import ShardError, UserError
 from shards.sample import Sample
 from shards.tar import BLOCK, parse
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with this behind it
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32

@@ -111,11 +111,15 @@ def rgb(image: Image.Image) -> Pixels:
 
 
 def pixel_hash(pixels: Pixels) -> bytes:
-    """16 bytes that two images share exactly when all their pixels are the same."""
+    """16 bytes that two images share exactly when all their pixels are the same.
+
+    Of SHA-1, which processors compute: half the time of BLAKE2b. Pictures that somebody made to collide would count as
+    copies, no more.
+    """
     height, width, _ = pixels.shape
-    hash_ = hashlib.blake2b(struct.pack("<II", width, height), digest_size=16)
+    hash_ = hashlib.sha1(struct.pack("<II", width, height), usedforsecurity=False)
     hash_.update(np.ascontiguousarray(pixels).data)
-    return hash_.digest()
+    return hash_.digest()[:16]
 
 
 def perceptual_hash(pixels: Pixels) -> bytes:
@@ -133,7 +137,7 @@ def grey_cells(pixels: Pixels) -> bytes:
     """The picture as 16x16 grey cells, a byte each: what its perceptual hash is made of."""
     height, width, _ = pixels.shape
     picture = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(pixels), "raw", "RGB", 0, 1)
-    return picture.convert("L").resize((16, 16), Image.Resampling.BOX).tobytes()
+    return picture.convert("L").resize((16, 16), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
 
 
 def perceptual_hashes(cells: bytes) -> npt.NDArray[np.uint8]:

@@ -125,10 +125,10 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> list[tuple[int, int]]:
 
 def member(name: str, data: bytes) -> bytes:
     """A file in a tar: a ustar header of nobody and no time, and the content."""
-    header = bytearray(_HEADER)
-    header[: len(name)] = name.encode()
-    header[124:135] = b"%011o" % len(data)
-    header[148:155] = b"%06o\0" % sum(header)  # the sum as if its own eight bytes were spaces
+    header, called, size = bytearray(_HEADER), name.encode(), b"%011o" % len(data)
+    header[: len(called)] = called
+    header[124:135] = size
+    header[148:155] = b"%06o\0" % (_HEADER_SUM + sum(called) + sum(size))  # as if its own eight bytes were spaces
     return b"".join((header, data, bytes(-len(data) % BLOCK)))
 
 
@@ -141,6 +141,7 @@ def _empty_header() -> bytes:
 
 
 _HEADER = _empty_header()
+_HEADER_SUM = sum(_HEADER) - sum(_HEADER[124:135])
 
 
 def _sample(key: str, entry: Entry, image: Prepared, task: Task) -> Sample:

@@ -81,7 +81,7 @@ def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
 
 def test_an_index_that_is_not_ours_is_refused(packed: ShardSet) -> None:
     (packed.path / "index.json").write_text(json.dumps(packed.index | {"format": 7}))
-    with pytest.raises(ShardError, match="format version 7, this program reads 1"):
+    with pytest.raises(ShardError, match="format version 7, this program reads 2"):
         ShardSet.open(packed.path)
     (packed.path / "index.json").write_text(json.dumps({k: v for k, v in packed.index.items() if k != "shards"}))
     with pytest.raises(ShardError, match="has no shards; pack the set again"):

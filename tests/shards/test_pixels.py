@@ -9,7 +9,7 @@ from PIL import Image
 
 from shards.pixels import BadImage, decode, perceptual_hash, pixel_hash
 
-FLAT = "6384e71701ca602ab2cade45870f7792"
+FLAT = "ebcae92e5ee6551202a9ce2daa5e0d22"
 RAMP = "263bb535e87702f3c5b185f11e927f46bcdf8c9f833ba965758d6d9b7e385f79"
 
 
