@@ -12,9 +12,13 @@ use_venv
 environment
 hosts=${HOSTFILE:-launch/hostfile}
 [[ -f $hosts ]] || stop "no $hosts: copy launch/hostfile.example and name your hosts in it"
-# pdsh takes hardly any variables along; DeepSpeed sets those of this file on every host.
+# pdsh takes hardly any variables along: DeepSpeed sets its own choice (MLFLOW...) on every host, and those of this file.
+ours='NCCL_|GLOO_|TORCH_|OMP_NUM_THREADS|PYTHONUNBUFFERED|PYTORCH_|DS_ACCELERATOR|HF_'
+# All of them stand on the command lines of every host, which everybody there can read.
+tokens=$(compgen -e | grep -E "^($ours|MLFLOW)" | grep -E 'TOKEN|PASSWORD' | grep -vxE 'HF_TOKEN_PATH|HF_HUB_DISABLE_IMPLICIT_TOKEN' || true)
+[[ -z $tokens ]] || stop "${tokens//$'\n'/, } would be open to all on every host: unset it; HF_TOKEN_PATH names a file with a token"
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
-env | grep -E '^(NCCL_|GLOO_|TORCH_|OMP_NUM_THREADS|PYTHONUNBUFFERED|PYTORCH_|DS_ACCELERATOR|HF_)' > "$DS_ENV_FILE"
+env | grep -E "^($ours)" > "$DS_ENV_FILE"
 run deepspeed --hostfile "$hosts" --force_multi ${MAIN:+--master_addr "$MAIN"} --master_port "${PORT:-29500}" \
     --module fer_scale "$@"

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / "launch/slurm.sbatch", ROOT / ".ci/run"])
@@ -73,6 +72,18 @@ def test_ssh_gives_deepspeed_the_hostfile_and_takes_our_variables_along(tmp_path
     assert line.endswith("--module fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b")
     [taken] = tmp_path.iterdir()
     assert {"DS_ACCELERATOR=cpu", "NCCL_DEBUG=WARN"} <= set(taken.read_text().splitlines())
+
+
+def test_ssh_takes_no_token_along_but_the_name_of_a_file_with_one(tmp_path: Path) -> None:
+    env = {"HOSTFILE": "launch/hostfile.example", "DRY_RUN": "1", "TMPDIR": str(tmp_path)}
+    secrets = {"HF_TOKEN": "hf_secret", "MLFLOW_TRACKING_TOKEN": "secret"}
+    command = ["bash", "launch/ssh.sh", *RECIPE]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**env, **secrets), capture_output=True, text=True)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert "HF_TOKEN, MLFLOW_TRACKING_TOKEN would be open to all" in done.stderr and "secret" not in done.stderr
+    output(*command, **env, HF_TOKEN_PATH="/keys/hub", AWS_SESSION_TOKEN="stays here")
+    [taken] = tmp_path.iterdir()
+    assert "HF_TOKEN_PATH=/keys/hub\n" in taken.read_text() and "stays here" not in taken.read_text()
 
 
 def test_ssh_without_a_hostfile_says_how_to_get_one() -> None:
@@ -170,6 +181,38 @@ def test_an_installation_that_failed_is_tried_again(checkout: Path) -> None:
     assert len(calls(checkout)) == 2
 
 
+@pytest.fixture
+def debian(checkout: Path) -> Path:
+    """A checkout, and a Debian machine that lacks every package: `apt` says what apt-get answers."""
+    fakes = checkout / "fakes"
+    fakes.mkdir()
+    (checkout / "apt").write_text("0")
+    scripts = {
+        "dpkg": "exit 1",
+        "id": "echo 0",
+        "apt-get": f'echo "apt-get: $*" >> {checkout}/calls\nexit $(cat {checkout}/apt)',
+    }
+    for name, body in scripts.items():
+        (fakes / name).write_text(f"#!/bin/bash\n{body}\n")
+        (fakes / name).chmod(0o755)
+    return checkout
+
+
+def test_ci_installs_debian_packages_and_goes_on_without_them_nobody_else_does(debian: Path) -> None:
+    path = f"{debian / 'fakes'}:{os.environ['PATH']}"
+    output("bash", "launch/test.sh", cwd=debian, PATH=path)
+    assert not any("apt-get" in call for call in calls(debian))
+    (debian / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", debian / ".ci/run")
+    output("bash", ".ci/run", cwd=debian, PATH=path)
+    made = calls(debian)
+    assert made[0] == "apt-get: update -qq" and made[1].endswith("slurmctld slurmd slurm-client")
+    (debian / "apt").write_text("100")
+    done = subprocess.run(["bash", ".ci/run"], cwd=debian, env=environment(PATH=path), capture_output=True, text=True)
+    assert done.returncode == 0 and "tests on a cluster will be skipped: apt-get could not install" in done.stderr
+    assert calls(debian)[-1] == "python: -m pytest"
+
+
 # --- Slurm ------------------------------------------------------------------------------------------------------------
 
 
@@ -237,26 +280,3 @@ def test_a_cancelled_slurm_job_waits_for_what_the_ranks_save(cluster: Path) -> N
     (cluster / "written").write_text("143")
     (cluster / "written").rename(cluster / "finish")  # whole at once: srun reads it as soon as it is there
     assert job.wait(60) == 143
-
-
-# --- Kubernetes -------------------------------------------------------------------------------------------------------
-
-
-def test_the_kubernetes_job_agrees_with_itself_and_calls_node_sh_with_the_names_it_reads() -> None:
-    service, job = yaml.safe_load_all((ROOT / "launch/k8s.yaml").read_text())
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    env = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
-    name = job["metadata"]["name"]
-    assert spec["completionMode"] == "Indexed" and pod["restartPolicy"] == "Never"
-    assert spec["parallelism"] == spec["completions"] == int(env["NODES"])
-    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
-    assert service["spec"]["clusterIP"] == "None" and service["metadata"]["name"] == pod["subdomain"]
-    assert env["MAIN"] == f"{name}-0.{pod['subdomain']}:29500"
-    assert "job-completion-index" in env["NODE"]["fieldRef"]["fieldPath"]
-    assert {v["name"] for v in pod["volumes"]} == {m["name"] for m in container["volumeMounts"]}
-    assert container["command"] == ["bash", "launch/node.sh"] and container["args"][0] == "pretrain"
-    line = output(
-        *container["command"], *container["args"], DRY_RUN="1", NODES=env["NODES"], NODE="1", MAIN=env["MAIN"]
-    )
-    assert "--nnodes 2 --node-rank 1" in line and f"--master-addr {name}-0.{pod['subdomain']}" in line

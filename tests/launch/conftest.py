@@ -1,0 +1,113 @@
+"""What the tests of a cluster share: hosts of namespaces, and a run whose curve in one process is known."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale import log
+
+sys.path.append(str(Path(__file__).parent))
+from hosts import ROOT, Hosts, Running, environment, until
+from slurm import Slurm
+
+PACKAGE_OF = {
+    "ip": "iproute2",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "pdsh": "pdsh",
+    "slurmctld": "slurmctld",
+    "slurmd": "slurmd",
+    "sbatch": "slurm-client",
+}
+
+
+def need(*tools: str) -> None:
+    """Skip the test where it cannot be run, and say why."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: hosts are made of namespaces")
+    if missing := [PACKAGE_OF[tool] for tool in tools if shutil.which(tool, path=environment()["PATH"]) is None]:
+        pytest.skip(f"needs Debian packages: apt-get install --no-install-recommends {' '.join(missing)}")
+    spaces = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc"]
+    tried = subprocess.run([*spaces, "mount", "-t", "tmpfs", "run", "/run"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"namespaces are not allowed here: {tried.stderr.strip()}")
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Callable[..., Hosts]]:
+    """hosts(*names): so many hosts, as long as the test lasts."""
+    made: list[Hosts] = []
+
+    def make(*names: str) -> Hosts:
+        need("ip", "sshd", "ssh", "pdsh")
+        folder = tmp_path / "hosts"
+        folder.mkdir()
+        made.append(Hosts(folder, list(names)))
+        return made[-1]
+
+    yield make
+    for some in made:
+        some.end()
+
+
+@pytest.fixture
+def slurm(hosts: Callable[..., Hosts], tmp_path: Path) -> Slurm:
+    """A Slurm of two nodes, node1 and node2."""
+    need("slurmctld", "slurmd", "sbatch")
+    (tmp_path / "slurm").mkdir()
+    return Slurm(tmp_path / "slurm", hosts("node1", "node2"))
+
+
+@dataclass
+class Run:
+    """A pre-training of 50 steps: what follows `pretrain`, and what it left."""
+
+    words: list[str]
+    out: Path
+
+    @property
+    def losses(self) -> list[float]:
+        return [row["loss"] for row in log.rows(self.out / "metrics.jsonl")]
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        return json.loads((self.out / "outcome.json").read_text())
+
+    @property
+    def starts(self) -> list[tuple[str, int]]:
+        """How it was started each time, and with how many ranks."""
+        rows = log.rows(self.out / "events.jsonl")
+        return [(row["event"], row["ranks"]) for row in rows if row["event"] in ("start", "resume")]
+
+    def reach(self, step: int, job: Running) -> None:
+        """Wait until it has taken a step, and is still far from its last."""
+        until(lambda: len(self.losses) >= step or job.process.poll() is not None, f"step {step}", 120)
+        assert job.process.poll() is None, job.said
+        assert not (self.out / "checkpoints/step_00000050").exists(), "too late to disturb anything"
+
+
+def run_in(out: Path, faces: Path) -> Run:
+    return Run([str(ROOT / "tests/ranks/pretrain.toml"), f"data.shards={faces}", f"run.out={out}"], out)
+
+
+@pytest.fixture
+def run(faces: Path, tmp_path: Path) -> Run:
+    return run_in(tmp_path / "run", faces)
+
+
+@pytest.fixture(scope="session")
+def plain(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of the same run in one process, which nobody disturbs."""
+    alone = run_in(tmp_path_factory.mktemp("plain") / "run", faces)
+    command = [sys.executable, "-m", "fer_scale", "pretrain", *alone.words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return alone.losses
