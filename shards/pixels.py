@@ -137,7 +137,7 @@ def grey_cells(pixels: Pixels) -> bytes:
     """The picture as 16x16 grey cells, a byte each: what its perceptual hash is made of."""
     height, width, _ = pixels.shape
     picture = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(pixels), "raw", "RGB", 0, 1)
-    return picture.convert("L").resize((16, 16), Image.Resampling.BOX, reducing_gap=1.0).tobytes()
+    return picture.convert("L").resize((16, 16), Image.Resampling.BOX).tobytes()
 
 
 def perceptual_hashes(cells: bytes) -> npt.NDArray[np.uint8]:

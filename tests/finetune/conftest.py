@@ -59,12 +59,12 @@ def ferplus_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parents[3] / "shared/data/ferplus"
     if not source.exists():
         pytest.skip("no real faces in ../shared/data/ferplus")
-    folder = tmp_path_factory.mktemp("ferplus")
+    folder, out = tmp_path_factory.mktemp("ferplus"), tmp_path_factory.mktemp("sets") / "ferplus"
     with tarfile.open(source / "ferplus_train.tar.gz") as tar:
         tar.extractall(folder, filter="data")
     (folder / "fer2013new.csv").write_bytes((source / "fer2013new.csv").read_bytes())
-    pack(folder, folder / "set", source="ferplus", name="ferplus", workers=1)
-    return folder / "set"
+    pack(folder, out, source="ferplus", name="ferplus", workers=1)
+    return out
 
 
 @pytest.fixture

@@ -78,12 +78,12 @@ def test_lfw_and_ferplus_are_packed_whole(real: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path, filter="data")
     lfw = pack(tmp_path / "lfw112", tmp_path / "lfw", source="folder")
     assert (lfw.samples, lfw.index["identities"]) == (13233, 5749)
-    assert lfw.index["mean"] == pytest.approx([0.586, 0.449, 0.367], abs=5e-4)
+    assert lfw.index["mean"] == pytest.approx([0.585, 0.448, 0.366], abs=5e-4)  # of every eighth row
     with tarfile.open(real / "ferplus" / "ferplus_train.tar.gz") as archive:
         archive.extractall(tmp_path / "fer", filter="data")
     (tmp_path / "fer" / "fer2013new.csv").write_bytes((real / "ferplus" / "fer2013new.csv").read_bytes())
     ferplus = pack(tmp_path / "fer", tmp_path / "ferplus", source="ferplus")
-    assert ferplus.index["expressions"] == ARGMAX and ferplus.index["mean"][0] == pytest.approx(0.508, abs=5e-4)
+    assert ferplus.index["expressions"] == ARGMAX and ferplus.index["mean"][0] == pytest.approx(0.507, abs=5e-4)
     pixels, perceptual = ferplus.hashes()
     _, often = np.unique(pixels, axis=0, return_counts=True)
     assert often[often > 1].sum() == 2240
