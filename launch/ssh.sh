@@ -17,6 +17,8 @@ ours='NCCL_|GLOO_|TORCH_|OMP_NUM_THREADS|PYTHONUNBUFFERED|PYTORCH_|DS_ACCELERATO
 # All of them stand on the command lines of every host, which everybody there can read.
 tokens=$(compgen -e | grep -E "^($ours|MLFLOW)" | grep -E 'TOKEN|PASSWORD' | grep -vxE 'HF_TOKEN_PATH|HF_HUB_DISABLE_IMPLICIT_TOKEN' || true)
 [[ -z $tokens ]] || stop "${tokens//$'\n'/, } would be open to all on every host: unset it; HF_TOKEN_PATH names a file with a token"
+# A host that lost its network says nothing: without this, pdsh would wait for it for hours after all ranks have given up.
+export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
 env | grep -E "^($ours)" > "$DS_ENV_FILE"

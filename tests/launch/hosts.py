@@ -77,6 +77,7 @@ class Host:
     address: str
     starter: subprocess.Popen[bytes]
     pid: int  # of its first process, as seen from outside
+    port: str  # of the switch, where its cable ends
     started: list[Running] = field(default_factory=list)
 
     def run(self, log: Path, *command: str | Path, **env: str) -> Running:
@@ -91,7 +92,7 @@ class Host:
         return self.started[-1]
 
     def kill(self) -> None:
-        """Pull the plug: every process of the host is gone at once, and then its network."""
+        """Every process of the host is gone at once; the kernel still closes their connections."""
         self.starter.kill()  # unshare --kill-child
         self.starter.wait()
         for running in self.started:
@@ -114,8 +115,13 @@ class Hosts:
     def __getitem__(self, number: int) -> Host:
         return self.hosts[number]
 
+    def power_off(self, number: int) -> None:
+        """End a host at once: its peers hear nothing any more, not even that connections have ended."""
+        self._network(self.switch.pid, f"link set {self.hosts[number].port} down")
+        self.hosts[number].kill()
+
     def restart(self, number: int) -> None:
-        """The host again, under its name and address, after `kill`."""
+        """The host again, under its name and address, after `kill` or `power_off`."""
         self.hosts[number] = self._start(number)
 
     def end(self) -> None:
@@ -147,15 +153,15 @@ class Hosts:
             )  # fmt: skip
         children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
         until(lambda: bool(children.read_text().strip()), f"the first process of {name}")
-        host = Host(name, self.addresses[number], starter, int(children.read_text()))
+        self.ports += 1
+        host = Host(name, self.addresses[number], starter, int(children.read_text()), f"port{self.ports}")
         listening = Path(f"/proc/{host.pid}/net/tcp")
         until(lambda: " 00000000:0016 " in listening.read_text(), f"the sshd of {name}; see {self.folder}/{name}.log")
-        self.ports += 1
-        port, mac = f"port{self.ports}", f"02:00:00:00:00:{number:02x}"  # the same again: peers remember it
-        cable = f"name {port} netns {self.switch.pid} type veth peer name eth0 address {mac} netns {host.pid}"
+        mac = f"02:00:00:00:00:{number:02x}"  # the same again after a restart: peers remember it
+        cable = f"name {host.port} netns {self.switch.pid} type veth peer name eth0 address {mac} netns {host.pid}"
         self._network(host.pid, f"link add {cable}", f"addr add {host.address}/24 dev eth0")
         self._network(host.pid, "link set eth0 up", "link set lo up")
-        self._network(self.switch.pid, f"link set {port} master switch up")
+        self._network(self.switch.pid, f"link set {host.port} master switch up")
         return host
 
     def _network(self, pid: int, *orders: str) -> None:
