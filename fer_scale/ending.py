@@ -3,12 +3,16 @@
 RUN/outcome.json says how, since a launcher's exit code says nothing (deepspeed answers 0, 1, 143, 247 and 255):
 
     {"outcome": "done" | "preempted" | "failed", "step": ..., "reason": ..., "rank": ..., "host": ..., "time": ...}
+
+RUN/first_failure.json names the host and rank that were the first to fail, with the traceback: in what hundreds of
+ranks say on screen it is hard to find, and most of them only miss the first.
 """
 
 import json
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -62,7 +66,8 @@ def claim(out: Path) -> str:
     """Make the run's folder ready for a new outcome; what is in the way, or "". The main rank calls it, before all."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "outcome.json").unlink(missing_ok=True)
+        for name in ("outcome.json", "first_failure.json"):
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         return f"run.out: {out}: {error.strerror}; give another folder"
     return ""
@@ -79,8 +84,10 @@ def recorded(out: Path, rank: int) -> Iterator[None]:
             _write(file, outcome="preempted", step=stopped.step, reason=stopped.reason, rank=rank)
         raise
     except BaseException as error:
-        if not _write(file, outcome="failed", reason=f"{type(error).__name__}: {error}", rank=rank):
+        told = "".join(traceback.format_exception(error))
+        if not _write(out / "first_failure.json", rank=rank, traceback=told):
             raise SystemExit(1) from error
+        _write(file, outcome="failed", reason=f"{type(error).__name__}: {error}", rank=rank)
         raise
     if rank == 0:
         _write(file, outcome="done", rank=rank)

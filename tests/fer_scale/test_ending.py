@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_the_first_rank_that_fails_speaks_and_the_others_are_silent(tmp_path: Pa
     with pytest.raises(SystemExit), ending.recorded(tmp_path, 0):
         raise ValueError("second")
     assert outcome(tmp_path)["reason"] == "ValueError: first" and outcome(tmp_path)["rank"] == 2
+
+
+def test_the_first_failure_is_kept_with_host_rank_and_traceback_until_the_next_start(tmp_path: Path) -> None:
+    ending.claim(tmp_path)
+    for rank in (2, 0):
+        with pytest.raises((ValueError, SystemExit)), ending.recorded(tmp_path, rank):
+            raise ValueError(f"by rank {rank}")
+    kept = json.loads((tmp_path / "first_failure.json").read_text())
+    assert (kept["rank"], kept["host"]) == (2, socket.gethostname())
+    assert kept["traceback"].startswith("Traceback") and kept["traceback"].endswith("ValueError: by rank 2\n")
+    ending.claim(tmp_path)
+    assert not (tmp_path / "first_failure.json").exists()
 
 
 def test_a_run_that_was_stopped_says_where_and_why(tmp_path: Path) -> None:

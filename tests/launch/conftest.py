@@ -89,7 +89,7 @@ class Run:
 
     def reach(self, step: int, job: Running) -> None:
         """Wait until it has taken a step, and is still far from its last."""
-        until(lambda: len(self.losses) >= step or job.process.poll() is not None, f"step {step}", 120)
+        until(lambda: len(self.losses) >= step or job.process.poll() is not None, f"step {step}", 240)
         assert job.process.poll() is None, job.said
         assert not (self.out / "checkpoints/step_00000050").exists(), "too late to disturb anything"
 

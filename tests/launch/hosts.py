@@ -65,7 +65,7 @@ class Running:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def ended(self, seconds: float = 120) -> int:
+    def ended(self, seconds: float = 240) -> int:
         """The exit code; fails the test where the command takes longer."""
         until(lambda: self.process.poll() is not None, f"the end of what says\n{self.said}", seconds)
         return self.process.wait()

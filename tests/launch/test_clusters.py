@@ -1,5 +1,6 @@
 """The launch scripts on two real hosts of two ranks each: the curve of one process, also where a host is lost."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the
 ) -> None:
     two = hosts("node1", "node2")
     job = over_ssh(two, [*run.words, "run.hang_seconds=15"], tmp_path)
-    run.reach(25, job)
+    run.reach(12, job)
     two.power_off(1)
     ends_within_a_minute(job, run, two)
     two.restart(1)
@@ -46,7 +47,7 @@ def test_pods_give_one_curve_and_one_that_is_killed_ends_all_which_then_go_on(
 ) -> None:
     pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
     job = in_pods(pods, run.words, tmp_path)
-    run.reach(25, job)
+    run.reach(12, job)
     pods[1].kill()
     ends_within_a_minute(job, run, pods)
     pods.restart(1)
@@ -57,6 +58,8 @@ def ends_within_a_minute(job: Running, run: Any, two: Hosts) -> None:
     assert job.ended(60) != 0
     assert run.outcome["outcome"] == "failed" and run.outcome["host"] == two[0].name
     assert run.outcome["reason"].splitlines()[0] in job.said
+    first = json.loads((run.out / "first_failure.json").read_text())
+    assert first["host"] == two[0].name and first["traceback"].startswith("Traceback")
 
 
 def goes_on(job: Running, run: Any, plain: list[float]) -> None:
@@ -77,7 +80,7 @@ def test_a_slurm_job_whose_time_is_nearly_up_saves_queues_again_and_goes_on(
     slurm: Slurm, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
     job = submit(slurm, run.words, tmp_path)
-    run.reach(25, job)
+    run.reach(2, job)
     slurm.ask("scancel", "--signal=USR1", "--batch", "--name=fer_scale")  # what --signal=B:USR1@180 does
     goes_on(job, run, plain)
     assert "signal SIGUSR1" in job.said
@@ -88,7 +91,7 @@ def test_a_slurm_job_that_lost_a_node_goes_on_when_the_node_is_back(
     slurm: Slurm, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
     job = submit(slurm, run.words, tmp_path)
-    run.reach(25, job)
+    run.reach(12, job)
     slurm.hosts[1].kill()
     until(lambda: "down" in slurm.ask("sinfo", "-h", "-o", "%T"), "a node that is down", 60)
     assert run.outcome["outcome"] == "failed" and run.outcome["host"] == "node1"
