@@ -10,7 +10,7 @@ source launch/env.sh
 # Only where it is asked for: a test changes nobody's machine.
 install_debian_packages() {
     local packages=(iproute2 openssh-server openssh-client pdsh slurmctld slurmd slurm-client) problem=
-    if dpkg --status "${packages[@]}" > /dev/null 2>&1; then
+    if [[ $(dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2> /dev/null | grep -cx installed) == "${#packages[@]}" ]]; then
         return
     fi
     if [[ $(id -u) != 0 ]]; then

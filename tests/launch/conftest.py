@@ -29,11 +29,14 @@ PACKAGE_OF = {
 }
 
 
-def need(*tools: str) -> None:
-    """Skip the test where it cannot be run, and say why."""
+@pytest.fixture(scope="session")
+def tools() -> None:
+    """What hosts are made of; skips the test where it is missing, and says what."""
     if os.geteuid() != 0:
         pytest.skip("needs root: hosts are made of namespaces")
-    if missing := [PACKAGE_OF[tool] for tool in tools if shutil.which(tool, path=environment()["PATH"]) is None]:
+    if missing := [
+        package for tool, package in PACKAGE_OF.items() if not shutil.which(tool, path=environment()["PATH"])
+    ]:
         pytest.skip(f"needs Debian packages: apt-get install --no-install-recommends {' '.join(missing)}")
     spaces = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc"]
     tried = subprocess.run([*spaces, "mount", "-t", "tmpfs", "run", "/run"], capture_output=True, text=True)
@@ -42,12 +45,11 @@ def need(*tools: str) -> None:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Callable[..., Hosts]]:
+def hosts(tools: None, tmp_path: Path) -> Iterator[Callable[..., Hosts]]:
     """hosts(*names): so many hosts, as long as the test lasts."""
     made: list[Hosts] = []
 
     def make(*names: str) -> Hosts:
-        need("ip", "sshd", "ssh", "pdsh")
         folder = tmp_path / "hosts"
         folder.mkdir()
         made.append(Hosts(folder, list(names)))
@@ -61,7 +63,6 @@ def hosts(tmp_path: Path) -> Iterator[Callable[..., Hosts]]:
 @pytest.fixture
 def slurm(hosts: Callable[..., Hosts], tmp_path: Path) -> Slurm:
     """A Slurm of two nodes, node1 and node2."""
-    need("slurmctld", "slurmd", "sbatch")
     (tmp_path / "slurm").mkdir()
     return Slurm(tmp_path / "slurm", hosts("node1", "node2"))
 
@@ -104,7 +105,7 @@ def run(faces: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def plain(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+def plain(tools: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of the same run in one process, which nobody disturbs."""
     alone = run_in(tmp_path_factory.mktemp("plain") / "run", faces)
     command = [sys.executable, "-m", "fer_scale", "pretrain", *alone.words]

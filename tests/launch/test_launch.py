@@ -188,7 +188,7 @@ def debian(checkout: Path) -> Path:
     fakes.mkdir()
     (checkout / "apt").write_text("0")
     scripts = {
-        "dpkg": "exit 1",
+        "dpkg-query": "exit 1",
         "id": "echo 0",
         "apt-get": f'echo "apt-get: $*" >> {checkout}/calls\nexit $(cat {checkout}/apt)',
     }
