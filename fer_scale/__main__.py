@@ -230,9 +230,15 @@ def _predict(args: Namespace) -> int:
 
 def _check(args: Namespace) -> None:
     with _imports():
-        from fer_scale.pretrain import setup
+        from fer_scale import log
+        from fer_scale.pretrain import check
 
-    setup.check(args.recipe, args.overrides, args.ranks)
+    wish = check.Wish(args.ranks, args.gpu, args.gpus_per_node, args.network_gbps, args.try_out)
+    found = check.check(args.recipe, args.overrides, wish)
+    if args.json:
+        log.print_json(found)
+    else:
+        print("\n".join(check.table(found)))
 
 
 def _keys(args: Namespace) -> None:

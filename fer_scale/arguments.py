@@ -172,9 +172,24 @@ def _predict(verb: Verb) -> None:
 
 
 def _check(verb: Verb) -> None:
-    """Say what a pre-training recipe would do, without doing it."""
+    """Say what a pre-training recipe would do and cost, without doing it."""
     _recipe(verb)
-    verb.add_argument("--ranks", type=int, default=1, help="how many ranks there will be (1)")
+    verb.add_argument("--ranks", default="1", metavar="N[,N...]", help="how many ranks there will be, as 1,8,64 (1)")
+    verb.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s, or cpu: this machine's")
+    verb.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="ranks of a node (8)")
+    verb.add_argument(
+        "--network-gbps",
+        type=float,
+        metavar="N",
+        help="of a whole node, one way, in Gbit/s (400 a GPU; a100 200, l40s 100)",
+    )
+    verb.add_argument(
+        "--try",
+        action="store_true",
+        dest="try_out",
+        help="on this device, one rank: time it, and find the largest batch.micro",
+    )
+    _json(verb)
 
 
 def _keys(verb: Verb) -> None:

@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("ch") else "s")
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fer_scale import optim
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.config import ConfigError
-from fer_scale.pretrain.layout import zero_layout
+from fer_scale.pretrain.layout import layout_for
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.world import World
 
@@ -55,14 +55,15 @@ class Stepped:
 
 class Engine:
     def __init__(self, model: nn.Module, recipe: Pretrain, plan: Plan, world: World):
-        layout = zero_layout(recipe.run.deepspeed)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        layout = layout_for(recipe.run.deepspeed, sum(p.numel() for p in trained))
         self.stage: int = layout["stage"]
         if recipe.run.compile and self.stage == 3:
             raise ConfigError("run.compile: not at ZeRO stage 3, where the model breaks into many graphs; use stage 2")
         self._world, self._plan, self._batch = world, plan, recipe.batch.size
         self._clip = recipe.optim.clip_norm
         self._skipped = 0  # steps, of this process, by DeepSpeed's count
-        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._trained = trained
         groups = optim.parameter_groups(model, recipe.optim.weight_decay)
         self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=True)
         config = {

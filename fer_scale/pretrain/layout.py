@@ -37,6 +37,17 @@ RECIPE_OWNS = {
     "activation_checkpointing": "run.recompute",
 }
 
+_BUCKET = 500_000_000  # DeepSpeed's default, in elements
+
+
+def layout_for(file: Path, weights: int) -> dict[str, Any]:
+    """The layout of a model of so many trained weights.
+
+    DeepSpeed takes the memory of a bucket as a whole, 2 GB by default, however small the model is; and twice that where
+    it overlaps computing and traffic.
+    """
+    return {"reduce_bucket_size": min(_BUCKET, weights)} | zero_layout(file)
+
 
 def zero_layout(file: Path) -> dict[str, Any]:
     """The `zero_optimization` block of a layout file; every mistake in it at once."""

@@ -17,7 +17,6 @@ from fer_scale.loader import Faces, without
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.mae import MaskedAutoencoder
 from fer_scale.pretrain.recipe import Data, Plan, Pretrain
-from fer_scale.pretrain.recipe import plan as plan_of
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.mix import Mix, Part
@@ -199,11 +198,3 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
         beside = rec.run.out / f"{name}.part"
         beside.write_text(text)
         os.replace(beside, rec.run.out / name)
-
-
-def check(recipe_file: Path, overrides: list[str], ranks: int) -> None:
-    """Say what a recipe would do on so many ranks, without doing it."""
-    rec = config.load(Pretrain, recipe_file, overrides)
-    sets = opened(rec.data)
-    _, order, fell_out = table(rec, sets)
-    describe(rec, plan_of(rec, ranks, order), order, sets, fell_out, sum(p.numel() for p in build(rec).parameters()))

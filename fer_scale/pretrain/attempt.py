@@ -1,0 +1,52 @@
+"""Larger and larger micro-batches on this device, until one does not fit: `fer-scale check --try` starts this file.
+
+Real steps of one rank, with random images; a line of JSON for each size that it got through. In a process of its own,
+so it is all the same whether the device's memory, a limit of this account or the kernel ends it.
+"""
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fer_scale import config
+from fer_scale.pretrain import setup, world
+from fer_scale.pretrain.engine import Engine
+from fer_scale.pretrain.recipe import Plan, Pretrain
+
+_TIMED, _LONG_S = 3, 4.0  # steps, after one that is not; fewer where they take so long
+
+
+def sizes(most: int) -> list[int]:
+    """Powers of two and what lies halfway between them, up to `most`, and `most`."""
+    both = itertools.chain.from_iterable((2**k, 3 * 2 ** (k - 1)) for k in range(1, 31))
+    return [1, *itertools.takewhile(lambda size: size < most, both), most] if most > 1 else [1]
+
+
+def main(recipe_file: str, most: str, *overrides: str) -> None:
+    rec = config.load(Pretrain, Path(recipe_file), list(overrides))
+    us = world.join(rec.run.hang_seconds)
+    one = Plan(ranks=1, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-4, warmup_steps=0)
+    engine = Engine(setup.build(rec), rec, one, us)
+    px = rec.model.image_px
+    wanted = sizes(int(most))
+    print(json.dumps({"sizes": len(wanted)}), flush=True)
+    for micro in wanted:
+        images, keys = torch.rand(micro, 3, px, px, device=us.device), torch.arange(micro, device=us.device)
+        taken = list[float]()
+        while len(taken) < 2 or (len(taken) <= _TIMED and sum(taken) < _LONG_S):
+            began = time.perf_counter()
+            engine.step(iter([(images, keys)]), 1e-4).loss.item()
+            taken.append(time.perf_counter() - began)
+        seconds = min(taken[1:]) / micro
+        row = {"micro": micro, "images_per_s": 1 / seconds, "seconds_an_image": seconds}
+        if us.device.type == "cuda":
+            row["memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,274 @@
+"""`fer-scale check`: what a recipe would do and cost on so many ranks, before it is paid for.
+
+cost.py has the formulas; this file has the facts that they need, from the recipe and its shards, and the table.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_scale import config, encoder, log
+from fer_scale.config import ConfigError, did_you_mean
+from fer_scale.pretrain import cost, setup
+from fer_scale.pretrain.cost import Device, Shape
+from fer_scale.pretrain.layout import layout_for
+from fer_scale.pretrain.mae import visible_patches
+from fer_scale.pretrain.recipe import Plan, Pretrain, plan
+from shards.index import ShardSet
+
+_CPU = "cpu"
+_PAYS = 0.5  # of one rank's rate, below which more ranks are mostly waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for beside the recipe."""
+
+    ranks: str = "1"  # numbers with commas
+    gpu: str = "h100"
+    node: int = 8  # ranks of a node
+    network_gbps: float | None = None  # of a whole node
+    try_out: bool = False
+
+
+def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
+    """What the recipe comes to for each number of ranks; says on the way what the recipe is."""
+    rec = config.load(Pretrain, recipe_file, overrides)
+    counts, device = _counts(wish.ranks), _device(wish)
+    sets = setup.opened(rec.data)
+    _, order, fell_out = setup.table(rec, sets)
+    plans = [plan(rec, ranks, order) for ranks in counts]
+    shape = shape_of(rec)
+    setup.describe(rec, plans[0], order, sets, fell_out, shape.trained + shape.frozen)
+    most = rec.batch.size // counts[0]
+    tried = largest_micro(recipe_file, overrides, most, wish) if wish.try_out else None
+    known = _Known(rec, shape, device, wish.node, sets, tried)
+    return {"device": asdict(device), "tried": tried, "plans": [known.row(p) for p in plans]}
+
+
+def shape_of(rec: Pretrain) -> Shape:
+    """The sizes that a recipe's model has."""
+    m = rec.model
+    args = encoder.model_args(m.encoder, image_px=m.image_px, patch_px=m.patch_px)
+    patches = (m.image_px // m.patch_px) ** 2
+    visible = visible_patches(patches, m.mask_ratio)
+    values = 3 * m.patch_px**2
+    return Shape(args["embed_dim"], args["depth"], patches, visible, values, m.decoder_width, m.decoder_depth)
+
+
+def largest_micro(recipe_file: Path, overrides: list[str], most: int, wish: Wish) -> dict[str, Any]:
+    """{"micro", "images_per_s", "seconds_an_image", "limit"}: of the largest size up to `most` that fits here.
+
+    `limit` is False where `most` itself fits; on a GPU there is "memory_mb", too.
+    """
+    command = [sys.executable, "-m", "fer_scale.pretrain.attempt", str(recipe_file), str(most), *overrides]
+    found: list[dict[str, Any]] = []
+    threads = max(1, (os.cpu_count() or 1) // wish.node)  # on processors, the ranks of a node share its cores
+    env = os.environ | ({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)} if wish.gpu == _CPU else {})
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as run,
+        log.progress("trying micro-batches", "sizes") as tick,
+    ):
+        assert run.stdout is not None and run.stderr is not None
+        total = 1
+        for line in run.stdout:
+            said = json.loads(line) if line.startswith("{") else {}
+            total = said.get("sizes", total)
+            if "micro" in said:
+                found.append(said)
+                tick(len(found), total)
+        why = run.stderr.read().strip().splitlines()[-1:]
+    if not found:
+        raise ConfigError(f"--try: not even one image could be trained on here ({' '.join(why) or 'killed'})")
+    return found[-1] | {"limit": found[-1]["micro"] < most}
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(word) for word in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise ConfigError(f"--ranks {text}: give numbers of ranks with commas between them, as 1,8,64")
+    return counts
+
+
+def _device(wish: Wish) -> Device:
+    if wish.node < 1:
+        raise ConfigError(f"--gpus-per-node {wish.node}: a node has at least one rank")
+    if wish.gpu == _CPU:
+        found = _this_cpu(wish.node)
+    elif wish.gpu in cost.DEVICES:
+        found = cost.DEVICES[wish.gpu]
+    else:
+        known = [*cost.DEVICES, _CPU]
+        raise ConfigError(f"--gpu {wish.gpu}: one of {', '.join(known)}{did_you_mean(wish.gpu, known)}")
+    if wish.network_gbps is None:
+        return found
+    if not wish.network_gbps > 0:
+        raise ConfigError(f"--network-gbps {wish.network_gbps}: must be above 0")
+    return replace(found, network=wish.network_gbps * 1e9 / 8 / wish.node)
+
+
+def _this_cpu(node: int) -> Device:
+    """This machine as one of `node` ranks, by its matrix products and copies: half a second."""
+    a, b = torch.rand(512, 512), torch.rand(8, 1 << 20)
+    product, moved = _seconds(lambda: a @ a), _seconds(lambda: b.add_(1.0))
+    rate, bandwidth = 2 * 512**3 / product, 2 * b.numel() * cost.FP32 / moved
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / node
+    return Device(_CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0)
+
+
+def _seconds(work: Any) -> float:
+    """The quickest of some runs."""
+    taken = []
+    for _ in range(12):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Everything that a row is computed from, but the number of ranks."""
+
+    rec: Pretrain
+    shape: Shape
+    device: Device
+    node: int
+    sets: list[ShardSet]
+    tried: dict[str, Any] | None
+
+    def row(self, planned: Plan) -> dict[str, Any]:
+        """What so many ranks come to."""
+        ranks, size, run = planned.ranks, self.rec.batch.size, self.rec.run
+        layout = layout_for(run.deepspeed, self.shape.trained)
+        stage, overlap = layout["stage"], bool(layout.get("overlap_comm", layout["stage"] == 3))
+        micro = size / ranks / planned.accumulation
+        step = self._step(ranks, planned.accumulation, stage, overlap)
+        alone = self._step(1, -(-size // self.rec.batch.micro), stage, overlap)
+        sent = cost.wire_bytes(self.shape, stage=stage, ranks=ranks, accumulation=planned.accumulation)
+        rate, nodes = size / step.total, -(-ranks // self.node)
+        image_bytes, decode_s = self._an_image()
+        hours = planned.steps * step.total / 3600
+        flops = self.shape.step_flops()
+        return {
+            "ranks": ranks,
+            "nodes": nodes,
+            "images_a_rank": size / ranks,
+            "accumulation": planned.accumulation,
+            "steps": planned.steps,
+            "lr": planned.lr,
+            "warmup_steps": planned.warmup_steps,
+            "gflop_an_image": flops / 1e9,
+            "images_per_s": rate,
+            "mfu": rate / ranks * flops / self.device.flops[run.precision],
+            "rate_of_one_rank": rate / ranks / (size / alone.total),
+            "bound_by": step.bound,
+            "step_ms": {name: 1e3 * value for name, value in asdict(step).items()} | {"total": 1e3 * step.total},
+            "days": hours / 24,
+            "node_hours": hours * nodes,
+            "wire_mb_a_step": sent / 1e6,
+            "read_mb_per_s_a_node": rate / nodes * image_bytes / 1e6,
+            "reader_cores_a_node": rate / nodes * decode_s,
+            "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
+            "checkpoints_gb": (run.keep_checkpoints + 1) * 3 * cost.FP32 * self.shape.trained / 1e9,
+            "memory_gb": _gb(self._memory(stage, ranks, micro, layout)),
+            "memory_gb_by_stage": {s: _gb(self._memory(s, ranks, micro, layout))["total"] for s in range(4)},
+            "device_gb": self.device.memory / 1e9,
+        }
+
+    def _step(self, ranks: int, accumulation: int, stage: int, overlap: bool) -> cost.Step:
+        size, run = self.rec.batch.size, self.rec.run
+        micro = size / ranks / accumulation
+        if self.tried:
+            compute = micro * accumulation * self.tried["seconds_an_image"]
+        else:
+            one = cost.compute_s(self.shape, self.device, micro=micro, precision=run.precision, recompute=run.recompute)
+            compute = accumulation * one
+        sent = cost.wire_bytes(self.shape, stage=stage, ranks=ranks, accumulation=accumulation)
+        wire = cost.wire_s(sent, ranks=ranks, node=self.node, link=self.device.link, network=self.device.network)
+        read = size / ranks * self._an_image()[1] / max(1, self.rec.data.workers)
+        return cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read)
+
+    def _memory(self, stage: int, ranks: int, micro: float, layout: dict[str, Any]) -> cost.Memory:
+        run = self.rec.run
+        bucket, overlap = layout["reduce_bucket_size"], bool(layout.get("overlap_comm", stage == 3))
+        return cost.memory(
+            self.shape, stage=stage, ranks=ranks, micro=micro, precision=run.precision, recompute=run.recompute,
+            bucket=bucket, overlap=overlap,
+        )  # fmt: skip
+
+    def _an_image(self) -> tuple[float, float]:
+        """Bytes to be read, and seconds of a core to decode, of the mean image of all sets."""
+        samples = sum(s.samples for s in self.sets)
+        seconds = sum(s.samples * cost.decode_s(*s.index["image_px"]["mean"]) for s in self.sets)
+        return sum(s.index["bytes"] for s in self.sets) / samples, seconds / samples
+
+
+def _gb(memory: cost.Memory) -> dict[str, float]:
+    return {name: value / 1e9 for name, value in asdict(memory).items()} | {"total": memory.total / 1e9}
+
+
+_LINES: tuple[tuple[str, str, str], ...] = (  # what, key, format
+    ("nodes", "nodes", ",.0f"),
+    ("images a rank and step", "images_a_rank", ",.4g"),
+    ("micro-batches", "accumulation", ",.0f"),
+    ("images/s", "images_per_s", ",.0f"),
+    ("MFU", "mfu", ".1%"),
+    ("rate of one rank", "rate_of_one_rank", ".0%"),
+    ("bound by", "bound_by", ""),
+    ("days", "days", ",.3g"),
+    ("node hours", "node_hours", ",.4g"),
+    ("on the wire, MB a step", "wire_mb_a_step", ",.0f"),
+    ("read, MB/s a node", "read_mb_per_s_a_node", ",.0f"),
+    ("reader cores a node", "reader_cores_a_node", ",.3g"),
+    ("shards a rank", "shards_a_rank", ",.3g"),
+    ("checkpoints, GB", "checkpoints_gb", ",.3g"),
+)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """The lines of the table, a column for each number of ranks, and what is amiss."""
+    plans, device = found["plans"], found["device"]
+    columns: list[tuple[str, list[str]]] = [("ranks", [f"{p['ranks']:,}" for p in plans])]
+    columns += [(name, [format(p[key], form) for p in plans]) for name, key, form in _LINES]
+    for part in ("compute", "exposed", "straggling", "read", "total"):
+        title = {"exposed": "wire, not hidden", "read": "reading, beside it"}.get(part, part)
+        columns.append((f"step, ms: {title}", [f"{p['step_ms'][part]:,.3g}" for p in plans]))
+    for part in ("weights", "gradients", "optimizer", "activations", "buffers", "total"):
+        columns.append((f"memory, GB: {part}", [f"{p['memory_gb'][part]:,.3g}" for p in plans]))
+    for stage in range(4):
+        columns.append((f"  at ZeRO stage {stage}", [f"{p['memory_gb_by_stage'][stage]:,.3g}" for p in plans]))
+    wide = max(len(cell) for _, cells in columns for cell in cells) + 2
+    lines = [f"{name:<26}" + "".join(f"{cell:>{wide}}" for cell in cells) for name, cells in columns]
+    return [*lines, *(f"note     {text}" for text in _notes(found["tried"], device, plans))]
+
+
+def _notes(tried: dict[str, Any] | None, device: dict[str, Any], plans: list[dict[str, Any]]) -> Iterator[str]:
+    if tried:
+        yield f"computing was timed here with micro-batches of {tried['micro']}: {tried['images_per_s']:,.0f} images/s"
+        yield f"the largest batch.micro that fits here: {tried['micro']}" + (
+            "" if tried["limit"] else " (none larger was asked for)"
+        )
+    else:
+        yield f"times are a model of {device['name']} (fer_scale/pretrain/cost.py), not measured; --try measures here"
+    for p in plans:
+        if p["memory_gb"]["total"] > p["device_gb"]:
+            fits = [stage for stage, total in p["memory_gb_by_stage"].items() if total <= p["device_gb"]]
+            way_out = f"ZeRO stage {fits[0]} fits" if fits else "lower batch.micro, or set run.recompute=true"
+            yield f"{p['ranks']} ranks: {p['memory_gb']['total']:.0f} GB are more than {p['device_gb']:.0f}: {way_out}"
+        if p["rate_of_one_rank"] < _PAYS:
+            yield (
+                f"{p['ranks']} ranks do not pay: {p['images_a_rank']:.3g} images each leave them at "
+                f"{p['rate_of_one_rank']:.0%} of what one rank does alone; fewer ranks, or a larger batch"
+            )

@@ -1,0 +1,87 @@
+"""`fer-scale check`: mistakes before a job is queued, what a recipe costs, and the largest micro-batch that fits."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale.__main__ import main
+from fer_scale.pretrain import check
+from fer_scale.pretrain.check import Wish
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "tests" / "ranks" / "pretrain.toml"
+LIMIT = 1_500_000_000  # bytes of data of a process; torch and DeepSpeed take about half of it
+
+
+def checked(faces: Path, wish: Wish, *overrides: str) -> dict[str, Any]:
+    return check.check(RECIPE, [f"data.shards={faces}", "run.out=none", *overrides], wish)
+
+
+def test_a_column_for_each_number_of_ranks(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(RECIPE), f"data.shards={faces}", "run.out=none", "--ranks", "1,5,25"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ranks", "1", "5", "25"]
+    assert next(line for line in lines if line.startswith("images a rank")).split()[-3:] == ["25", "5", "1"]
+    assert any("25 ranks do not pay: 1 images each" in line for line in lines)
+
+
+def test_json_has_every_figure_of_the_table(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(RECIPE), f"data.shards={faces}", "run.out=none", "--ranks", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [plan] = found["plans"]
+    assert plan["ranks"] == 2 and plan["accumulation"] == 1 and plan["steps"] == 50 and plan["images_per_s"] > 0
+    assert plan["memory_gb"]["total"] == pytest.approx(sum(v for k, v in plan["memory_gb"].items() if k != "total"))
+    assert set(plan["memory_gb_by_stage"]) == {"0", "1", "2", "3"}
+
+
+def test_half_the_network_is_twice_the_time_on_the_wire(faces: Path) -> None:
+    gigabit, half = (checked(faces, Wish("2", node=1, network_gbps=gbps)) for gbps in (0.001, 0.0005))
+    slow, slower = (found["plans"][0]["step_ms"]["wire"] for found in (gigabit, half))
+    assert slower / slow == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ranks", "eight"], r"--ranks eight: give numbers of ranks with commas"),
+        (["--ranks", "4,0"], r"--ranks 4,0: give numbers"),
+        (["--ranks", "26"], r"batch.size = 25 is smaller than the number of ranks, 26"),
+        (["--gpu", "h10"], r"--gpu h10: one of h100, h200, a100, l40s, cpu; did you mean"),
+        (["--gpus-per-node", "0"], r"--gpus-per-node 0: a node has at least one rank"),
+        (["--network-gbps", "-1"], r"--network-gbps -1.0: must be above 0"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_message(
+    faces: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["check", str(RECIPE), f"data.shards={faces}", "run.out=none", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def limited(*command: str) -> subprocess.CompletedProcess[str]:
+    """A command that cannot have more than LIMIT bytes of data."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "fer_scale", *command]
+    return subprocess.run(words, cwd=ROOT, env=env, preexec_fn=limit, capture_output=True, text=True, timeout=240)
+
+
+def test_the_largest_micro_batch_under_a_limit_of_memory_runs_twenty_steps(faces: Path, tmp_path: Path) -> None:
+    keeps_much = ["model.patch_px=2", "model.decoder_width=64", "model.decoder_depth=8"]  # 9 MB an image
+    given = [str(RECIPE), f"data.shards={faces}", *keeps_much, f"run.out={tmp_path / 'run'}"]
+    found = limited("check", *given, "batch.size=110", "--gpu", "cpu", "--try", "--json")
+    assert found.returncode == 0, found.stderr
+    tried = json.loads(found.stdout)["tried"]
+    assert 8 <= tried["micro"] < 110 and tried["limit"], tried
+    micro = [f"batch.size={tried['micro']}", f"batch.micro={tried['micro']}"]
+    run = limited("pretrain", *given, *micro, "run.steps=20")
+    assert run.returncode == 0, run.stderr

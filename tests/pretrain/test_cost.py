@@ -1,0 +1,125 @@
+"""The formulas of `fer-scale check`: counted on the model itself where that is possible, by hand where it is not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fer_scale import config
+from fer_scale.pretrain import cost, setup
+from fer_scale.pretrain.check import shape_of
+from fer_scale.pretrain.cost import FP32, Shape
+from fer_scale.pretrain.mae import MaskedAutoencoder
+from fer_scale.pretrain.recipe import Pretrain
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
+ONE = Shape(
+    width=8, depth=2, patches=16, visible=4, patch_values=12, decoder_width=4, decoder_depth=1
+)  # small enough to reckon by hand
+
+
+def recipe(name: str, *overrides: str) -> Pretrain:
+    return config.load(Pretrain, CONFIGS / f"{name}.toml", ["data.shards=none", *overrides])
+
+
+@pytest.mark.parametrize("name", ["demo", "faces_cpu", "faces_gpu", "vit_small_112", "ssfer_vit_base"])
+def test_weights_and_flops_are_those_of_the_model(name: str) -> None:
+    rec = recipe(name)
+    model, shape = setup.fresh(rec), shape_of(rec)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (shape.trained, shape.frozen) == (trained, sum(p.numel() for p in model.parameters()) - trained)
+    images, keys = torch.rand(2, 3, rec.model.image_px, rec.model.image_px), torch.arange(2)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(images, keys)
+    assert shape.forward_flops() == counter.get_total_flops() / 2
+
+
+def kept(model: MaskedAutoencoder, px: int, count: int, bf16: bool) -> int:
+    """Bytes that a forward pass over so many images keeps for backward, without the model's own."""
+    found, held = {}, []
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(torch.rand(count, 3, px, px), torch.arange(count)).sum()
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["demo", "faces_cpu", "faces_gpu"])
+def test_what_backward_keeps_of_an_image_is_foretold_within_four_percent(name: str, precision: str) -> None:
+    rec = recipe(name)
+    model, px, bf16 = setup.fresh(rec), rec.model.image_px, precision == "bf16"
+    an_image = (kept(model, px, 6, bf16) - kept(model, px, 2, bf16)) / 4  # casts of weights fall out
+    assert shape_of(rec).kept(precision) == pytest.approx(an_image, rel=0.04)
+
+
+def test_recomputed_blocks_keep_their_input_only() -> None:
+    rec = recipe("faces_cpu", "run.recompute=true")
+    model = setup.fresh(rec).train()
+    an_image = (kept(model, 48, 6, False) - kept(model, 48, 2, False)) / 4
+    assert shape_of(rec).kept("fp32", recompute=True) == pytest.approx(an_image, rel=0.07)
+
+
+def test_states_are_sharded_as_zero_says() -> None:
+    """ZeRO, Figure 1, for fp32: 16 bytes a weight at stage 0; then the optimizer's over the ranks, at last all."""
+    n = ONE.trained
+
+    def states(stage: int, ranks: int) -> float:
+        m = cost.memory(
+            ONE, stage=stage, ranks=ranks, micro=1, precision="fp32", recompute=False, bucket=10, overlap=False
+        )
+        return m.weights + m.gradients + m.optimizer - FP32 * ONE.frozen
+
+    assert states(0, 1) == states(0, 64) == 16 * n
+    assert states(1, 64) == (4 + 4) * n + 12 * n / 64  # masters, too, which DeepSpeed copies
+    assert states(2, 64) == 4 * n + (4 + 12) * n / 64
+    assert states(3, 64) == 20 * n / 64
+
+
+def test_a_ring_sends_twice_the_weights_and_stage_3_half_as_much_again() -> None:
+    n = FP32 * ONE.trained
+    sent = {s: cost.wire_bytes(ONE, stage=s, ranks=4, accumulation=1) for s in range(4)}
+    assert sent == {0: 1.5 * n, 1: 1.5 * n, 2: 1.5 * n, 3: 2.25 * n}
+    assert cost.wire_bytes(ONE, stage=2, ranks=4, accumulation=3) == 4 * 0.75 * n
+    assert cost.wire_bytes(ONE, stage=3, ranks=4, accumulation=3) == 9 * 0.75 * n
+    assert cost.wire_bytes(ONE, stage=3, ranks=1, accumulation=3) == 0
+
+
+def test_the_slower_kind_of_link_decides_and_one_rank_waits_for_nobody() -> None:
+    assert cost.wire_s(1e9, ranks=1, node=8, link=1, network=1) == 0
+    inside = cost.wire_s(1e9, ranks=8, node=8, link=100e9, network=1, latency=0)
+    assert inside == pytest.approx(0.01), "the network between nodes is not used"
+    # Two nodes of 8: what leaves a node is 1e9 bytes, over 8 shares of its network.
+    assert cost.wire_s(1e9, ranks=16, node=8, link=100e9, network=1e9, latency=0) == pytest.approx(1 / 8)
+    assert cost.wire_s(1e9, ranks=2, node=1, link=1, network=1e9, latency=0) == pytest.approx(1.0)
+
+
+def test_traffic_hides_behind_backward_where_it_may() -> None:
+    hidden = cost.step(compute=0.3, wire=0.1, overlap=True, ranks=2, read=0)
+    assert hidden.exposed == 0 and hidden.bound == "compute"
+    open_ = cost.step(compute=0.3, wire=0.4, overlap=False, ranks=2, read=0)
+    assert open_.exposed == 0.4 and open_.bound == "network"
+    assert cost.step(compute=0.3, wire=0.0, overlap=False, ranks=1, read=0.5).bound == "reading"
+    assert cost.step(compute=0.3, wire=0.0, overlap=False, ranks=1, read=0.5).total == 0.5
+
+
+def test_the_one_gpu_that_was_measured_is_foretold() -> None:
+    """ViT-S at 48 px on an H100, 2026-11-26: 17.6 to 25.8 thousand images/s, 4.8 GB."""
+    rec = recipe("faces_gpu")
+    shape = shape_of(rec)
+    rate = 1024 / cost.compute_s(shape, cost.DEVICES["h100"], micro=1024, precision="bf16")
+    assert 17_600 < rate < 25_800
+    found = cost.memory(
+        shape, stage=0, ranks=1, micro=1024, precision="bf16", recompute=False, bucket=10, overlap=False
+    )
+    assert found.total == pytest.approx(4.8e9, rel=0.15)
