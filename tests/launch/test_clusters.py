@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hosts import ROOT, Hosts, Running, until
+from hosts import ROOT, Host, Hosts, Running, until
 from slurm import Slurm
 
 pytestmark = pytest.mark.cluster
@@ -21,13 +21,12 @@ def over_ssh(two: Hosts, words: list[str], folder: Path) -> Running:
     return two[0].run(folder / "said", *command, HOSTFILE=str(folder / "hostfile"), RANKS="2", TMPDIR=str(folder))
 
 
-def in_pods(two: Hosts, words: list[str], folder: Path) -> Running:
-    """launch/k8s.yaml's command with its variables, per index, but for the recipe; what the first says."""
+def in_pods(two: Hosts, words: list[str], folder: Path) -> list[Running]:
+    """launch/k8s.yaml's command with its variables, per index, but for the recipe; what each says."""
     [container] = MANIFEST[1]["spec"]["template"]["spec"]["containers"]
     env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
     command = [*container["command"], container["args"][0], *words]
-    jobs = [two[n].run(folder / f"said{n or ''}", *command, NODE=str(n), **env) for n in (0, 1)]
-    return jobs[0]
+    return [two[n].run(folder / f"said{n}", *command, NODE=str(n), **env) for n in (0, 1)]
 
 
 def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the_run_which_then_goes_on(
@@ -37,29 +36,32 @@ def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the
     job = over_ssh(two, [*run.words, "run.hang_seconds=15"], tmp_path)
     run.reach(12, job)
     two.power_off(1)
-    ends_within_a_minute(job, run, two)
+    ends_within_a_minute(job, run, two[0])
     two.restart(1)
     goes_on(over_ssh(two, run.words, tmp_path), run, plain)
 
 
-def test_pods_give_one_curve_and_one_that_is_killed_ends_all_which_then_go_on(
+def test_pods_give_one_curve_and_the_loss_of_the_first_ends_all_which_then_go_on(
     hosts: Any, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
     pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
-    job = in_pods(pods, run.words, tmp_path)
-    run.reach(12, job)
-    pods[1].kill()
-    ends_within_a_minute(job, run, pods)
-    pods.restart(1)
-    goes_on(in_pods(pods, run.words, tmp_path), run, plain)
+    _, second = in_pods(pods, run.words, tmp_path)
+    run.reach(12, second)
+    pods[0].kill()  # the one that they all meet at
+    ends_within_a_minute(second, run, pods[1])
+    pods.restart(0)
+    first, second = in_pods(pods, run.words, tmp_path)
+    goes_on(first, run, plain)
+    assert second.ended(30) == 0
 
 
-def ends_within_a_minute(job: Running, run: Any, two: Hosts) -> None:
+def ends_within_a_minute(job: Running, run: Any, left: Host) -> None:
+    """Where `job` is what the host says that is left."""
     assert job.ended(60) != 0
-    assert run.outcome["outcome"] == "failed" and run.outcome["host"] == two[0].name
+    assert run.outcome["outcome"] == "failed" and run.outcome["host"] == left.name
     assert run.outcome["reason"].splitlines()[0] in job.said
     first = json.loads((run.out / "first_failure.json").read_text())
-    assert first["host"] == two[0].name and first["traceback"].startswith("Traceback")
+    assert first["host"] == left.name and first["traceback"].startswith("Traceback")
 
 
 def goes_on(job: Running, run: Any, plain: list[float]) -> None:
