@@ -1,6 +1,7 @@
 """A real Slurm over hosts of namespaces: the controller on the first of them, a node on each."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from stat import S_IFCHR
 
@@ -8,6 +9,16 @@ from hosts import Host, Hosts, Running, until
 
 CPUS, GPUS = 32, 8  # what a node says of itself
 NULL = os.makedev(1, 3)
+
+# `sbatch --wait` looks every half minute only.
+SUBMIT = """
+id=$(sbatch --parsable "$@") || exit
+until [[ ${state:-} =~ COMPLETED|FAILED|CANCELLED|TIMEOUT ]]; do
+    sleep 0.5
+    state=$(scontrol --oneliner show job "$id" | grep -o 'JobState=[A-Z_]*')
+done
+[[ $state == JobState=COMPLETED ]]
+"""
 
 
 class Slurm:
@@ -33,6 +44,13 @@ class Slurm:
 
     def run(self, log: Path, *command: str | Path, **env: str) -> Running:
         return self.hosts[0].run(log, *command, SLURM_CONF=str(self.conf), **env)
+
+    def submit(self, said: Path, *words: str) -> Running:
+        """What follows `sbatch`; it lasts as long as the job, also through its queueing again."""
+        command = ["bash", "-c", SUBMIT, "bash", f"--output={said}", *words]
+        job = self.run(self.folder / "submitted", *command, DS_ACCELERATOR="cpu")
+        said.touch()
+        return replace(job, log=said)
 
     def ask(self, *command: str) -> str:
         """What a command of Slurm says, in a moment."""

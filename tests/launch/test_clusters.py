@@ -1,7 +1,6 @@
 """The launch scripts on two real hosts of two ranks each: the curve of one process, also where a host is lost."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +70,16 @@ def goes_on(job: Running, run: Any, plain: list[float]) -> None:
     assert run.losses == pytest.approx(plain, abs=1e-4)
 
 
-def submit(slurm: Slurm, words: list[str], folder: Path) -> Running:
-    """launch/slurm.sbatch on both nodes; it lasts as long as the job, whose output is in `said`."""
+def on_nodes(slurm: Slurm, words: list[str], folder: Path) -> Running:
+    """launch/slurm.sbatch on both nodes; what the job says."""
     size = ["--nodes=2", "--gpus-per-node=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--time=10"]
-    command = ["sbatch", "--wait", *size, f"--output={folder}/said", "launch/slurm.sbatch", "pretrain", *words]
-    return replace(slurm.run(folder / "sbatch", *command, DS_ACCELERATOR="cpu"), log=folder / "said")
+    return slurm.submit(folder / "said", *size, "launch/slurm.sbatch", "pretrain", *words)
 
 
 def test_a_slurm_job_whose_time_is_nearly_up_saves_queues_again_and_goes_on(
     slurm: Slurm, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
-    job = submit(slurm, run.words, tmp_path)
+    job = on_nodes(slurm, run.words, tmp_path)
     run.reach(2, job)
     slurm.ask("scancel", "--signal=USR1", "--batch", "--name=fer_scale")  # what --signal=B:USR1@180 does
     goes_on(job, run, plain)
@@ -92,7 +90,7 @@ def test_a_slurm_job_whose_time_is_nearly_up_saves_queues_again_and_goes_on(
 def test_a_slurm_job_that_lost_a_node_goes_on_when_the_node_is_back(
     slurm: Slurm, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
-    job = submit(slurm, run.words, tmp_path)
+    job = on_nodes(slurm, run.words, tmp_path)
     run.reach(12, job)
     slurm.hosts[1].kill()
     until(lambda: "down" in slurm.ask("sinfo", "-h", "-o", "%T"), "a node that is down", 60)
