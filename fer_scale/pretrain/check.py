@@ -152,7 +152,8 @@ class _Known:
         """What so many ranks come to."""
         ranks, size, run = planned.ranks, self.rec.batch.size, self.rec.run
         layout = layout_for(run.deepspeed, self.shape.trained)
-        stage, overlap = layout["stage"], bool(layout.get("overlap_comm", layout["stage"] == 3))
+        stage = layout["stage"]
+        overlap = bool(layout.get("overlap_comm", stage == 3)) and self.device.name != _CPU  # whose cores do both
         micro = size / ranks / planned.accumulation
         step = self._step(ranks, planned.accumulation, stage, overlap)
         alone = self._step(1, -(-size // self.rec.batch.micro), stage, overlap)
