@@ -43,6 +43,8 @@ def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]
     """What the recipe comes to for each number of ranks; says on the way what the recipe is."""
     rec = config.load(Pretrain, recipe_file, overrides)
     counts, device = _counts(wish.ranks), _device(wish)
+    if wish.try_out and wish.gpu != _CPU and not torch.cuda.is_available():
+        raise ConfigError("--try measures on this machine, which has no GPU: say --gpu cpu, or try it where the GPU is")
     sets = setup.opened(rec.data)
     _, order, fell_out = setup.table(rec, sets)
     plans = [plan(rec, ranks, order) for ranks in counts]

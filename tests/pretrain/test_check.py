@@ -54,12 +54,14 @@ def test_half_the_network_is_twice_the_time_on_the_wire(faces: Path) -> None:
         (["--ranks", "26"], r"batch.size = 25 is smaller than the number of ranks, 26"),
         (["--gpu", "h10"], r"--gpu h10: one of h100, h200, a100, l40s, cpu; did you mean"),
         (["--gpus-per-node", "0"], r"--gpus-per-node 0: a node has at least one rank"),
+        (["--gpu", "h100", "--try"], r"--try measures on this machine, which has no GPU: say --gpu cpu"),
         (["--network-gbps", "-1"], r"--network-gbps -1.0: must be above 0"),
     ],
 )
 def test_mistakes_of_the_command_line_are_one_message(
-    faces: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["check", str(RECIPE), f"data.shards={faces}", "run.out=none", *words]) == 2
     assert said in capsys.readouterr().err
 
