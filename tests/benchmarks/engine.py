@@ -5,6 +5,8 @@
 On processors set DS_ACCELERATOR=cpu and OMP_NUM_THREADS=1. A turn is so many steps of one of the two, with the views
 made in it; printed are the time of a step and how many times as fast as DDP the engine is, median and range over the
 rounds.
+
+Measured (2026-11-26, two ranks on two slow cores, nine rounds): 0.92 (0.79-1.10) at stage 0, 0.90 (0.83-0.98) at 1.
 """
 
 import argparse
