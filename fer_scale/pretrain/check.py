@@ -72,24 +72,26 @@ def largest_micro(recipe_file: Path, overrides: list[str], most: int, wish: Wish
     `limit` is False where `most` itself fits; on a GPU there is "memory_mb", too.
     """
     command = [sys.executable, "-m", "fer_scale.pretrain.attempt", str(recipe_file), str(most), *overrides]
-    found: list[dict[str, Any]] = []
+    found, last = list[dict[str, Any]](), "killed"
     threads = max(1, (os.cpu_count() or 1) // wish.node)  # on processors, the ranks of a node share its cores
     env = os.environ | ({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)} if wish.gpu == _CPU else {})
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as run,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as run,
         log.progress("trying micro-batches", "sizes") as tick,
     ):
-        assert run.stdout is not None and run.stderr is not None
+        assert run.stdout is not None
         total = 1
         for line in run.stdout:
-            said = json.loads(line) if line.startswith("{") else {}
+            if not line.startswith("{"):
+                last = line.strip() or last
+                continue
+            said = json.loads(line)
             total = said.get("sizes", total)
             if "micro" in said:
                 found.append(said)
                 tick(len(found), total)
-        why = run.stderr.read().strip().splitlines()[-1:]
     if not found:
-        raise ConfigError(f"--try: not even one image could be trained on here ({' '.join(why) or 'killed'})")
+        raise ConfigError(f"--try: not even one image could be trained on here ({last})")
     return found[-1] | {"limit": found[-1]["micro"] < most}
 
 

@@ -6,6 +6,7 @@ what `World.agree` says.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fer_scale.optim import lr_at
 from fer_scale.pretrain import recipe, setup, state, world
 from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
 from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.world import World
 from shards.errors import ShardError, UserError
 from shards.mix import Mix
@@ -43,7 +45,11 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     try:
         with ending.recorded(wanted.run.out, us.rank):
             run = _set_up(wanted, changes, us)
-            with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
+            with (
+                run.stop,
+                log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick,
+                _memory_in_words(wanted),
+            ):
                 _train(run, tick)
         if us.is_main:
             log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
@@ -54,6 +60,20 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         ended = "preempted"
     us.leave()
     return ended
+
+
+@contextmanager
+def _memory_in_words(rec: Pretrain) -> Iterator[None]:
+    """What to change where the device's memory, or this process's, is not enough."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError; on a CPU it has no type
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory with batch.micro = {rec.batch.micro}: lower it, which changes the layout only, or set "
+            f"run.recompute=true; `fer-scale check RECIPE --try` finds the largest that fits\n{error}"
+        ) from error
 
 
 def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
@@ -144,6 +164,8 @@ def _train(run: Run, tick: log.Ticker) -> None:
         run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
         accumulation=plan.accumulation, workers=rec.data.workers, device=us.device,
     )  # fmt: skip
+    if rec.run.profile_steps and us.is_main:
+        steps = traced(steps, rec.run.profile_steps, rec.run.out / "trace.json.gz")
     while run.step < last:
         began = time.monotonic()
         batches = next(steps)

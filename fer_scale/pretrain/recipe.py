@@ -180,6 +180,7 @@ class Run:
         25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
     )
     hang_seconds: float = knob(600, kind="watch", help="a rank that waits longer for the others gives up")
+    profile_steps: int = knob(0, kind="watch", help="so many steps of rank 0 are profiled, to RUN/trace.json.gz")
     tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
 
     def __post_init__(self) -> None:
@@ -188,7 +189,7 @@ class Run:
             *at_least(self, 1, "steps", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
             *above_0(self, "epochs", "hang_seconds"),
             (0 <= self.seed < 2**63, f"seed: must lie in 0..2^63-1, not {self.seed}"),
-            *at_least(self, 0, "keep_every_steps", "stop_after_steps", "max_hours", "grace_s"),
+            *at_least(self, 0, "keep_every_steps", "stop_after_steps", "max_hours", "grace_s", "profile_steps"),
         )
 
 

@@ -16,6 +16,7 @@ from fer_scale.pretrain.check import Wish
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "tests" / "ranks" / "pretrain.toml"
+KEEPS_MUCH = ["model.patch_px=2", "model.decoder_width=64", "model.decoder_depth=8"]  # 9 MB an image
 LIMIT = 1_500_000_000  # bytes of data of a process; torch and DeepSpeed take about half of it
 
 
@@ -78,8 +79,7 @@ def limited(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_largest_micro_batch_under_a_limit_of_memory_runs_twenty_steps(faces: Path, tmp_path: Path) -> None:
-    keeps_much = ["model.patch_px=2", "model.decoder_width=64", "model.decoder_depth=8"]  # 9 MB an image
-    given = [str(RECIPE), f"data.shards={faces}", *keeps_much, f"run.out={tmp_path / 'run'}"]
+    given = [str(RECIPE), f"data.shards={faces}", *KEEPS_MUCH, f"run.out={tmp_path / 'run'}"]
     found = limited("check", *given, "batch.size=110", "--gpu", "cpu", "--try", "--json")
     assert found.returncode == 0, found.stderr
     tried = json.loads(found.stdout)["tried"]
@@ -87,3 +87,14 @@ def test_the_largest_micro_batch_under_a_limit_of_memory_runs_twenty_steps(faces
     micro = [f"batch.size={tried['micro']}", f"batch.micro={tried['micro']}"]
     run = limited("pretrain", *given, *micro, "run.steps=20")
     assert run.returncode == 0, run.stderr
+
+
+def test_a_run_that_is_out_of_memory_says_what_to_change(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    given = [str(RECIPE), f"data.shards={faces}", *KEEPS_MUCH, f"run.out={out}", "batch.size=110", "batch.micro=110"]
+    run = limited("pretrain", *given)
+    assert run.returncode == 2, run.stderr
+    assert "out of memory with batch.micro = 110: lower it" in run.stderr and "Traceback" not in run.stderr
+    ended = json.loads((out / "outcome.json").read_text())
+    assert ended["outcome"] == "failed" and "out of memory" in ended["reason"]
+    assert "can't allocate memory" in json.loads((out / "first_failure.json").read_text())["traceback"]

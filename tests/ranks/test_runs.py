@@ -1,5 +1,6 @@
 """The life of a run: started by each launcher, stopped, refused, out of space. Real processes over gloo."""
 
+import gzip
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,20 @@ def test_a_mixture_gives_one_curve_for_any_ranks_and_readers_and_through_a_stop(
     assert "goes on from" in said and "40 of mixed: 30 % of a batch, 7.5 images a step, 1.3 epochs" in said
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
     assert [row["weight"] for row in json.loads((tmp_path / "run" / "data.json").read_text())] == [0.7, 0.3]
+
+
+@pytest.mark.parametrize(("steps", "inside"), [(6, 2), (4, 1)])  # the second run ends before what was asked for
+def test_some_steps_are_profiled_and_the_curve_stays(
+    words: list[str], tmp_path: Path, launch: Any, steps: int, inside: int
+) -> None:
+    words = [*words, f"run.steps={steps}"]
+    launch(1, *words, f"run.out={tmp_path / 'plain'}").wait()
+    launch(1, *words, "run.profile_steps=2").wait()
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+    with gzip.open(tmp_path / "run" / "trace.json.gz") as file:
+        names = Counter(event.get("name") for event in json.load(file)["traceEvents"])
+    assert names["Optimizer.step#AdamW.step"] == 2 * inside, "ZeRO steps each of two groups of parameters by itself"
+    assert names["aten::addmm"] > 0
 
 
 def outcome(tmp_path: Path) -> dict[str, Any]:
