@@ -235,10 +235,15 @@ def _check(args: Namespace) -> None:
 
     wish = check.Wish(args.ranks, args.gpu, args.gpus_per_node, args.network_gbps, args.try_out)
     found = check.check(args.recipe, args.overrides, wish)
-    if args.json:
-        log.print_json(found)
-    else:
-        print("\n".join(check.table(found)))
+    log.print_json(found) if args.json else print("\n".join(check.table(found)))
+
+
+def _watch(args: Namespace) -> None:
+    with _imports():
+        from fer_scale import log, watch
+
+    rows = watch.watch(args.folder, args.set, args.split, recipe=args.recipe or watch.RECIPE, once=args.once)
+    log.print_json(rows) if args.json else print("\n".join(map(watch.line, rows)))
 
 
 def _keys(args: Namespace) -> None:
@@ -275,17 +280,7 @@ def _result(args: Namespace, facts: dict[str, Any]) -> None:
         log.print_json(facts)
         return
     for name, value in facts.items():
-        print(f"{name:<18} {_words(value)}")
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
-        return " ".join(map(_words, value)) or "none"
-    if isinstance(value, list):
-        return "".join(f"\n  {_words(item)}" for item in value) or "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        print(f"{name:<18} {log.words(value)}")
 
 
 VERBS = (
@@ -300,6 +295,7 @@ VERBS = (
     ("evaluate", _evaluate),
     ("predict", _predict),
     ("check", _check),
+    ("watch", _watch),
     ("keys", _keys),
     ("demo", _demo),
 )

@@ -192,6 +192,16 @@ def _check(verb: Verb) -> None:
     _json(verb)
 
 
+def _watch(verb: Verb) -> None:
+    """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
+    verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")
+    verb.add_argument("set", help=_SET)
+    verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")
+    verb.add_argument("--recipe", type=Path, help="of the fine-tuning (configs/finetune/watch.toml)")
+    verb.add_argument("--once", action="store_true", help="measure what is there, and do not wait for more")
+    _json(verb)
+
+
 def _keys(verb: Verb) -> None:
     """List the keys of a recipe, with default and meaning."""
     verb.add_argument("stage", choices=("pretrain", "finetune"))

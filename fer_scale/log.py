@@ -144,6 +144,17 @@ def _step_of(line: str) -> int | None:
         return None
 
 
+def words(value: Any) -> str:
+    """A value of a verb's result, as one reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return " ".join(map(words, value)) or "none"
+    if isinstance(value, list):
+        return "".join(f"\n  {words(item)}" for item in value) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
 def print_json(value: Any) -> None:
     """A result for a script, on stdout."""
     json.dump(value, sys.stdout, indent=2, default=str)

@@ -27,6 +27,19 @@ def curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
+def watched(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Accuracy and uar in percent over the images that the encoder has seen, from the lines of watch.jsonl."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in ("accuracy", "uar"):
+        axes.plot([row["images"] for row in rows], [100 * row[name] for row in rows], marker="o", label=name)
+    axes.set_xlabel("images seen in pre-training")
+    axes.set_ylabel("% after a short fine-tuning")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=100)
+
+
 def reconstructions(originals: Tensor, masked: Tensor, filled: Tensor, file: Path) -> None:
     """Three rows of pictures [B, 3, p, p] in 0..1: what was there, what the encoder saw, what the decoder filled in."""
     rows = [np.concatenate(list(_bytes(batch)), axis=1) for batch in (originals, masked, filled)]

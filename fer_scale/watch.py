@@ -1,0 +1,84 @@
+"""`fer-scale watch`: how good a run's encoder is by now, told by what a short fine-tuning makes of it.
+
+A linear probe misleads for masked autoencoders. So each new checkpoint is fine-tuned for few steps, always the same,
+with the labels of a split, and measured on its list `valid`: a line of RUN/watch.jsonl, a point of RUN/watch.png.
+Beside the training or after it, on any machine that sees the run; started again, it goes on.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fer_scale import checkpoint, log, plots, publish
+from fer_scale.finetune import evaluate, loop, split
+from shards.errors import UserError
+from shards.remote import open_set
+
+RECIPE = Path(__file__).parents[1] / "configs" / "finetune" / "watch.toml"
+LINES, PICTURE = "watch.jsonl", "watch.png"
+_LIST = "valid"  # never the test: who looks at a curve chooses by it
+_LOOK_S = 10.0
+
+
+def watch(
+    run: Path, set_path: str, split_file: Path, *, recipe: Path = RECIPE, once: bool = False, look_s: float = _LOOK_S
+) -> list[dict[str, Any]]:
+    """The lines of RUN/watch.jsonl, when the run has ended; with `once`, when its checkpoints so far are measured."""
+    if not (run / "recipe.toml").exists():
+        raise UserError(f"{run}: no run of pre-training (recipe.toml is missing)")
+    if not split.read(split_file, open_set(set_path)).lists[_LIST]:
+        raise UserError(f"{split_file}: its list `{_LIST}` is empty; draw it with `fer-scale split --valid 20%`")
+    while True:
+        over = once or _ended(run)  # before one looks: a run's last checkpoint comes before its end
+        while folder := _next(run):
+            _measure(run, folder, set_path, split_file, recipe)
+        if over:
+            return log.rows(run / LINES)
+        time.sleep(look_s)
+
+
+def _ended(run: Path) -> bool:
+    file = run / "outcome.json"
+    return file.exists() and json.loads(file.read_text())["outcome"] in ("done", "failed")
+
+
+def _next(run: Path) -> Path | None:
+    """The oldest whole checkpoint that was not measured."""
+    seen = {row["step"] for row in log.rows(run / LINES)}
+    for folder in sorted((run / "checkpoints").glob("step_*")):
+        if (folder / "manifest.json").exists() and int(folder.name.removeprefix("step_")) not in seen:
+            return folder
+    return None
+
+
+def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: Path) -> None:
+    """Fine-tune and measure one checkpoint; one that cannot be read is written down as such, and not tried again."""
+    row: dict[str, Any] = {"step": int(folder.name.removeprefix("step_"))}
+    with tempfile.TemporaryDirectory() as scratch:
+        encoder, tuned = f"{scratch}/encoder", f"{scratch}/run"
+        try:
+            row["images"] = checkpoint.progress_of(folder)["images"]
+            publish.publish(folder, encoder, licence="other")
+        except (UserError, OSError) as error:  # damaged, or the run has put newer ones in its place
+            row["problem"] = str(error)
+        else:
+            given = [f"data.shards={json.dumps(set_path)}", f"data.split={json.dumps(str(split_file))}"]
+            loop.finetune(recipe, [*given, f"model.start_from={encoder}", f"run.out={tuned}"])
+            found = evaluate.evaluate(
+                f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
+            )
+            row |= {name: found[name] for name in ("accuracy", "uar")}
+    with (run / LINES).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
+    log.say(line(row))
+
+
+def line(row: dict[str, Any]) -> str:
+    """A line of watch.jsonl in words."""
+    if "problem" in row:
+        return f"step {row['step']:,}: not measured: {row['problem']}"
+    seen = f"step {row['step']:,}, {row['images']:,} views"
+    return f"{seen}: accuracy {100 * row['accuracy']:.1f} %, uar {100 * row['uar']:.1f} %"

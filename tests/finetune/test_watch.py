@@ -1,0 +1,70 @@
+"""`fer-scale watch`: each checkpoint of a real run is fine-tuned and measured once, beside the run or after it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale import log, watch
+from fer_scale.__main__ import main
+from fer_scale.finetune.split import split
+from shards.errors import UserError
+
+PRETRAIN = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
+
+
+@pytest.fixture
+def words(labeled_set: Path, tmp_path: Path) -> list[str]:
+    """A pre-training of six steps with checkpoints after three and six."""
+    keys = ["model.image_px=16", "run.steps=6", "run.checkpoint_every_steps=3", f"run.out={tmp_path / 'pre'}"]
+    return ["-m", "fer_scale", "pretrain", str(PRETRAIN), f"data.shards={labeled_set}", *keys]
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """watch.toml, but six steps."""
+    file = tmp_path / "short.toml"
+    text = watch.RECIPE.read_text().replace("steps = 300", "steps = 6").replace("warmup_steps = 30", "warmup_steps = 2")
+    file.write_text(text)
+    return file
+
+
+def test_every_checkpoint_is_measured_once_and_beside_a_run_until_its_end(
+    words: list[str], labeled_set: Path, split_file: Path, short: Path, tmp_path: Path, launch: Any
+) -> None:
+    run, given = tmp_path / "pre", {"recipe": short, "look_s": 0.2}
+    launch(1, *words, "run.stop_after_steps=3").wait()
+    first = watch.watch(run, str(labeled_set), split_file, once=True, **given)
+    assert [row["step"] for row in first] == [3] and first[0]["images"] == 75
+    going_on = launch(1, *words)
+    rows = watch.watch(run, str(labeled_set), split_file, **given)  # until the run has ended
+    going_on.wait()
+    assert [row["step"] for row in rows] == [3, 6] and rows[0] == first[0]
+    assert all(0 <= row["accuracy"] <= 1 and 0 <= row["uar"] <= 1 for row in rows)
+    assert log.rows(run / "watch.jsonl") == rows and (run / "watch.png").stat().st_size > 1000
+
+
+def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(
+    words: list[str], labeled_set: Path, split_file: Path, short: Path, tmp_path: Path, launch: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    launch(1, *words).wait()
+    run = tmp_path / "pre"
+    [file] = (run / "checkpoints" / "step_00000003").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    asked = ["watch", str(run), str(labeled_set), "--split", str(split_file), "--recipe", str(short), "--json"]
+    assert main(asked) == 0
+    broken, whole = json.loads(capsys.readouterr().out)
+    assert broken["step"] == 3 and "use another step" in broken["problem"]
+    assert whole["step"] == 6 and "accuracy" in whole
+
+
+def test_what_cannot_be_watched_is_refused_before_anything_is_trained(labeled_set: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "split.json"
+    split(labeled_set, labels="24", seed=0, test="25%", out=bare)
+    with pytest.raises(UserError, match="no run of pre-training"):
+        watch.watch(tmp_path, str(labeled_set), bare, once=True)
+    (tmp_path / "recipe.toml").touch()
+    with pytest.raises(UserError, match=r"its list `valid` is empty; draw it with `fer-scale split --valid 20%`"):
+        watch.watch(tmp_path, str(labeled_set), bare, once=True)
