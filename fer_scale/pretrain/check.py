@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from fer_scale import config, encoder, log
+from fer_scale import config, log
 from fer_scale.config import ConfigError, did_you_mean
 from fer_scale.pretrain import cost, setup
 from fer_scale.pretrain.cost import Device, Shape
 from fer_scale.pretrain.layout import layout_for
-from fer_scale.pretrain.mae import visible_patches
 from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
@@ -48,22 +47,12 @@ def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]
     sets = setup.opened(rec.data)
     _, order, fell_out = setup.table(rec, sets)
     plans = [plan(rec, ranks, order) for ranks in counts]
-    shape = shape_of(rec)
+    shape = setup.shape_of(rec)
     setup.describe(rec, plans[0], order, sets, fell_out, shape.trained + shape.frozen)
     most = rec.batch.size // counts[0]
     tried = largest_micro(recipe_file, overrides, most, wish) if wish.try_out else None
     known = _Known(rec, shape, device, wish.node, sets, tried)
     return {"device": asdict(device), "tried": tried, "plans": [known.row(p) for p in plans]}
-
-
-def shape_of(rec: Pretrain) -> Shape:
-    """The sizes that a recipe's model has."""
-    m = rec.model
-    args = encoder.model_args(m.encoder, image_px=m.image_px, patch_px=m.patch_px)
-    patches = (m.image_px // m.patch_px) ** 2
-    visible = visible_patches(patches, m.mask_ratio)
-    values = 3 * m.patch_px**2
-    return Shape(args["embed_dim"], args["depth"], patches, visible, values, m.decoder_width, m.decoder_depth)
 
 
 def largest_micro(recipe_file: Path, overrides: list[str], most: int, wish: Wish) -> dict[str, Any]:

@@ -140,6 +140,12 @@ DEVICES = {
 }
 
 
+def device_called(name: str) -> Device | None:
+    """The device that its driver calls so, as "NVIDIA H100 80GB HBM3"."""
+    words = name.lower().replace("-", " ").split()
+    return next((device for key, device in DEVICES.items() if key in words), None)
+
+
 def wire_bytes(shape: Shape, *, stage: int, ranks: int, accumulation: int) -> float:
     """What each rank sends in a step (and receives): gradients and weights in fp32 over a ring (ZeRO section 7).
 

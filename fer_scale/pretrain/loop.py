@@ -20,7 +20,8 @@ from fer_scale.ending import Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
 from fer_scale.pretrain import recipe, setup, state, world
-from fer_scale.pretrain.engine import Engine, Stepped, load_weights, versions
+from fer_scale.pretrain.engine import Engine, load_weights, versions
+from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.world import World
@@ -153,7 +154,7 @@ class Run:
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
     saved: int = -1  # step of the newest checkpoint of this process
-    meter: "Meter" = field(default_factory=lambda: Meter())
+    meter: Meter = field(default_factory=Meter)
 
 
 def _train(run: Run, tick: log.Ticker) -> None:
@@ -203,24 +204,6 @@ def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         yield images.normalise(view, model.mean, model.std), keys
 
 
-class Meter:
-    """Sums since the last line of metrics."""
-
-    def __init__(self) -> None:
-        self.loss: Tensor | None = None
-        self.images = self.steps = 0
-        self.waited = self.seconds = 0.0
-        self.grad_norm = float("nan")
-
-    def add(self, stepped: Stepped, images: int, waited: float, seconds: float) -> None:
-        self.loss = stepped.loss if self.loss is None else self.loss + stepped.loss
-        self.grad_norm = stepped.grad_norm
-        self.images += images
-        self.steps += 1
-        self.waited += waited
-        self.seconds += seconds
-
-
 def _log(run: Run, lr: float) -> None:
     meter, plan = run.meter, run.plan
     assert meter.loss is not None
@@ -229,12 +212,9 @@ def _log(run: Run, lr: float) -> None:
     if not run.us.is_main:
         return
     speed, wait = meter.images / meter.seconds, meter.waited / meter.seconds
-    norm = meter.grad_norm if meter.grad_norm == meter.grad_norm else None
     skipped = run.step - run.engine.adam_step
-    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr, "images_per_s": round(speed, 1)}
-    row |= {"data_wait": round(wait, 4), "grad_norm": norm, "skipped_steps": skipped, "unreadable": run.bad}
-    if run.us.device.type == "cuda":
-        row["memory_mb"] = round(torch.cuda.max_memory_allocated(run.us.device) / 1e6)
+    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr} | meter.row()
+    row |= {"skipped_steps": skipped, "unreadable": run.bad} | on_a_gpu(run.recipe, run.us, speed)
     run.journal.metrics(**row)
     left = log.duration((plan.steps - run.step) * meter.seconds / meter.steps)
     log.say(

@@ -14,8 +14,9 @@ import torch
 from fer_scale import config, encoder, hub, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
+from fer_scale.pretrain.cost import Shape
 from fer_scale.pretrain.layout import zero_layout
-from fer_scale.pretrain.mae import MaskedAutoencoder
+from fer_scale.pretrain.mae import MaskedAutoencoder, visible_patches
 from fer_scale.pretrain.recipe import Data, Plan, Pretrain
 from shards.errors import ShardError
 from shards.index import ShardSet
@@ -106,6 +107,16 @@ def fresh(rec: Pretrain) -> MaskedAutoencoder:
         norm_eps=m.norm_eps,
         recompute=rec.run.recompute,
     )
+
+
+def shape_of(rec: Pretrain) -> Shape:
+    """The sizes that a recipe's model has."""
+    m = rec.model
+    args = encoder.model_args(m.encoder, image_px=m.image_px, patch_px=m.patch_px)
+    patches = (m.image_px // m.patch_px) ** 2
+    visible = visible_patches(patches, m.mask_ratio)
+    values = 3 * m.patch_px**2
+    return Shape(args["embed_dim"], args["depth"], patches, visible, values, m.decoder_width, m.decoder_depth)
 
 
 def describe(

@@ -26,8 +26,8 @@ from hosts import Host, Hosts, Running, call  # noqa: E402
 
 from fer_scale import config, log  # noqa: E402
 from fer_scale.pretrain import cost  # noqa: E402
-from fer_scale.pretrain.check import shape_of  # noqa: E402
 from fer_scale.pretrain.recipe import Pretrain  # noqa: E402
+from fer_scale.pretrain.setup import shape_of  # noqa: E402
 
 RECIPE = "configs/pretrain/faces_cpu.toml"
 LINES = 5  # of the log, after the first, a step each where links are slow

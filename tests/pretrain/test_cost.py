@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_scale import config
 from fer_scale.pretrain import cost, setup
-from fer_scale.pretrain.check import shape_of
 from fer_scale.pretrain.cost import FP32, Shape
 from fer_scale.pretrain.mae import MaskedAutoencoder
 from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.pretrain.setup import shape_of
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 ONE = Shape(
@@ -124,3 +124,19 @@ def test_the_one_gpu_that_was_measured_is_foretold() -> None:
         shape, stage=0, ranks=1, micro=1024, precision="bf16", recompute=False, bucket=10, overlap=False
     )
     assert found.total == pytest.approx(4.8e9, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_gpu_is_known_by_the_name_of_its_driver(name: str, found: str | None) -> None:
+    device = cost.device_called(name)
+    assert (device.name if device else None) == found
