@@ -176,7 +176,7 @@ def _check(verb: Verb) -> None:
     _recipe(verb)
     verb.add_argument("--ranks", default="1", metavar="N[,N...]", help="how many ranks there will be, as 1,8,64 (1)")
     verb.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s, or cpu: this machine's")
-    verb.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="ranks of a node (8)")
+    verb.add_argument("--gpus-per-node", type=int, metavar="N", help="ranks of a node (8; of processors, all)")
     verb.add_argument(
         "--network-gbps",
         type=float,
@@ -198,7 +198,11 @@ def _watch(verb: Verb) -> None:
     verb.add_argument("set", help=_SET)
     verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")
     verb.add_argument("--recipe", type=Path, help="of the fine-tuning (configs/finetune/watch.toml)")
-    verb.add_argument("--once", action="store_true", help="measure what is there, and do not wait for more")
+    verb.add_argument(
+        "--once",
+        action="store_true",
+        help="measure what is there, and do not wait for the end of the run (of one that was stopped it would be long)",
+    )
     _json(verb)
 
 

@@ -262,9 +262,11 @@ def _one_step_ahead(steps: Iterator[list[Batch]], device: torch.device) -> Itera
         with torch.cuda.stream(copies):
             moved = [replace(b, pixels=b.pixels.to(device, non_blocking=True)) for b in batches]
             copied = copies.record_event()
-        if ready:
-            yield ready
-        copied.synchronize()
+        try:
+            if ready:
+                yield ready
+        finally:  # also where nobody wants more: the slots' memory goes
+            copied.synchronize()
         for batch in moved:  # allocated by one stream, used by the other
             batch.pixels.record_stream(computes)
         ready = moved

@@ -47,6 +47,12 @@ class Slots:
         try:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._all.data_ptr(), self._all.numel(), 0))
         except torch.cuda.CudaError as error:
+            try:
+                torch.zeros(
+                    1, device="cuda"
+                )  # CUDA keeps the error for whoever comes next, and torch asks after a kernel
+            except RuntimeError:
+                pass
             return str(error)
         self._locked = True
         return ""

@@ -40,15 +40,19 @@ def watch(
 
 
 def _ended(run: Path) -> bool:
-    file = run / "outcome.json"
-    return file.exists() and json.loads(file.read_text())["outcome"] in ("done", "failed")
+    try:
+        return json.loads((run / "outcome.json").read_text())["outcome"] in ("done", "failed")
+    except (FileNotFoundError, ValueError):  # not there, or being written
+        return False
 
 
 def _next(run: Path) -> Path | None:
     """The oldest whole checkpoint that was not measured."""
     seen = {row["step"] for row in log.rows(run / LINES)}
     for folder in sorted((run / "checkpoints").glob("step_*")):
-        if (folder / "manifest.json").exists() and int(folder.name.removeprefix("step_")) not in seen:
+        if folder.suffix == ".part" or not (folder / "manifest.json").exists():
+            continue
+        if int(folder.name.removeprefix("step_")) not in seen:
             return folder
     return None
 
@@ -65,7 +69,9 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
             row["problem"] = str(error)
         else:
             given = [f"data.shards={json.dumps(set_path)}", f"data.split={json.dumps(str(split_file))}"]
-            loop.finetune(recipe, [*given, f"model.start_from={encoder}", f"run.out={tuned}"])
+            ended = loop.finetune(recipe, [*given, f"model.start_from={encoder}", f"run.out={tuned}"])
+            if ended["outcome"] != "done":
+                raise UserError(f"stopped ({ended['reason']}); started again, watch goes on where it was")
             found = evaluate.evaluate(
                 f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
             )

@@ -20,7 +20,7 @@ from shards.boxing import Boxing, check_boxing
 from shards.describe import Row, describe, left_out_of, to_text
 from shards.detector import DETECTOR
 from shards.errors import ShardError
-from shards.index import HASH_BYTES, INDEX, ShardSet, size_fault
+from shards.index import FORMAT, HASH_BYTES, INDEX, ShardSet, size_fault
 from shards.plan import Chosen, Plan, make_plan, survey
 from shards.prepare import Rules
 from shards.sources import SOURCES, entries
@@ -96,7 +96,7 @@ def pack(
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)
     budget = _budget(max_left_out, images := len(listing.entries))
-    settings = [name, shard_mb, seed, transcode, max_px, decode_check, duplicates, boxes, bool(detector)]
+    settings = [FORMAT, name, shard_mb, seed, transcode, max_px, decode_check, duplicates, boxes, bool(detector)]
     sizes, digest = survey(listing.entries, settings, all_known=bool(detector))
     workers, progress = workers or len(os.sched_getaffinity(0)), progress or (lambda done, total: None)
     at, before = Unfinished(out), 0

@@ -1,7 +1,7 @@
 """Larger and larger micro-batches on this device, until one does not fit: `fer-scale check --try` starts this file.
 
 Real steps of one rank, with random images; a line of JSON for each size that it got through. In a process of its own,
-so it is all the same whether the device's memory, a limit of this account or the kernel ends it.
+so that the device's memory, a limit of this account or the kernel may end it.
 """
 
 import itertools
@@ -33,7 +33,8 @@ def main(recipe_file: str, most: str, *overrides: str) -> None:
     engine = Engine(setup.build(rec), rec, one, us)
     px = rec.model.image_px
     wanted = sizes(int(most))
-    print(json.dumps({"sizes": len(wanted)}), flush=True)
+    name = torch.cuda.get_device_name() if us.device.type == "cuda" else "cpu"
+    print(json.dumps({"sizes": len(wanted), "device": name}), flush=True)
     for micro in wanted:
         images, keys = torch.rand(micro, 3, px, px, device=us.device), torch.arange(micro, device=us.device)
         taken = list[float]()
@@ -49,4 +50,9 @@ def main(recipe_file: str, most: str, *overrides: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (RuntimeError, MemoryError) as error:
+        if not setup.out_of_memory(error):
+            raise
+        print(json.dumps({"memory": str(error)}), flush=True)

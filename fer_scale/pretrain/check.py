@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fer_scale import config, log
@@ -24,6 +25,8 @@ from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
 _CPU = "cpu"
+_PARTS = ("compute", "wire", "exposed", "straggling", "read", "total")  # of a step
+_SAID = ('{"sizes"', '{"micro"', '{"memory"')  # lines of attempt.py
 _PAYS = 0.5  # of one rank's rate, below which more ranks are mostly waiting
 
 
@@ -33,7 +36,7 @@ class Wish:
 
     ranks: str = "1"  # numbers with commas
     gpu: str = "h100"
-    node: int = 8  # ranks of a node
+    node: int | None = None  # ranks of a node; None: 8, and of processors all
     network_gbps: float | None = None  # of a whole node
     try_out: bool = False
 
@@ -41,7 +44,9 @@ class Wish:
 def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
     """What the recipe comes to for each number of ranks; says on the way what the recipe is."""
     rec = config.load(Pretrain, recipe_file, overrides)
-    counts, device = _counts(wish.ranks), _device(wish)
+    counts = _counts(wish.ranks)
+    node = wish.node if wish.node is not None else max(counts) if wish.gpu == _CPU else 8
+    device = _device(wish, node)
     if wish.try_out and wish.gpu != _CPU and not torch.cuda.is_available():
         raise ConfigError("--try measures on this machine, which has no GPU: say --gpu cpu, or try it where the GPU is")
     sets = setup.opened(rec.data)
@@ -50,38 +55,49 @@ def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]
     shape = setup.shape_of(rec)
     setup.describe(rec, plans[0], order, sets, fell_out, shape.trained + shape.frozen)
     most = rec.batch.size // counts[0]
-    tried = largest_micro(recipe_file, overrides, most, wish) if wish.try_out else None
-    known = _Known(rec, shape, device, wish.node, sets, tried)
+    tried = (
+        largest_micro(recipe_file, overrides, most, _cores(node) if wish.gpu == _CPU else None)
+        if wish.try_out
+        else None
+    )
+    known = _Known(rec, shape, device, node, sets, tried)
     return {"device": asdict(device), "tried": tried, "plans": [known.row(p) for p in plans]}
 
 
-def largest_micro(recipe_file: Path, overrides: list[str], most: int, wish: Wish) -> dict[str, Any]:
-    """{"micro", "images_per_s", "seconds_an_image", "limit"}: of the largest size up to `most` that fits here.
+def largest_micro(recipe_file: Path, overrides: list[str], most: int, threads: int | None) -> dict[str, Any]:
+    """{"device", "micro", "limit", "sizes"}: the largest size up to `most` that fits here; seconds a step of each.
 
-    `limit` is False where `most` itself fits; on a GPU there is "memory_mb", too.
+    `limit` is False where `most` itself fits. With `threads` on so many cores, without a GPU.
     """
     command = [sys.executable, "-m", "fer_scale.pretrain.attempt", str(recipe_file), str(most), *overrides]
-    found, last = list[dict[str, Any]](), "killed"
-    threads = max(1, (os.cpu_count() or 1) // wish.node)  # on processors, the ranks of a node share its cores
-    env = os.environ | ({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)} if wish.gpu == _CPU else {})
+    env = os.environ | ({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)} if threads else {})
+    sizes, last = list[tuple[int, float]](), "killed"
+    begun: dict[str, Any] = {"sizes": 1, "device": ""}
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as run,
         log.progress("trying micro-batches", "sizes") as tick,
     ):
         assert run.stdout is not None
-        total = 1
         for line in run.stdout:
-            if not line.startswith("{"):
-                last = line.strip() or last
-                continue
-            said = json.loads(line)
-            total = said.get("sizes", total)
-            if "micro" in said:
-                found.append(said)
-                tick(len(found), total)
-    if not found:
+            said = json.loads(line) if line.startswith(_SAID) else {}
+            if "sizes" in said:
+                begun = said
+            elif "micro" in said:
+                sizes.append((said["micro"], said["micro"] * said["seconds_an_image"]))
+                tick(len(sizes), begun["sizes"])
+            else:
+                last = said.get("memory") or line.strip() or last
+    if run.returncode > 0:  # no lack of memory, which it says, or is killed for
+        raise ConfigError(f"--try: {last}")
+    if not sizes:
         raise ConfigError(f"--try: not even one image could be trained on here ({last})")
-    return found[-1] | {"limit": found[-1]["micro"] < most}
+    micro = sizes[-1][0]
+    return {"device": begun["device"], "micro": micro, "limit": micro < most, "sizes": sizes}
+
+
+def _cores(node: int) -> int:
+    """Of this machine, for each of the ranks that share them."""
+    return max(1, (os.cpu_count() or 1) // node)
 
 
 def _counts(text: str) -> list[int]:
@@ -94,11 +110,11 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _device(wish: Wish) -> Device:
-    if wish.node < 1:
-        raise ConfigError(f"--gpus-per-node {wish.node}: a node has at least one rank")
+def _device(wish: Wish, node: int) -> Device:
+    if node < 1:
+        raise ConfigError(f"--gpus-per-node {node}: a node has at least one rank")
     if wish.gpu == _CPU:
-        found = _this_cpu(wish.node)
+        found = _this_cpu(node)
     elif wish.gpu in cost.DEVICES:
         found = cost.DEVICES[wish.gpu]
     else:
@@ -108,7 +124,7 @@ def _device(wish: Wish) -> Device:
         return found
     if not wish.network_gbps > 0:
         raise ConfigError(f"--network-gbps {wish.network_gbps}: must be above 0")
-    return replace(found, network=wish.network_gbps * 1e9 / 8 / wish.node)
+    return replace(found, network=wish.network_gbps * 1e9 / 8 / node)
 
 
 def _this_cpu(node: int) -> Device:
@@ -168,7 +184,7 @@ class _Known:
             "mfu": rate / ranks * flops / self.device.flops[run.precision],
             "rate_of_one_rank": rate / ranks / (size / alone.total),
             "bound_by": step.bound,
-            "step_ms": {name: 1e3 * value for name, value in asdict(step).items()} | {"total": 1e3 * step.total},
+            "step_ms": {name: 1e3 * getattr(step, name) for name in _PARTS},
             "days": hours / 24,
             "node_hours": hours * nodes,
             "wire_mb_a_step": sent / 1e6,
@@ -185,14 +201,16 @@ class _Known:
         size, run = self.rec.batch.size, self.rec.run
         micro = size / ranks / accumulation
         if self.tried:
-            compute = micro * accumulation * self.tried["seconds_an_image"]
+            one, launching = _timed(self.tried["sizes"], micro), False
         else:
-            one = cost.compute_s(self.shape, self.device, micro=micro, precision=run.precision, recompute=run.recompute)
-            compute = accumulation * one
+            one, launching = cost.compute_s(
+                self.shape, self.device, micro=micro, precision=run.precision, recompute=run.recompute
+            )
+        compute = accumulation * one
         sent = cost.wire_bytes(self.shape, stage=stage, ranks=ranks, accumulation=accumulation)
         wire = cost.wire_s(sent, ranks=ranks, node=self.node, link=self.device.link, network=self.device.network)
         read = size / ranks * self._an_image()[1] / max(1, self.rec.data.workers)
-        return cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read)
+        return cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
 
     def _memory(self, stage: int, ranks: int, micro: float, layout: dict[str, Any]) -> cost.Memory:
         run = self.rec.run
@@ -207,6 +225,14 @@ class _Known:
         samples = sum(s.samples for s in self.sets)
         seconds = sum(s.samples * cost.decode_s(*s.index["image_px"]["mean"]) for s in self.sets)
         return sum(s.index["bytes"] for s in self.sets) / samples, seconds / samples
+
+
+def _timed(sizes: list[tuple[int, float]], micro: float) -> float:
+    """Seconds of a micro-batch, between those that were timed; a larger one takes as long an image as the largest."""
+    largest, seconds = sizes[-1]
+    if micro > largest:
+        return seconds * micro / largest
+    return float(np.interp(micro, [size for size, _ in sizes], [seconds for _, seconds in sizes]))
 
 
 def _gb(memory: cost.Memory) -> dict[str, float]:
@@ -250,7 +276,12 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def _notes(tried: dict[str, Any] | None, device: dict[str, Any], plans: list[dict[str, Any]]) -> Iterator[str]:
     if tried:
-        yield f"computing was timed here with micro-batches of {tried['micro']}: {tried['images_per_s']:,.0f} images/s"
+        micro, seconds = tried["sizes"][-1]
+        rate = f"{micro / seconds:,.0f} images/s in micro-batches of {micro}"
+        yield f"computing was timed here, on {tried['device']}: {rate}"
+        called = cost.device_called(tried["device"])
+        if (called.name if called else _CPU) != device["name"]:
+            yield f"memory, links and MFU are those of {device['name']}, which {tried['device']} is not: see --gpu"
         yield f"the largest batch.micro that fits here: {tried['micro']}" + (
             "" if tried["limit"] else " (none larger was asked for)"
         )

@@ -143,6 +143,8 @@ DEVICES = {
 def device_called(name: str) -> Device | None:
     """The device that its driver calls so, as "NVIDIA H100 80GB HBM3"."""
     words = name.lower().replace("-", " ").split()
+    if {"pcie", "nvl", "mig"} & set(words):  # slower cards of the name, and parts of one
+        return None
     return next((device for key, device in DEVICES.items() if key in words), None)
 
 
@@ -178,6 +180,7 @@ class Step:
     exposed: float  # what of the wire nothing hides
     read: float  # what the readers of a rank take
     straggling: float
+    launching: bool  # computing waits for the host
 
     @property
     def total(self) -> float:
@@ -188,22 +191,27 @@ class Step:
         """What would have to become faster."""
         if self.read > self.compute + self.exposed + self.straggling:
             return "reading"
-        return "network" if self.exposed > self.compute else "compute"
+        if self.exposed > self.compute:
+            return "network"
+        return "launching" if self.launching else "compute"
 
 
-def compute_s(shape: Shape, device: Device, *, micro: float, precision: str, recompute: bool = False) -> float:
-    """Of one micro-batch: matrix products, then what moves through memory; or the host that launches all of it."""
+def compute_s(
+    shape: Shape, device: Device, *, micro: float, precision: str, recompute: bool = False
+) -> tuple[float, bool]:
+    """Of one micro-batch: matrix products, then what moves through memory; or (True) the host's launching of it all."""
     products = micro * shape.step_flops(recompute) / (MATMUL * device.flops[precision])
     moved = PASSES * micro * shape.kept(precision) / (BANDWIDTH * device.bandwidth)
-    return max(products + moved, device.launch_s * shape.blocks)
+    launching = device.launch_s * shape.blocks
+    return max(products + moved, launching), launching > products + moved
 
 
-def step(*, compute: float, wire: float, overlap: bool, ranks: int, read: float) -> Step:
+def step(*, compute: float, wire: float, overlap: bool, ranks: int, read: float, launching: bool = False) -> Step:
     """`overlap`: traffic goes on during backward, which is two thirds of computing."""
     exposed = max(0.0, wire - 2 / 3 * compute) if overlap else wire
     # The expected largest of so many normal deviates (an upper bound).
     straggling = STRAGGLING * compute * sqrt(2 * log(ranks)) if ranks > 1 else 0.0
-    return Step(compute, wire, exposed, read, straggling)
+    return Step(compute, wire, exposed, read, straggling, launching)
 
 
 def decode_s(width_px: float, height_px: float) -> float:

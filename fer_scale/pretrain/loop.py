@@ -44,13 +44,9 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
             raise SystemExit(2)  # rank 0 says it
         raise UserError(problem)
     try:
-        with ending.recorded(wanted.run.out, us.rank):
+        with ending.recorded(wanted.run.out, us.rank), _memory_in_words(wanted):
             run = _set_up(wanted, changes, us)
-            with (
-                run.stop,
-                log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick,
-                _memory_in_words(wanted),
-            ):
+            with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
         if us.is_main:
             log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
@@ -68,11 +64,11 @@ def _memory_in_words(rec: Pretrain) -> Iterator[None]:
     """What to change where the device's memory, or this process's, is not enough."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError; on a CPU it has no type
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not setup.out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory with batch.micro = {rec.batch.micro}: lower it, which changes the layout only, or set "
+            f"out of memory with batch.micro = {rec.batch.micro}: a smaller one changes the layout only, and so does "
             f"run.recompute=true; `fer-scale check RECIPE --try` finds the largest that fits\n{error}"
         ) from error
 

@@ -51,6 +51,9 @@ def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(
 ) -> None:  # fmt: skip
     launch(1, *words).wait()
     run = tmp_path / "pre"
+    being_saved = run / "checkpoints" / "step_00000009.part"
+    being_saved.mkdir()
+    (being_saved / "manifest.json").touch()
     [file] = (run / "checkpoints" / "step_00000003").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
     asked = ["watch", str(run), str(labeled_set), "--split", str(split_file), "--recipe", str(short), "--json"]

@@ -67,6 +67,20 @@ def test_mistakes_of_the_command_line_are_one_message(
     assert said in capsys.readouterr().err
 
 
+def test_a_share_is_priced_by_the_micro_batches_that_were_timed() -> None:
+    timed = [(1, 7.0), (2, 7.0), (4, 8.0), (16, 14.0)]
+    assert [check._timed(timed, micro) for micro in (0.5, 1, 3, 10, 16, 32)] == [7.0, 7.0, 7.5, 11.0, 14.0, 28.0]
+
+
+def test_a_trial_that_fails_for_another_reason_than_memory_says_it(
+    faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"data.shards={faces}", "run.out=none", "model.start_from=nowhere", "--gpu", "cpu", "--try"]
+    assert main(["check", str(RECIPE), *given]) == 2
+    said = capsys.readouterr().err
+    assert "--try: " in said and "nowhere" in said and "Traceback" not in said
+
+
 def limited(*command: str) -> subprocess.CompletedProcess[str]:
     """A command that cannot have more than LIMIT bytes of data."""
 
@@ -94,7 +108,10 @@ def test_a_run_that_is_out_of_memory_says_what_to_change(faces: Path, tmp_path: 
     given = [str(RECIPE), f"data.shards={faces}", *KEEPS_MUCH, f"run.out={out}", "batch.size=110", "batch.micro=110"]
     run = limited("pretrain", *given)
     assert run.returncode == 2, run.stderr
-    assert "out of memory with batch.micro = 110: lower it" in run.stderr and "Traceback" not in run.stderr
+    assert (
+        "out of memory with batch.micro = 110: a smaller one changes the layout only" in run.stderr
+        and "Traceback" not in run.stderr
+    )
     ended = json.loads((out / "outcome.json").read_text())
     assert ended["outcome"] == "failed" and "out of memory" in ended["reason"]
     assert "can't allocate memory" in json.loads((out / "first_failure.json").read_text())["traceback"]
