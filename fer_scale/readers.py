@@ -10,6 +10,7 @@ import mmap
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from typing import Any, TypeVar
 
@@ -47,12 +48,8 @@ class Slots:
         try:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._all.data_ptr(), self._all.numel(), 0))
         except torch.cuda.CudaError as error:
-            try:
-                torch.zeros(
-                    1, device="cuda"
-                )  # CUDA keeps the error for whoever comes next, and torch asks after a kernel
-            except RuntimeError:
-                pass
+            with suppress(RuntimeError):  # CUDA keeps the error for whoever asks next, as torch does after a kernel
+                torch.zeros(1, device="cuda")
             return str(error)
         self._locked = True
         return ""
@@ -66,7 +63,7 @@ class Slots:
 
     def __del__(self) -> None:
         if self._locked:
-            torch.cuda.cudart().cudaHostUnregister(self._all.data_ptr())  # waits for the copies that are under way
+            torch.cuda.cudart().cudaHostUnregister(self._all.data_ptr())
         os.close(self._fd)  # the memory stays as long as a tensor of it does
 
     def _map(self, fd: int, shape: tuple[int, ...]) -> None:

@@ -68,8 +68,8 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
         except (UserError, OSError) as error:  # damaged, or the run has put newer ones in its place
             row["problem"] = str(error)
         else:
-            given = [f"data.shards={json.dumps(set_path)}", f"data.split={json.dumps(str(split_file))}"]
-            ended = loop.finetune(recipe, [*given, f"model.start_from={encoder}", f"run.out={tuned}"])
+            keys = {"data.shards": set_path, "data.split": split_file, "model.start_from": encoder, "run.out": tuned}
+            ended = loop.finetune(recipe, [f"{key}={json.dumps(str(value))}" for key, value in keys.items()])
             if ended["outcome"] != "done":
                 raise UserError(f"stopped ({ended['reason']}); started again, watch goes on where it was")
             found = evaluate.evaluate(

@@ -54,12 +54,9 @@ def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]
     plans = [plan(rec, ranks, order) for ranks in counts]
     shape = setup.shape_of(rec)
     setup.describe(rec, plans[0], order, sets, fell_out, shape.trained + shape.frozen)
-    most = rec.batch.size // counts[0]
-    tried = (
-        largest_micro(recipe_file, overrides, most, _cores(node) if wish.gpu == _CPU else None)
-        if wish.try_out
-        else None
-    )
+    tried, threads = None, _cores(node) if wish.gpu == _CPU else None
+    if wish.try_out:
+        tried = largest_micro(recipe_file, overrides, rec.batch.size // counts[0], threads)
     known = _Known(rec, shape, device, node, sets, tried)
     return {"device": asdict(device), "tried": tried, "plans": [known.row(p) for p in plans]}
 
@@ -83,7 +80,7 @@ def largest_micro(recipe_file: Path, overrides: list[str], most: int, threads: i
             if "sizes" in said:
                 begun = said
             elif "micro" in said:
-                sizes.append((said["micro"], said["micro"] * said["seconds_an_image"]))
+                sizes.append((said["micro"], said["seconds"]))
                 tick(len(sizes), begun["sizes"])
             else:
                 last = said.get("memory") or line.strip() or last
@@ -133,6 +130,7 @@ def _this_cpu(node: int) -> Device:
     product, moved = _seconds(lambda: a @ a), _seconds(lambda: b.add_(1.0))
     rate, bandwidth = 2 * 512**3 / product, 2 * b.numel() * cost.FP32 / moved
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / node
+    # Links are assumed: ranks of a node over its memory, nodes by 1 Gbit/s. Nothing waits for a launch.
     return Device(_CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0)
 
 
@@ -291,7 +289,8 @@ def _notes(tried: dict[str, Any] | None, device: dict[str, Any], plans: list[dic
         if p["memory_gb"]["total"] > p["device_gb"]:
             fits = [stage for stage, total in p["memory_gb_by_stage"].items() if total <= p["device_gb"]]
             way_out = f"ZeRO stage {fits[0]} fits" if fits else "lower batch.micro, or set run.recompute=true"
-            yield f"{p['ranks']} ranks: {p['memory_gb']['total']:.0f} GB are more than {p['device_gb']:.0f}: {way_out}"
+            needs = f"{p['memory_gb']['total']:.0f} GB are more than {p['device_gb']:.0f}"
+            yield f"{log.plural(p['ranks'], 'rank')}: {needs}: {way_out}"
         if p["rate_of_one_rank"] < _PAYS:
             yield (
                 f"{p['ranks']} ranks do not pay: {p['images_a_rank']:.3g} images each leave them at "

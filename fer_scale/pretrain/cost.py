@@ -14,9 +14,7 @@ from math import log, sqrt
 MATMUL = 0.6  # share of the peak that matrix products of a ViT's sizes reach (assumed; 0.8 at 8192, measured)
 BANDWIDTH = 0.8  # share of the memory's peak that elementwise kernels reach (assumed)
 PASSES = 4  # how often what backward keeps moves through memory: written, read, and the same for gradients (assumed)
-LAUNCH_S = (
-    3.4e-3  # of the host, a block and micro-batch: ViT-S at 48 px on an H100 with slow cores, 20 thousand images/s
-)
+LAUNCH_S = 3.4e-3  # of the host, a block and micro-batch: fitted to faces_gpu.toml on an H100 with slow cores
 STRAGGLING = 0.02  # deviation of a rank's step time, as a share of it (assumed)
 DECODE_S, DECODE_PIXEL_S = 25e-6, 7e-9  # of one core, an image and its pixels: 113 us for 112 px (README, reading)
 FP32, BF16 = 4, 2

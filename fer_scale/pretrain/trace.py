@@ -15,7 +15,7 @@ _SETTLED = 3  # steps before: the first ones compile, choose kernels and fill ca
 
 def traced(steps: Iterator[T], count: int, file: Path) -> Iterator[T]:
     """The steps as they are; what is done with `count` of them, after the first few, is written to `file`."""
-    recorder = None
+    recorder, number = None, -1
     try:
         for number, step in enumerate(steps):
             if number == _SETTLED:
@@ -29,6 +29,8 @@ def traced(steps: Iterator[T], count: int, file: Path) -> Iterator[T]:
     finally:
         if recorder:
             _write(recorder, file)  # the run ended before
+        elif number < _SETTLED:
+            log.say(f"nothing profiled: the first {_SETTLED} steps of a start are not, and there were {number + 1}")
 
 
 def _write(recorder: profile, file: Path) -> None:

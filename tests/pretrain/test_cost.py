@@ -114,7 +114,7 @@ def test_traffic_hides_behind_backward_where_it_may() -> None:
     assert cost.step(compute=0.3, wire=0.0, overlap=False, ranks=1, read=0.5).total == 0.5
 
 
-def test_the_one_gpu_that_was_measured_is_foretold() -> None:
+def test_the_one_gpu_that_was_measured_has_the_memory_foretold_and_the_rate_that_launching_was_fitted_to() -> None:
     """ViT-S at 48 px on an H100, 2026-11-26: 17.6 to 25.8 thousand images/s, 4.8 GB."""
     rec = recipe("faces_gpu")
     shape = shape_of(rec)

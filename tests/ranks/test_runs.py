@@ -45,6 +45,12 @@ def test_a_mixture_gives_one_curve_for_any_ranks_and_readers_and_through_a_stop(
     assert [row["weight"] for row in json.loads((tmp_path / "run" / "data.json").read_text())] == [0.7, 0.3]
 
 
+def test_a_run_too_short_to_be_profiled_says_so(words: list[str], tmp_path: Path, launch: Any) -> None:
+    said = launch(1, *words, "run.steps=3", "run.profile_steps=2").wait()
+    assert "nothing profiled: the first 3 steps of a start are not, and there were 3" in said
+    assert not (tmp_path / "run" / "trace.json.gz").exists()
+
+
 @pytest.mark.parametrize(("steps", "inside"), [(6, 2), (4, 1)])  # the second run ends before what was asked for
 def test_some_steps_are_profiled_and_the_curve_stays(
     words: list[str], tmp_path: Path, launch: Any, steps: int, inside: int
