@@ -6,15 +6,19 @@ RUN/outcome.json says how, since a launcher's exit code says nothing (deepspeed 
 
 RUN/first_failure.json names the host and rank that were the first to fail, with the traceback: in what hundreds of
 ranks say on screen it is hard to find, and most of them only miss the first.
+
+RUN/logs/attempt-K/rank-N.log holds all that rank N said, and its own traceback, in the K-th start of the run. Those of
+earlier starts stay: they are small.
 """
 
+import itertools
 import json
 import signal
 import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,9 +77,28 @@ def claim(out: Path) -> str:
     return ""
 
 
+def attempt(out: Path) -> Path | str:
+    """Claim the run's folder, and make one in it for this start's logs, or say what is in the way. The main rank."""
+    if problem := claim(out):
+        return problem
+    try:
+        (out / "logs").mkdir(exist_ok=True)
+        taken = [int(p.name[8:]) for p in (out / "logs").glob("attempt-*") if p.name[8:].isdecimal()]
+        for number in itertools.count(max(taken, default=0) + 1):
+            with suppress(FileExistsError):  # two starts at one time
+                (place := out / "logs" / f"attempt-{number}").mkdir()
+                break
+    except OSError as error:
+        return f"run.out: {out / 'logs'}: {error.strerror}; give another folder"
+    return place
+
+
 @contextmanager
-def recorded(out: Path, rank: int) -> Iterator[None]:
-    """Write down how what runs inside ends; of several ranks that fail, the first speaks and the others are silent."""
+def recorded(out: Path, rank: int, log: Path | None = None) -> Iterator[None]:
+    """Write down how what runs inside ends.
+
+    Of several ranks that fail, the first speaks; the others are silent, but for `log`, a file of their own.
+    """
     file = out / "outcome.json"
     try:
         yield
@@ -86,11 +109,18 @@ def recorded(out: Path, rank: int) -> Iterator[None]:
     except BaseException as error:
         told = "".join(traceback.format_exception(error))
         if not _write(out / "first_failure.json", rank=rank, traceback=told):
+            if log:
+                _add(told, log)
             raise SystemExit(1) from error
         _write(file, outcome="failed", reason=f"{type(error).__name__}: {error}", rank=rank)
         raise
     if rank == 0:
         _write(file, outcome="done", rank=rank)
+
+
+def _add(text: str, file: Path) -> None:
+    with suppress(OSError), file.open("a") as out:
+        out.write(text)
 
 
 def _write(file: Path, **facts: Any) -> bool:

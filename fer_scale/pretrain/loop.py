@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import __version__, checkpoint, config, ending, images, loader, log, plots
+from fer_scale import __version__, checkpoint, config, ending, images, loader, log, plots, tee
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
@@ -39,12 +39,9 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
             raise SystemExit(2) from None
         raise
     us = world.join(wanted.run.hang_seconds)
-    if problem := us.tell(ending.claim(wanted.run.out) if us.is_main else ""):
-        if not us.is_main:
-            raise SystemExit(2)  # rank 0 says it
-        raise UserError(problem)
+    kept = _begin(wanted.run.out, us)
     try:
-        with ending.recorded(wanted.run.out, us.rank), _memory_in_words(wanted):
+        with ending.recorded(wanted.run.out, us.rank, kept), _memory_in_words(wanted):
             run = _set_up(wanted, changes, us)
             with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
@@ -57,6 +54,29 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         ended = "preempted"
     us.leave()
     return ended
+
+
+def _begin(out: Path, us: World) -> Path:
+    """Claim the run's folder. The file in which all that this rank says from now on stands as well."""
+    place = us.tell(ending.attempt(out) if us.is_main else None)
+    problem, file = place, out
+    if isinstance(place, Path):
+        file = place / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
+        problem = next(filter(None, us.collect(_kept(file))), "")
+    if problem:
+        if not us.is_main:
+            raise SystemExit(2)  # rank 0 says it
+        raise UserError(problem)
+    return file
+
+
+def _kept(file: Path) -> str:
+    """What keeps this rank's output from being kept in `file`, or ""."""
+    try:
+        tee.keep(file)
+    except OSError as error:
+        return f"run.out: {file}: {error.strerror}; every node needs this folder, under the same path"
+    return ""
 
 
 @contextmanager

@@ -77,3 +77,23 @@ def test_a_new_start_forgets_how_the_last_one_ended(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert ending.claim(tmp_path / "file" / "run").endswith("give another folder")
+
+
+def test_each_start_has_a_folder_of_its_own_for_logs(tmp_path: Path) -> None:
+    assert [ending.attempt(tmp_path) for _ in range(2)] == [tmp_path / "logs" / f"attempt-{k}" for k in (1, 2)]
+    (tmp_path / "logs" / "attempt-10").mkdir()
+    assert ending.attempt(tmp_path) == tmp_path / "logs" / "attempt-11"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "logs").touch()
+    assert str(ending.attempt(tmp_path / "other")).endswith("give another folder")
+
+
+def test_a_rank_that_fails_later_is_silent_but_for_its_own_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ending.claim(tmp_path)
+    for rank in (2, 0):
+        with pytest.raises((ValueError, SystemExit)), ending.recorded(tmp_path, rank, tmp_path / f"{rank}.log"):
+            raise ValueError(f"by rank {rank}")
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "2.log").exists(), "Python itself says the first"
+    assert (tmp_path / "0.log").read_text().endswith("ValueError: by rank 0\n")
