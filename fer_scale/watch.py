@@ -1,8 +1,9 @@
 """`fer-scale watch`: how good a run's encoder is by now, told by what a short fine-tuning makes of it.
 
 A linear probe misleads for masked autoencoders. So each new checkpoint is fine-tuned for few steps, always the same,
-with the labels of a split, and measured on its list `valid`: a line of RUN/watch.jsonl, a point of RUN/watch.png.
-Beside the training or after it, on any machine that sees the run; started again, it goes on.
+with the labels of a split, and measured on its list `valid`: a line of RUN/watch.jsonl, a point of RUN/watch.png, and
+faces of that list as the checkpoint reconstructs them, RUN/watch/step_N.png. Beside the training or after it, on any
+machine that sees the run; started again, it goes on.
 """
 
 import json
@@ -11,8 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fer_scale import checkpoint, log, plots, publish
-from fer_scale.finetune import evaluate, loop, split
+import torch
+
+from fer_scale import checkpoint, config, images, log, plots, publish
+from fer_scale.finetune import evaluate, loop, split, views
+from fer_scale.finetune.pool import Pool
+from fer_scale.pretrain import pictures
+from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 from shards.remote import open_set
 
@@ -20,6 +26,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "finetune" / "watch.toml"
 LINES, PICTURE = "watch.jsonl", "watch.png"
 _LIST = "valid"  # never the test: who looks at a curve chooses by it
 _LOOK_S = 10.0
+_FACES = 8  # in a picture
 
 
 def watch(
@@ -76,10 +83,26 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
                 f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
             )
             row |= {name: found[name] for name in ("accuracy", "uar")}
+            _picture(run, folder, set_path, split_file)
     with (run / LINES).open("a") as file:
         file.write(json.dumps(row) + "\n")
     plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
     log.say(line(row))
+
+
+def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:
+    """The same held-out faces with the same patches hidden, from every checkpoint."""
+    rec = config.load(Pretrain, run / "recipe.toml")
+    shard_set = open_set(set_path)
+    keys = split.read(split_file, shard_set).lists[_LIST][:_FACES]
+    batch = Pool(shard_set, keys, slot_px=max(128, 2 * rec.model.image_px)).everything()
+    faces = views.whole(batch.pixels, batch.sizes, rec.model.image_px)
+    faces = images.grey(faces, images.greys(batch.keys, rec.augment.grey))  # as it was trained
+    faces = images.normalise(faces, rec.model.mean, rec.model.std)
+    weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
+    (run / "watch").mkdir(exist_ok=True)
+    hidden = torch.from_numpy(batch.keys.view("int64"))
+    pictures.reconstructions(rec, weights, faces, hidden, run / "watch" / f"{folder.name}.png")
 
 
 def line(row: dict[str, Any]) -> str:

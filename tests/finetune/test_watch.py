@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fer_scale import log, watch
 from fer_scale.__main__ import main
@@ -43,6 +45,10 @@ def test_every_checkpoint_is_measured_once_and_beside_a_run_until_its_end(
     assert [row["step"] for row in rows] == [3, 6] and rows[0] == first[0]
     assert all(0 <= row["accuracy"] <= 1 and 0 <= row["uar"] <= 1 for row in rows)
     assert log.rows(run / "watch.jsonl") == rows and (run / "watch.png").stat().st_size > 1000
+    before, after = (np.asarray(Image.open(run / "watch" / f"step_{step:08d}.png")) for step in (3, 6))
+    third = len(before) // 3  # what was there, what was seen, what the decoder made of it
+    assert (before[: 2 * third] == after[: 2 * third]).all(), "held-out faces and what is hidden stay the same"
+    assert (before[:third] != before[third : 2 * third]).any() and (before[2 * third :] != after[2 * third :]).any()
 
 
 def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(

@@ -1,0 +1,23 @@
+"""What a masked autoencoder makes of some faces, as a picture: a run shows its own, `fer-scale watch` held-out ones."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from fer_scale import plots
+from fer_scale.pretrain import setup
+from fer_scale.pretrain.recipe import Pretrain
+
+
+def reconstructions(rec: Pretrain, weights: dict[str, Tensor], views: Tensor, keys: Tensor, file: Path) -> None:
+    """Draw normalised faces [B, 3, p, p]: what was there, what the encoder saw, what the decoder made of it.
+
+    With a model of its own, with these weights: at ZeRO stage 3 a forward pass of the one that is trained would wait
+    for the other ranks.
+    """
+    module = setup.fresh(rec).to(views.device).eval()
+    module.load_state_dict(weights)
+    masked, filled = module.reconstruct(views, keys)
+    mean, std = (views.new_tensor(v)[None, :, None, None] for v in (rec.model.mean, rec.model.std))
+    real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))
+    plots.reconstructions(real, seen, made, file)
