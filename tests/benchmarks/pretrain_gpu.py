@@ -1,10 +1,12 @@
 """Pre-training on one GPU: images/s, MFU, waiting for data and memory, over models, sizes, ZeRO stages and compilation.
 
-    python tests/benchmarks/pretrain_gpu.py OUT --set SHARDS [--seconds 540] [--only vit_base vit_large]
+    python tests/benchmarks/pretrain_gpu.py OUT --set SHARDS [--seconds 540] [--only vit_base vit_large] [--dry]
 
 Every row is a run of `fer-scale pretrain` from shards, ended by a kill when it is measured: the median over the lines
 of its log after the first, each of LINE steps. MFU is what forward and backward take (cost.py, nothing for cropping)
-over the peak that --tflops says. Rows that no longer fit into --seconds are named.
+over the peak that --tflops says. The row of the reference is the MAE repository's loop (reference_loop.py), which
+"as the recipe" is to be compared with. Rows that no longer fit into --seconds are named. --dry runs every row with two
+images a step, to see on a machine without a GPU that all of them start and are measured; its figures mean nothing.
 
 Measured (2026-11-26, H100, 16 slow cores, torch 2.11, FERPlus): vit_small 48 px 17,639 images/s, compiled 20,097,
 waiting 1 % of the time, 4.8 and 4.5 GB. No other row: the next did not start within 60 s, and the time was over.
@@ -32,6 +34,7 @@ BASE, SMALL = "configs/pretrain/ssfer_vit_base.toml", "configs/pretrain/vit_smal
 FACES = "configs/pretrain/faces_gpu.toml"
 LARGE_BATCH = ["batch.size=512", "batch.micro=512"]
 LARGE = ["model.encoder=vit_large", "batch.size=512", "batch.micro=256"]
+REFERENCE = "vit_base 224 px, the reference's loop"
 LINE, LINES = 10, 6  # steps in a line of the log, lines that are measured
 ROWS: dict[str, tuple[str, list[str]]] = {  # name -> recipe, overrides
     "vit_small 48 px": (FACES, []),
@@ -39,8 +42,9 @@ ROWS: dict[str, tuple[str, list[str]]] = {  # name -> recipe, overrides
     "vit_base 224 px, zero 1": (BASE, LARGE_BATCH),
     "vit_base 224 px, compiled": (BASE, [*LARGE_BATCH, "run.compile=true"]),
     "vit_large 224 px": (BASE, LARGE),
-    "vit_small 112 px": (SMALL, ["batch.micro=1024"]),
     "vit_base 224 px, as the recipe": (BASE, []),
+    REFERENCE: (BASE, []),
+    "vit_small 112 px": (SMALL, ["batch.micro=1024"]),
     "vit_base 224 px, zero 3": (BASE, [*LARGE_BATCH, "run.deepspeed=configs/deepspeed/zero3.json"]),
     "vit_base 224 px, zero 2": (BASE, [*LARGE_BATCH, "run.deepspeed=configs/deepspeed/zero2.json"]),
     "vit_base 224 px, zero 0": (BASE, [*LARGE_BATCH, "run.deepspeed=configs/deepspeed/zero0.json"]),
@@ -50,10 +54,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {  # name -> recipe, overrides
 }  # fmt: skip
 
 
-def measure(out: Path, recipe: str, overrides: list[str], seconds: float) -> dict[str, Any]:
-    """The row of one run; {"failed": ...} where it did not come so far."""
+def measure(out: Path, recipe: str, overrides: list[str], seconds: float, line: int) -> dict[str, Any]:
+    """The row of one run, with `line` steps in a line of its log; {"failed": ...} where it did not come so far."""
     out.mkdir(parents=True)
-    keys = [f"run.out={out}", f"run.log_every_steps={LINE}", "run.checkpoint_every_steps=1000000"]
+    keys = [f"run.out={out}", f"run.log_every_steps={line}", "run.checkpoint_every_steps=1000000"]
     schedule = ["run.epochs=none", "run.steps=1000000", "optim.warmup_epochs=none", "optim.warmup_steps=1000"]
     command = [sys.executable, "-m", "fer_scale", "pretrain", recipe, *overrides, *keys, *schedule]
     ends = time.monotonic() + seconds
@@ -72,6 +76,21 @@ def measure(out: Path, recipe: str, overrides: list[str], seconds: float) -> dic
     return middle | {"memory_gb": round(rows[-1].get("memory_mb", 0) / 1e3, 1), "lines": len(rows) - 1}
 
 
+def reference(out: Path, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """The row of the MAE repository's loop: one set as files in a folder."""
+    out.mkdir(parents=True)
+    shards = json.loads(args.set)[0] if args.set.startswith("[") else args.set
+    size = ["--batch", "2", "--steps", "3"] if args.dry else []
+    command = [sys.executable, str(ROOT / "tests/benchmarks/reference_loop.py"), str(out / "images"), "--set", shards]
+    try:
+        done = subprocess.run(
+            [*command, *size, "--workers", str(args.workers)], cwd=ROOT, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not measured within {seconds:.0f} s"}
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.stderr[-600:]}
+
+
 def flops(recipe: str, overrides: list[str]) -> float:
     """Of forward and backward, an image."""
     rec = config.load(Pretrain, ROOT / recipe, overrides)
@@ -87,6 +106,7 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=989, help="the device's peak in bf16 (989: H100 SXM, H200)")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--only", nargs="*", default=[], help="rows whose name begins so")
+    parser.add_argument("--dry", action="store_true", help="two images a step")
     args = parser.parse_args()
     ends = time.monotonic() + args.seconds
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
@@ -98,7 +118,12 @@ def main() -> None:
             continue
         recipe, overrides = ROWS[name]
         given = [*overrides, f"data.shards={args.set}", f"data.workers={args.workers}"]
-        row = measure(args.out.resolve() / name.replace(" ", "_").replace(",", ""), recipe, given, min(args.each, left))
+        given += ["batch.size=2", "batch.micro=2"] if args.dry else []
+        folder, seconds = args.out.resolve() / name.replace(" ", "_").replace(",", ""), min(args.each, left)
+        if name == REFERENCE:
+            row = reference(folder, args, seconds)
+        else:
+            row = measure(folder, recipe, given, seconds, 1 if args.dry else LINE)
         if "failed" not in row:
             row["gflop"] = round(flops(recipe, given) / 1e9, 2)
             row["mfu"] = round(row["images_per_s"] * row["gflop"] / 1e3 / args.tflops, 3)
