@@ -46,9 +46,14 @@ class Card:
         return list(self.config.get("label_names", ()))
 
     @property
+    def block(self) -> dict[str, Any]:
+        """Our own facts in config.json."""
+        return self.config.get("fer_scale", {})
+
+    @property
     def base_model(self) -> str | None:
-        """The address of the model this one was fine-tuned from."""
-        return self.config.get("fer_scale", {}).get("base_model")
+        """The address of the model that this one's training started from."""
+        return self.block.get("base_model")
 
 
 def text(card: Card) -> str:
@@ -65,7 +70,7 @@ def text(card: Card) -> str:
         sections.append("## Evaluation\n\n" + _evaluation(card))
     if card.pictures:
         sections.append("## Pictures\n\n" + "\n\n".join(f"![{said}]({file})" for file, said in card.pictures.items()))
-    sections += [_LIMITS, f"## Licence\n\n{card.licence}. The licences of the data (above) may ask for more."]
+    sections += [_LIMITS, "## Licence\n\n" + _licence(card)]
     return _front_matter(card) + "\n" + "\n\n".join(sections) + "\n"
 
 
@@ -78,8 +83,9 @@ def _front_matter(card: Card) -> str:
         "library_name: timm",
         f"pipeline_tag: {'image-classification' if card.labels else 'image-feature-extraction'}",
     ]
-    if card.base_model and (match := re.fullmatch(r"hf://([^@]+)(@.*)?", card.base_model)):
-        lines.append(f"base_model: {match[1]}")
+    if card.base_model and (match := re.fullmatch(r"hf://([^@]+)(?:@(.*))?", card.base_model)):
+        commit = f"  # {match[2]}" if match[2] else ""  # the Hub takes no more than a repository there
+        lines.append(f"base_model: {match[1]}{commit}")
     if card.evaluation:
         lines.append("metrics:\n- accuracy")
     tags = ["timm", "transformers", "fer_scale", "face", "facial-expression-recognition"]
@@ -90,13 +96,21 @@ def _front_matter(card: Card) -> str:
 def _origin(card: Card) -> str:
     """What stands below the first sentence: calibration, and the model that training started from."""
     more = ""
-    if card.labels and card.config.get("fer_scale", {}).get("folded_temperature", 1) != 1:
+    if card.labels and card.block.get("folded_temperature", 1) != 1:
         more += " Its probabilities are calibrated: the temperature is part of the weights."
     if base := card.base_model:  # of a folder, only its name: a path is nobody's business
-        more += (
-            f"\n\nTraining started from `{base if base.startswith('hf://') else base.rstrip('/').rsplit('/', 1)[-1]}`."
-        )
+        name = base if base.startswith("hf://") else base.rstrip("/").rsplit("/", 1)[-1]
+        licence, adapted = card.block.get("base_licence"), card.block.get("base_adapted")
+        more += f"\n\nTraining started from `{name}`"
+        more += f", whose licence is {licence}." if licence else "."
+        more += f" Its weights were resampled for this size: {adapted}." if adapted else ""
     return more
+
+
+def _licence(card: Card) -> str:
+    base = card.block.get("base_licence")
+    also = f" and that of the weights it started from ({base})" if base else ""
+    return f"{card.licence}. The licences of the data (above){also} may ask for more."
 
 
 def _usage(card: Card) -> str:
@@ -112,7 +126,7 @@ def _usage(card: Card) -> str:
 
 
 def _crop(card: Card) -> str:
-    box = card.config.get("fer_scale", {}).get("face_box")
+    box = card.block.get("face_box")
     if not box:
         return ""
     place = ", ".join(f"{value:.2f}" for value in box)

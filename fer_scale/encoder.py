@@ -5,6 +5,7 @@ schema, which plain timm (`local-dir:`, `hf-hub:`) and transformers' AutoModel r
 """
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -178,39 +179,61 @@ def load(
     the positions. Every other tensor must be there in its shape, and no other one.
     """
     config, state = read(folder)
-    architecture, args = config["architecture"], dict(config.get("model_args", {}))
-    if not timm.is_model(architecture):
-        raise EncoderError(f"{folder / 'config.json'}: timm {timm.__version__} knows no architecture {architecture!r}")
-    classes = config.get("num_classes", 0) if num_classes is None else num_classes
-    if image_px is not None:
-        args["img_size"] = [image_px, image_px]
+    args: dict[str, Any] = {} if image_px is None else {"img_size": [image_px, image_px]}
     if drop_path:
         args["drop_path_rate"] = drop_path
+    classes = config.get("num_classes", 0) if num_classes is None else num_classes
+    model = create(folder, config, num_classes=classes, **args)
+    if classes != config.get("num_classes", 0):
+        head = f"{getattr(model, 'pretrained_cfg', {}).get('classifier', 'head')}."
+        state = {k: v for k, v in state.items() if not k.startswith(head)}
+        state |= {k: v for k, v in model.state_dict().items() if k.startswith(head)}
+    fill(model, state, folder, config["architecture"])
+    return model, config
+
+
+def create(folder: Path, config: dict[str, Any], **args: Any) -> nn.Module:
+    """The timm model that a folder's config describes, its weights as timm draws them; `args` win over the config's."""
+    architecture = config["architecture"]
+    if not timm.is_model(architecture):
+        raise EncoderError(f"{folder / 'config.json'}: timm {timm.__version__} knows no architecture {architecture!r}")
     try:
-        model = timm.create_model(architecture, num_classes=classes, **args)
+        return timm.create_model(architecture, **(dict(config.get("model_args", {})) | args))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise EncoderError(f"{folder / 'config.json'}: model_args do not fit {architecture} ({error})") from None
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) -> None:
+    """Load exactly the model's tensors; what is missing, surplus or of another shape is named.
+
+    Positions of another grid and a patch embedding of another patch size are resampled first, by timm's functions.
+    """
     own = model.state_dict()
-    head = {name for name in own if name.startswith(f"{model.pretrained_cfg.get('classifier', 'head')}.")}
-    if classes != config.get("num_classes", 0):
-        state = {k: v for k, v in state.items() if k not in head} | {k: v for k, v in own.items() if k in head}
-    if "pos_embed" in state and "pos_embed" in own and state["pos_embed"].shape != own["pos_embed"].shape:
-        state["pos_embed"] = _resampled(state["pos_embed"], own["pos_embed"].shape[1])
-    faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is not part of {architecture}" for name in state if name not in own]
+    state = _resampled(state, model)
+    faults = [f"{key} is missing" for key in own if key not in state]
+    faults += [f"{key} is not part of {name}" for key in state if key not in own]
     faults += [
-        f"{name} is {list(state[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
     ]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise EncoderError(f"{folder / 'model.safetensors'}: does not fit its config: {'; '.join(faults[:5])}{more}")
     model.load_state_dict(state)
-    return model, config
 
 
-def _resampled(positions: Tensor, tokens: int) -> Tensor:
-    """Positions [1, 1 + n, D] for another number of patches, as timm resamples them."""
-    side = round((tokens - 1) ** 0.5)
-    return resample_abs_pos_embed(positions, [side, side], num_prefix_tokens=1)
+def _resampled(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors with positions [1, prefix + n, D] of the model's grid, and a kernel [D, 3, p, p] of its patches."""
+    own, embed = model.state_dict(), getattr(model, "patch_embed", None)
+    positions, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+    new = dict(state)
+    if isinstance(positions, Tensor) and "pos_embed" in own and positions.shape != own["pos_embed"].shape:
+        grid = list(embed.grid_size)  # type: ignore[union-attr]
+        prefix = own["pos_embed"].shape[1] - math.prod(grid)
+        if math.isqrt(patches := positions.shape[1] - prefix) ** 2 == patches:
+            new["pos_embed"] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=prefix)
+    if isinstance(kernel, Tensor) and kernel.ndim == 4 and "patch_embed.proj.weight" in own:
+        size = list(own["patch_embed.proj.weight"].shape[2:])
+        new["patch_embed.proj.weight"] = resample_patch_embed(kernel, size)
+    return new

@@ -66,7 +66,8 @@ def pull(address: str, to: Path | None = None, *, progress: Progress | None = No
     """The model at `address` as a folder whose every byte has been checked; copied to `to` if given.
 
     A remote revision is first resolved to a commit, and the model lies in the Hub's cache. With HF_HUB_OFFLINE=1 it
-    comes from that cache, checked against its manifest. A folder is checked against its manifest if it has one.
+    comes from that cache, checked against its manifest, or where it has none, against the hashes by which the cache
+    calls its files. A folder is checked against its manifest if it has one.
     """
     if is_remote(address):
         place = _parse(address)
@@ -158,7 +159,13 @@ def _pull(place: _Place, progress: Progress) -> Pulled:
 
 def _cached(place: _Place) -> Pulled:
     folder = Path(snapshot_download(place.repo, revision=place.revision, local_files_only=True))
-    artifact.files(folder)  # or it is not all there
+    listed = artifact.manifest(folder) or {}
+    for name, path in artifact.files(folder).items():  # or it is not all there
+        blob = path.resolve().name  # of what no manifest lists: the cache calls bytes by their hash in the tree
+        if name in listed:
+            continue
+        if (len(blob) == 64 and artifact.sha256(path) != blob) or (len(blob) == 40 and _git_sha1(path) != blob):
+            raise HubError(f"{place}: {name} is damaged in the cache; pull it again where there is a network")
     return Pulled(folder, f"hf://{place.repo}@{folder.name}")
 
 
@@ -198,8 +205,12 @@ def _same(path: Path, entry: RepoFile) -> bool:
         return False
     if entry.lfs:
         return artifact.sha256(path) == entry.lfs.sha256
+    return _git_sha1(path) == entry.blob_id
+
+
+def _git_sha1(path: Path) -> str:
     data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == entry.blob_id
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def _counter(progress: Callable[[int], None], size: int) -> type[Any]:

@@ -67,7 +67,10 @@ def publish(
     wanted = model.recipe.get("card", {})
     title = title or wanted.get("title") or model.title
     data = _json(model.run, "data.json") or []
-    given = _licence(source, licence or wanted.get("license"), data, model.config["pretrained_cfg"].get("license"))
+    base = model.config["pretrained_cfg"].get("license")
+    given = _licence(source, licence or wanted.get("license"), data, base)
+    if base and base != given:
+        log.say(f"note     the weights that training started from have the licence {base}: does it allow {given}?")
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
         folder = Path(scratch) / "model"
         with artifact.disk_errors(folder):
@@ -183,6 +186,7 @@ def _encoder_of(place: Path) -> _Model:
     progress = checkpoint.progress_of(place)
     recipe = tomllib.loads(progress["recipe"])
     state, shape = _encoder_state(place), recipe["model"]
+    begun = progress.get("start") or {"address": shape.get("start_from")}  # of a run from before it was recorded
     run = place.parent.parent if (place.parent.parent / "recipe.toml").is_file() else None
     sizes = {"image_px": shape["image_px"], "patch_px": shape["patch_px"]}
     model = encoder.build(shape["encoder"], **sizes)
@@ -196,7 +200,8 @@ def _encoder_of(place: Path) -> _Model:
         image_px=shape["image_px"],
         mean=shape["mean"],
         std=shape["std"],
-        block=_block(progress, shape.get("start_from"), _json(run, "data.json") or []),
+        licence=begun.get("licence"),
+        block=_block(progress, begun, _json(run, "data.json") or []),
     )
     return _Model(
         state=state,
@@ -234,11 +239,11 @@ def _training(progress: dict[str, Any], recipe: dict[str, Any], run: Path | None
     return facts | progress.get("versions", {})
 
 
-def _block(progress: dict[str, Any], start_from: str | None, data: list[dict[str, Any]]) -> dict[str, Any]:
+def _block(progress: dict[str, Any], begun: dict[str, Any], data: list[dict[str, Any]]) -> dict[str, Any]:
     """Our own facts in config.json; where the face lies in the training crops only if all sets agree on it."""
     block = {"step": progress["step"], "views": progress["images"]}
-    if start_from and hub.is_remote(start_from):
-        block["base_model"] = start_from
+    named = {"base_model": "address", "base_licence": "licence", "base_adapted": "adapted"}
+    block |= {said: begun[key] for said, key in named.items() if begun.get(key)}
     boxes = [row.get("template_box") for row in data]
     if boxes and boxes[0] and all(box == boxes[0] for box in boxes):
         block["face_box"] = boxes[0]

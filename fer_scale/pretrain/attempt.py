@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fer_scale import config
-from fer_scale.pretrain import setup, world
+from fer_scale.pretrain import setup, start, world
 from fer_scale.pretrain.engine import Engine
 from fer_scale.pretrain.recipe import Plan, Pretrain
 
@@ -30,7 +30,10 @@ def main(recipe_file: str, most: str, *overrides: str) -> None:
     rec = config.load(Pretrain, Path(recipe_file), list(overrides))
     us = world.join(rec.run.hang_seconds)
     one = Plan(ranks=1, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-4, warmup_steps=0)
-    engine = Engine(setup.build(rec), rec, one, us)
+    model = setup.build(rec)
+    if rec.model.start_from:  # what is wrong with them is better said here than by the job
+        start.begin(model.encoder, rec.model, us)
+    engine = Engine(model, rec, one, us)
     px = rec.model.image_px
     wanted = sizes(int(most))
     name = torch.cuda.get_device_name() if us.device.type == "cuda" else "cpu"

@@ -19,7 +19,7 @@ from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import recipe, setup, state, world
+from fer_scale.pretrain import recipe, setup, start, state, world
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.recipe import Plan, Pretrain
@@ -113,6 +113,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
         saved, progress = state.load(found, us)
         setup.same_run(wanted, progress, prints, changes, found)
         load_weights(model, saved)
+    elif wanted.model.start_from:
+        progress["start"] = start.begin(model.encoder, wanted.model, us)
     engine = Engine(model, wanted, plan, us)
     if found:
         engine.restore(saved, progress["adam_step"])
@@ -126,7 +128,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     kind = "resume" if found else "start"
     journal.event(kind, step=progress["step"], ranks=us.ranks, stage=engine.stage, changes=changes)
     stop = StopSignal(wanted.run.out, max_hours=wanted.run.max_hours, rank=us.rank)
-    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, step=progress["step"])
+    step, begun = progress["step"], progress.get("start")
+    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, begun, step=step)
 
 
 def _checkpoint(wanted: Pretrain, changes: list[str]) -> Path | str | None:
@@ -166,6 +169,7 @@ class Run:
     journal: log.Journal
     prints: list[str]
     stop: StopSignal
+    start: dict[str, Any] | None  # which weights it began with; see start.py
     step: int
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
@@ -261,6 +265,7 @@ def _save(run: Run, batch: Batch) -> None:
         "step": run.step,
         "images": run.step * rec.batch.size,
         "shards": run.prints,
+        "start": run.start,
         "recipe": config.dump(rec),
         "versions": {"fer_scale": __version__} | versions(),
     }

@@ -77,7 +77,7 @@ class Model:
     decoder_heads: int = knob(16, help="(MAE's code)")
     mean: Rgb = knob((0.5, 0.5, 0.5), help="of the pixels in 0..1; goes with the encoder from here on")
     std: Rgb = knob((0.25, 0.25, 0.25), help="of the pixels in 0..1; goes with the encoder from here on")
-    start_from: str | None = knob(None, help="an encoder folder or hf://ORG/NAME to go on from")
+    start_from: str | None = knob(None, help="weights to go on from: a folder, hf://ORG/NAME or timm:NAME")
 
     def __post_init__(self) -> None:
         patches = self.patch_px < 1 or self.image_px % self.patch_px == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import config, encoder, hub, log
+from fer_scale import config, encoder, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
 from fer_scale.pretrain.cost import Shape
@@ -74,28 +74,11 @@ def _window_shards(sets: list[ShardSet], window_mb: float) -> int:
 
 
 def build(rec: Pretrain) -> MaskedAutoencoder:
-    """The model as a run starts with it: the encoder from `model.start_from` where that is given."""
-    model, m = fresh(rec), rec.model
-    if m.start_from:
-        given, said = encoder.load(hub.pull(m.start_from).folder, num_classes=0, image_px=m.image_px)
-        _same_pixels(rec, said.get("pretrained_cfg", {}))
-        try:
-            model.encoder.load_state_dict(given.state_dict())
-        except RuntimeError as error:
-            raise encoder.EncoderError(f"model.start_from: {m.start_from} is not a {m.encoder}: {error}") from None
+    """The model as it is trained, its weights drawn from run.seed; start.py has those of `model.start_from`."""
+    model = fresh(rec)
     if rec.run.compile:
         model.compile_blocks()
     return model
-
-
-def _same_pixels(rec: Pretrain, pretrained: dict[str, Any]) -> None:
-    """Refuse an encoder made for another mean and std: it would train on, only worse, and not say so."""
-    m = rec.model
-    wanted = {"mean": list(m.mean), "std": list(m.std)}
-    theirs = {name: list(pretrained.get(name) or wanted[name]) for name in wanted}
-    if theirs != wanted:
-        values = " ".join(f"model.{name}={values}".replace(" ", "") for name, values in theirs.items())
-        raise encoder.EncoderError(f"model.start_from: {m.start_from} has another mean or std; set {values}")
 
 
 def fresh(rec: Pretrain) -> MaskedAutoencoder:

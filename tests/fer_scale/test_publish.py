@@ -114,7 +114,7 @@ def test_a_base_model_on_the_hub_stands_in_the_front_matter(finetuned: Path, tmp
     config["fer_scale"]["base_model"] = "hf://lab/faces@" + "0" * 40
     place.write_text(json.dumps(config))
     publish(finetuned, str(tmp_path / "out"), licence="mit")
-    assert "\nbase_model: lab/faces\n" in (tmp_path / "out" / "README.md").read_text()
+    assert f"\nbase_model: lab/faces  # {'0' * 40}\n" in (tmp_path / "out" / "README.md").read_text()
 
 
 # ---- the card
