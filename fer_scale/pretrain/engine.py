@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ with warnings.catch_warnings():
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_full_optimizer_state,
+        safe_get_local_fp32_param,
+        safe_get_local_optimizer_state,
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
         safe_set_local_fp32_param,
@@ -53,6 +55,19 @@ class Stepped:
     grad_norm: float  # of the whole gradient, before clipping; not finite where the step was skipped
 
 
+class Slice(NamedTuple):
+    """Some of the weights, flat, as AdamW left them, with its averages of their gradients."""
+
+    w: Tensor
+    m: Tensor
+    v: Tensor
+    step: int  # of Adam
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
 class Engine:
     def __init__(self, model: nn.Module, recipe: Pretrain, plan: Plan, world: World):
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -63,9 +78,10 @@ class Engine:
         self._world, self._plan, self._batch = world, plan, recipe.batch.size
         self._clip = recipe.optim.clip_norm
         self._skipped = 0  # steps, of this process, by DeepSpeed's count
-        self._trained = trained
+        self._trained: list[Any] = trained  # at stage 3 with attributes of DeepSpeed's
         groups = optim.parameter_groups(model, recipe.optim.weight_decay)
         self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=True)
+        self._group_of = {p: group for group in self._adamw.param_groups for p in group["params"]}
         config = {
             "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own speedometer reads it; shares may be uneven
             "gradient_accumulation_steps": plan.accumulation,
@@ -129,6 +145,28 @@ class Engine:
     @property
     def adam_step(self) -> int:
         return max((int(state["step"]) for state in self._adamw.state.values()), default=0)
+
+    @property
+    def numel_trained(self) -> int:
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self._trained)
+
+    def slices(self) -> Iterator[Slice]:
+        """The trained weights that this rank's optimizer steps; each weight is in one rank's. With ZeRO's padding."""
+        step = self.adam_step
+        for of, w, m, v in self._stepped():
+            yield Slice(w, m, v, step, of["lr"], of["betas"], of["eps"], of["weight_decay"])
+
+    def _stepped(self) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, Tensor]]:
+        if self.stage == 3:  # whose flat tensors mix the parameters' own padding in, which may hold anything
+            for p in self._trained:
+                real = max(0, p.ds_numel - self._world.rank * p.ds_tensor.ds_numel)
+                w, m, v = safe_get_local_fp32_param(p), *(safe_get_local_optimizer_state(p, key) for _, key in MOMENTS)
+                yield self._group_of[p], w[:real], m[:real], v[:real]
+        elif self.stage or self._world.is_main:  # at stage 0 all ranks have all
+            for group in self._adamw.param_groups:
+                for p in group["params"]:
+                    if state := self._adamw.state.get(p):
+                        yield group, p, state["exp_avg"], state["exp_avg_sq"]
 
     def weights(self) -> State:
         """A copy of the module's state on the main rank, nothing on the others; all ranks must call it."""

@@ -19,7 +19,7 @@ from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import recipe, setup, start, state, world
+from fer_scale.pretrain import health, pictures, recipe, setup, start, state, world
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.recipe import Plan, Pretrain
@@ -192,7 +192,9 @@ def _train(run: Run, tick: log.Ticker) -> None:
         batches = next(steps)
         waited = time.monotonic() - began
         lr = lr_at(run.step, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
-        stepped = run.engine.step(_views(run, batches), lr)
+        logged = (run.step + 1) % rec.run.log_every_steps == 0 or run.step + 1 == last
+        with health.seen(run.engine, us, logged) as seen:
+            stepped = run.engine.step(_views(run, batches), lr)
         run.step += 1
         run.meter.add(stepped, rec.batch.size, waited, time.monotonic() - began)
 
@@ -202,8 +204,8 @@ def _train(run: Run, tick: log.Ticker) -> None:
             _report_bad(run, bad)
         run.read += rec.batch.size
         tick(run.step, last)
-        if run.step % rec.run.log_every_steps == 0 or run.step == last:
-            _log(run, lr)
+        if logged:
+            _log(run, lr, seen)
         if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
             _save(run, batches[0])
         if stopping:
@@ -224,16 +226,16 @@ def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
         yield images.normalise(view, model.mean, model.std), keys
 
 
-def _log(run: Run, lr: float) -> None:
+def _log(run: Run, lr: float, seen: dict[str, Any]) -> None:
     meter, plan = run.meter, run.plan
     assert meter.loss is not None
-    loss = run.us.sum(meter.loss) / meter.images
+    loss = run.us.sum(meter.loss)[0] / meter.images
     run.meter = Meter()
     if not run.us.is_main:
         return
     speed, wait = meter.images / meter.seconds, meter.waited / meter.seconds
     skipped = run.step - run.engine.adam_step
-    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr} | meter.row()
+    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr} | meter.row() | seen
     row |= {"skipped_steps": skipped, "unreadable": run.bad} | on_a_gpu(run.recipe, run.us, speed)
     run.journal.metrics(**row)
     left = log.duration((plan.steps - run.step) * meter.seconds / meter.steps)
@@ -241,6 +243,8 @@ def _log(run: Run, lr: float) -> None:
         f"step {run.step:>{len(str(plan.steps))}}/{plan.steps}  loss {loss:.4f}  lr {lr:.2e}  "
         f"{speed:,.0f} images/s  data wait {wait:.0%}  {left} left" + (f"  {skipped} skipped" if skipped else "")
     )
+    if seen["exploding"]:
+        log.say(f"note     {seen['exploding']:.1%} of what the blocks put out is not finite or too large for fp16")
 
 
 def _report_bad(run: Run, mine: list[str]) -> None:
@@ -284,16 +288,6 @@ def _save(run: Run, batch: Batch) -> None:
 
 
 def _picture(run: Run, batch: Batch, weights: dict[str, Tensor], count: int = 8) -> None:
-    """reconstructions.png: what was there, what the encoder saw, what the decoder made of it.
-
-    With a model of its own: at stage 3 a forward pass of the trained one would wait for the other ranks.
-    """
-    model = run.recipe.model
-    module = setup.fresh(run.recipe).to(run.us.device).eval()
-    module.load_state_dict(weights)
     few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
     [(views, keys)] = _views(run, [few])
-    masked, filled = module.reconstruct(views, keys)
-    mean, std = (views.new_tensor(v)[None, :, None, None] for v in (model.mean, model.std))
-    real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))
-    plots.reconstructions(real, seen, made, run.recipe.run.out / "reconstructions.png")
+    pictures.reconstructions(run.recipe, weights, views, keys, run.recipe.run.out / "reconstructions.png")

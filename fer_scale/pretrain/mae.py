@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from fer_scale.encoder import sincos_positions
 
 _MASK_STREAM = 16
+_FP16_MAX = torch.finfo(torch.float16).max
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # splitmix64's increment as a signed integer
 
 
@@ -85,6 +86,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.mask_ratio, self.norm_pixels, self.norm_eps, self.recompute = mask_ratio, norm_pixels, norm_eps, recompute
+        self.beyond: list[Tensor] | None = None  # where it is a list, what share of each block's output explodes
         self.patch_px = encoder.patch_embed.patch_size[0]
         self.patches = encoder.patch_embed.num_patches
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_width)
@@ -144,6 +146,8 @@ class MaskedAutoencoder(nn.Module):
     def _through(self, blocks: nn.Module, x: Tensor) -> Tensor:
         for block in blocks.children():
             x = recomputed(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+            if self.beyond is not None:
+                self.beyond.append((~(x.detach().abs() <= _FP16_MAX)).float().mean())  # so NaN counts
         return x
 
     @torch.no_grad()

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -42,10 +44,11 @@ class World:
         dist.all_reduce(together, op=dist.ReduceOp.MAX)
         return together.tolist()
 
-    def sum(self, value: Tensor) -> float:
-        total = value.detach().clone()
+    def sum(self, *values: Tensor) -> list[float]:
+        """The sum of each value over all ranks."""
+        total = torch.stack([value.detach() for value in values])
         dist.all_reduce(total)
-        return total.item()
+        return total.tolist()
 
     def collect(self, value: Any) -> list[Any]:
         """What every rank has, in the order of the ranks."""
@@ -95,6 +98,20 @@ def join(hang_seconds: float) -> World:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=hang_seconds), verbose=False)
     return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+@contextmanager
+def timed_collectives() -> Iterator[list[float]]:
+    """The seconds that DeepSpeed's collectives inside take, by name, after it; each is waited for, none overlaps."""
+    comm, seconds = deepspeed.comm.comm, list[float]()
+    deepspeed.comm.configure(enabled=True, prof_all=True)
+    try:
+        yield seconds
+    finally:
+        deepspeed.comm.configure(enabled=False)
+    # Not what its log says: there, each time has those before it in it.
+    seconds += [timer.elapsed() / 1000 for timer in comm.timers.get_timers().values()]
+    comm.comms_logger.comms_dict.clear()
 
 
 def another_rank_speaks() -> bool:

@@ -83,6 +83,7 @@ def test_the_deepspeed_launcher_trains_and_leaves_the_whole_run_folder(words: li
     rows = log.rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "lr", "images_per_s", "data_wait", "grad_norm"} <= set(rows[0])
+    assert {"communication", "update_ratio", "dead", "exploding"} <= set(rows[0])
     assert [row["event"] for row in log.rows(tmp_path / "run" / "events.jsonl")] == [
         "start",
         "checkpoint",
