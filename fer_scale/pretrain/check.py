@@ -131,7 +131,10 @@ def _this_cpu(node: int) -> Device:
     rate, bandwidth = 2 * 512**3 / product, 2 * b.numel() * cost.FP32 / moved
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / node
     # Links are assumed: ranks of a node over its memory, nodes by 1 Gbit/s. Nothing waits for a launch.
-    return Device(_CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0)
+    return Device(
+        _CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0,
+        link_latency_s=0.0, network_latency_s=1e-4, call_s=cost.GLOO_S, gloo=True,
+    )  # fmt: skip
 
 
 def _seconds(work: Any) -> float:
@@ -162,9 +165,11 @@ class _Known:
         stage = layout["stage"]
         overlap = bool(layout.get("overlap_comm", stage == 3)) and self.device.name != _CPU  # whose cores do both
         micro = size / ranks / planned.accumulation
-        step = self._step(ranks, planned.accumulation, stage, overlap)
-        alone = self._step(1, -(-size // self.rec.batch.micro), stage, overlap)
-        sent = cost.wire_bytes(self.shape, stage=stage, ranks=ranks, accumulation=planned.accumulation)
+        again = -(-size // self.rec.batch.micro)
+        step, sent = self._step(ranks, micro, planned.accumulation, layout, overlap)
+        alone, _ = self._step(1, size / again, again, layout, overlap)
+        weak, _ = self._step(ranks, self.rec.batch.micro, 1, layout, overlap)
+        weak_alone, _ = self._step(1, self.rec.batch.micro, 1, layout, overlap)
         rate, nodes = size / step.total, -(-ranks // self.node)
         image_bytes, decode_s = self._an_image()
         hours = planned.steps * step.total / 3600
@@ -181,6 +186,8 @@ class _Known:
             "images_per_s": rate,
             "mfu": rate / ranks * flops / self.device.flops[run.precision],
             "rate_of_one_rank": rate / ranks / (size / alone.total),
+            "weak_images_per_s": ranks * self.rec.batch.micro / weak.total,
+            "weak_rate_of_one_rank": weak_alone.total / weak.total,
             "bound_by": step.bound,
             "step_ms": {name: 1e3 * getattr(step, name) for name in _PARTS},
             "days": hours / 24,
@@ -190,32 +197,39 @@ class _Known:
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
             "checkpoints_gb": (run.keep_checkpoints + 1) * 3 * cost.FP32 * self.shape.trained / 1e9,
-            "memory_gb": _gb(self._memory(stage, ranks, micro, layout)),
-            "memory_gb_by_stage": {s: _gb(self._memory(s, ranks, micro, layout))["total"] for s in range(4)},
+            "memory_gb": _gb(self._memory(stage, planned, layout)),
+            "memory_gb_by_stage": {s: _gb(self._memory(s, planned, layout))["total"] for s in range(4)},
             "device_gb": self.device.memory / 1e9,
         }
 
-    def _step(self, ranks: int, accumulation: int, stage: int, overlap: bool) -> cost.Step:
-        size, run = self.rec.batch.size, self.rec.run
-        micro = size / ranks / accumulation
+    def _step(
+        self, ranks: int, micro: float, accumulation: int, layout: dict[str, Any], overlap: bool
+    ) -> tuple[cost.Step, float]:
+        """A step in which each rank takes so many micro-batches of so many images; bytes that it sends."""
+        run, device, stage = self.rec.run, self.device, layout["stage"]
         if self.tried:
             one, launching = _timed(self.tried["sizes"], micro), False
         else:
             one, launching = cost.compute_s(
-                self.shape, self.device, micro=micro, precision=run.precision, recompute=run.recompute
+                self.shape, device, micro=micro, precision=run.precision, recompute=run.recompute
             )
+        load = cost.traffic(
+            self.shape, stage=stage, ranks=ranks, accumulation=accumulation, bucket=layout["reduce_bucket_size"],
+            gloo=device.gloo,
+        )  # fmt: skip
+        wire = cost.wire_s(load, device, ranks=ranks, node=self.node)
+        read = accumulation * micro * self._an_image()[1] / max(1, self.rec.data.workers)
         compute = accumulation * one
-        sent = cost.wire_bytes(self.shape, stage=stage, ranks=ranks, accumulation=accumulation)
-        wire = cost.wire_s(sent, ranks=ranks, node=self.node, link=self.device.link, network=self.device.network)
-        read = size / ranks * self._an_image()[1] / max(1, self.rec.data.workers)
-        return cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
+        done = cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
+        return done, load.sent
 
-    def _memory(self, stage: int, ranks: int, micro: float, layout: dict[str, Any]) -> cost.Memory:
-        run = self.rec.run
+    def _memory(self, stage: int, planned: Plan, layout: dict[str, Any]) -> cost.Memory:
+        run, ranks, accumulation = self.rec.run, planned.ranks, planned.accumulation
         bucket, overlap = layout["reduce_bucket_size"], bool(layout.get("overlap_comm", stage == 3))
+        micro = self.rec.batch.size / ranks / accumulation
         return cost.memory(
             self.shape, stage=stage, ranks=ranks, micro=micro, precision=run.precision, recompute=run.recompute,
-            bucket=bucket, overlap=overlap,
+            bucket=bucket, overlap=overlap, accumulation=accumulation,
         )  # fmt: skip
 
     def _an_image(self) -> tuple[float, float]:
@@ -244,6 +258,8 @@ _LINES: tuple[tuple[str, str, str], ...] = (  # what, key, format
     ("images/s", "images_per_s", ",.0f"),
     ("MFU", "mfu", ".1%"),
     ("rate of one rank", "rate_of_one_rank", ".0%"),
+    ("  batch.micro a rank", "weak_rate_of_one_rank", ".0%"),
+    ("  images/s so", "weak_images_per_s", ",.0f"),
     ("bound by", "bound_by", ""),
     ("days", "days", ",.3g"),
     ("node hours", "node_hours", ",.4g"),
@@ -264,7 +280,8 @@ def table(found: dict[str, Any]) -> list[str]:
         title = {"exposed": "wire, not hidden", "read": "reading, beside it"}.get(part, part)
         columns.append((f"step, ms: {title}", [f"{p['step_ms'][part]:,.3g}" for p in plans]))
     for part in ("weights", "gradients", "optimizer", "activations", "buffers", "total"):
-        columns.append((f"memory, GB: {part}", [f"{p['memory_gb'][part]:,.3g}" for p in plans]))
+        title = "the most at once" if part == "total" else part
+        columns.append((f"memory, GB: {title}", [f"{p['memory_gb'][part]:,.3g}" for p in plans]))
     for stage in range(4):
         columns.append((f"  at ZeRO stage {stage}", [f"{p['memory_gb_by_stage'][stage]:,.3g}" for p in plans]))
     wide = max(len(cell) for _, cells in columns for cell in cells) + 2
