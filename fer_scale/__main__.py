@@ -73,25 +73,11 @@ def _pack(args: Namespace) -> None:
     detector = _detector(args.detector) if args.detector else None
     with log.progress(f"packing {args.out}") as tick:
         packed = pack.pack(
-            args.src,
-            args.out,
-            source=args.source,
-            name=args.name,
-            split=args.split,
-            protocol=args.protocol,
-            shard_mb=args.shard_mb,
-            seed=args.seed,
-            workers=args.workers,
-            max_left_out=args.max_left_out,
-            licence=args.licence,
-            transcode=args.transcode,
-            max_px=args.max_px,
-            duplicates=args.duplicates,
-            decode_check=not args.no_decode_check,
-            boxes=args.boxes,
-            detector=detector,
-            progress=tick,
-        )
+            args.src, args.out, source=args.source, name=args.name, split=args.split, protocol=args.protocol,
+            shard_mb=args.shard_mb, seed=args.seed, workers=args.workers, max_left_out=args.max_left_out,
+            licence=args.licence, transcode=args.transcode, max_px=args.max_px, duplicates=args.duplicates,
+            decode_check=not args.no_decode_check, boxes=args.boxes, detector=detector, progress=tick,
+        )  # fmt: skip
     _result(args, show.show(packed.path))
 
 
@@ -238,6 +224,20 @@ def _check(args: Namespace) -> None:
     log.print_json(found) if args.json else print("\n".join(check.table(found)))
 
 
+def _doctor(args: Namespace) -> int:
+    from fer_scale.pretrain import doctor, fitness
+
+    report: dict[str, Any] | None
+    if args.hostfile or args.slurm:
+        report = doctor.doctor(args.hostfile, args.recipe, args.overrides, args.out)
+    else:
+        with _imports():
+            from fer_scale.pretrain import probe
+
+        report = probe.probe(args.recipe, args.overrides, args.out, reporting=args.reporting)
+    return 0 if report is None or fitness.told(report, as_json=args.json) else EXIT_MISTAKE
+
+
 def _watch(args: Namespace) -> None:
     with _imports():
         from fer_scale import log, watch
@@ -295,6 +295,7 @@ VERBS = (
     ("evaluate", _evaluate),
     ("predict", _predict),
     ("check", _check),
+    ("doctor", _doctor),
     ("watch", _watch),
     ("keys", _keys),
     ("demo", _demo),

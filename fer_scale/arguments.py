@@ -192,6 +192,24 @@ def _check(verb: Verb) -> None:
     _json(verb)
 
 
+def _doctor(verb: Verb) -> None:
+    """Tell whether a cluster is fit for a job: speed of every host, network, versions, clocks, the run's folder."""
+    verb.add_argument("recipe", type=Path, nargs="?", help="of the job, for its run.out and what it will write there")
+    verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
+    verb.add_argument("--out", type=Path, help="without a recipe: the folder that the job will write to")
+    started = verb.add_mutually_exclusive_group()
+    started.add_argument(
+        "--hostfile",
+        type=Path,
+        metavar="FILE",
+        help="start ranks over these hosts, by launch/ssh.sh; without this and --slurm, this process is one of the "
+        "ranks that a launcher has started, or alone",
+    )
+    started.add_argument("--slurm", action="store_true", help="start ranks in the allocation of salloc or sbatch")
+    verb.add_argument("--reporting", action="store_true", help=argparse.SUPPRESS)  # to the doctor that started us
+    _json(verb)
+
+
 def _watch(verb: Verb) -> None:
     """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
     verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")

@@ -9,7 +9,7 @@ source launch/env.sh
 
 # Only where it is asked for: a test changes nobody's machine.
 install_debian_packages() {
-    local packages=(iproute2 openssh-server openssh-client pdsh slurmctld slurmd slurm-client) problem=
+    local packages=(iproute2 openssh-server openssh-client pdsh slurmctld slurmd slurm-client faketime) problem=
     if [[ $(dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2> /dev/null | grep -cx installed) == "${#packages[@]}" ]]; then
         return
     fi

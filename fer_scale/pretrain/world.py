@@ -6,6 +6,7 @@ The one file that reads RANK, WORLD_SIZE and their like, and that talks to torch
 import os
 import socket
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,26 @@ class World:
         dist.broadcast(moved, src=of)
         return moved.cpu()
 
+    def add_up(self, values: Tensor) -> None:
+        """Sum over all ranks, in place."""
+        dist.all_reduce(values)
+
+    def exchange(self, mine: Tensor, theirs: Tensor, peer: int) -> None:
+        """Send `mine` to rank `peer` and fill `theirs` with what it sends: only these two call it."""
+        both = [dist.P2POp(dist.isend, mine, peer), dist.P2POp(dist.irecv, theirs, peer)]
+        for work in dist.batch_isend_irecv(both):
+            work.wait()
+
+    def absent(self, place: str, seconds: float) -> list[int]:
+        """The ranks that have not come to `place`, a name used once, within so many seconds; no collective is used."""
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"{place}/{self.rank}", "")
+        come, end = store.add(place, 1), time.monotonic() + seconds
+        while come < self.ranks and time.monotonic() < end:
+            time.sleep(0.02)
+            come = store.add(place, 0)
+        return [] if come == self.ranks else [r for r in range(self.ranks) if not store.check([f"{place}/{r}"])]
+
     def limit_waiting(self, seconds: float) -> None:
         """No collective waits longer. DeepSpeed's own `timeout` does not reach the groups that it clones."""
         for group in dist.distributed_c10d._world.pg_map:
@@ -86,7 +107,7 @@ def join(hang_seconds: float) -> World:
     _name_ourselves()
     # DeepSpeed calls collectives by names that torch has renamed, at every step, and torch says so every time.
     warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
-    on_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    on_gpu = has_gpu()
     if on_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -112,6 +133,16 @@ def timed_collectives() -> Iterator[list[float]]:
     # Not what its log says: there, each time has those before it in it.
     seconds += [timer.elapsed() / 1000 for timer in comm.timers.get_timers().values()]
     comm.comms_logger.comms_dict.clear()
+
+
+def has_gpu() -> bool:
+    """Whether this process computes on one."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
+def device_name() -> str:
+    """Of the device that a process here computes on: "cpu", or as NVIDIA calls its card."""
+    return torch.cuda.get_device_name() if has_gpu() else "cpu"
 
 
 def another_rank_speaks() -> bool:

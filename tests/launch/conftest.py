@@ -26,6 +26,7 @@ PACKAGE_OF = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
     "sbatch": "slurm-client",
+    "faketime": "faketime",
 }
 
 

@@ -1,0 +1,196 @@
+"""What `fer-scale doctor` concludes from what ranks and hosts say; on one machine, that ranks find and say it."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale.__main__ import main
+from fer_scale.pretrain import doctor, fitness
+from fer_scale.pretrain.fitness import Facts, Folder, Needs
+from shards.errors import UserError
+
+VERSIONS = {"torch": "2.15.0", "Python": "3.12.1"}
+
+
+def cluster(*hosts: str, ranks: int = 2) -> list[Facts]:
+    """So many ranks on each of these hosts, with nothing amiss."""
+    found: list[Facts] = []
+    for number, host in enumerate(hosts):
+        neighbours = {hosts[number - 1], hosts[(number + 1) % len(hosts)]} - {host}
+        for local in range(ranks):
+            mine = Facts(
+                rank=len(found), host=host, device="cpu", cores=8, versions=VERSIONS, tflops=1.0, sent_bytes=100,
+                stamps=[10.0, 20.0, 30.0], links=dict.fromkeys(neighbours, (10.0, 50.0)),
+            )  # fmt: skip
+            if not local:
+                folder = Folder(fsync_mb_per_s=500, free_gb=100)
+                mine = replace(mine, moved_bytes={"lo": 9999, "eth0": 420, "eth1": 3}, folder=folder)
+            found.append(mine)
+    return found
+
+
+def of(facts: list[Facts], host: str, **changes: Any) -> list[Facts]:
+    """The same, but for what this host's ranks found."""
+    return [replace(f, **changes) if f.host == host else f for f in facts]
+
+
+def test_a_cluster_with_nothing_amiss_is_fit() -> None:
+    needs = Needs("/run", checkpoint_gb=1.3, checkpoints=3, grace_s=25)
+    for hosts in (["a"], ["a", "b"], ["a", "b", "c", "d"]):
+        assert fitness.findings(cluster(*hosts), needs) == []
+
+
+@pytest.mark.parametrize("hosts", [["a", "b"], ["b", "a"], ["a", "b", "c"], ["a", "c", "d", "b"]])
+def test_the_host_that_computes_slowly_is_named_by_what_the_better_half_does(hosts: list[str]) -> None:
+    [said] = fitness.findings(of(cluster(*hosts), "b", tflops=0.5), None)
+    assert said.startswith("b computes at 50% of the usual rate, 0.5 of 1 TFLOP/s: ")
+
+
+def test_of_a_host_with_one_slow_card_its_rank_is_named() -> None:
+    facts = cluster("a", "b")
+    facts[3] = replace(facts[3], tflops=0.7)
+    [said] = fitness.findings(facts, None)
+    assert said.startswith("b (rank 3) computes at 70%")
+
+
+def test_a_slow_card_of_the_network_is_told_from_that_of_its_neighbours() -> None:
+    facts, slow = cluster("a", "b", "c", "d", ranks=1), (1.0, 50.0)
+    for host, neighbour in (("b", "a"), ("b", "c"), ("a", "b"), ("c", "b")):
+        [mine] = [f for f in facts if f.host == host]
+        mine.links[neighbour] = slow
+    [said] = fitness.findings(facts, None)
+    assert said.startswith("b exchanges at 10% of the usual rate, 1 of 10 Gbit/s")
+
+
+def test_a_clock_is_off_from_most_or_of_two_from_the_first() -> None:
+    early = [9.0 - 90, 19.0 - 90, 29.0 - 90]
+    [said] = fitness.findings(of(cluster("a", "b", "c"), "a", stamps=early), None)
+    assert said.startswith("a: its clock is 91.0 s behind most others'")
+    [said] = fitness.findings(of(cluster("a", "b"), "a", stamps=early), None)
+    assert said.startswith("b: its clock is 91.0 s ahead of that of a")
+
+
+def test_versions_and_devices_that_differ_are_named_with_their_hosts() -> None:
+    facts = of(cluster("a", "b", "c"), "b", versions=VERSIONS | {"torch": "2.14.1"})
+    assert fitness.findings(facts, None) == ["torch is not the same: 2.15.0 on a, c; 2.14.1 on b"]
+    [said] = fitness.findings(of(cluster("a", "b", "c"), "c", device="NVIDIA A100"), None)
+    assert said == "device is not the same: cpu on a, b; NVIDIA A100 on c"
+
+
+def test_a_folder_that_is_not_one_for_all_or_too_small_or_too_slow() -> None:
+    facts, needs = cluster("a", "b", "c", ranks=1), Needs("/run", 10.0, 3, grace_s=25)
+    assert fitness.findings(of(facts, "b", folder=Folder(problem="is not there")), needs) == ["b: /run: is not there"]
+    unseen = Folder(unseen=["a"], fsync_mb_per_s=500, free_gb=100)
+    assert fitness.findings(of(facts, "c", folder=unseen), needs) == ["c: /run: what a wrote there cannot be read"]
+    [said] = fitness.findings(of(facts, "b", folder=Folder(fsync_mb_per_s=500, free_gb=20)), needs)
+    assert said.startswith("/run: 20.0 GB are free there (seen from b), and the checkpoints still take 30.0 GB: 3 of")
+    for f in ("a", "b", "c"):
+        facts = of(facts, f, folder=Folder(fsync_mb_per_s=100, free_gb=100))
+    [said] = fitness.findings(facts, needs)
+    assert said.startswith("/run: a checkpoint of 10.0 GB takes 33 s to write at 300 MB/s, more than run.grace_s = 25")
+
+
+def test_the_interfaces_are_those_that_moved_what_the_hosts_sent() -> None:
+    facts = cluster("a", "b")
+    assert fitness.notes(facts, Needs("/run")) == ["the hosts talk over eth0"]
+    [said] = fitness.notes(of(facts, "b", moved_bytes={"docker0": 500}), Needs("/run"))
+    assert said.startswith("the hosts talk over different interfaces: eth0 on a; docker0 on b; INTERFACE=NAME")
+    many = {f"mlx5_{n}": 100 for n in range(4)} | {"eth0": 5}
+    assert fitness.carriers(replace(facts[0], moved_bytes=many), 400) == "mlx5_0 mlx5_1 mlx5_2 mlx5_3"
+    assert (
+        fitness.carriers(replace(facts[0], moved_bytes={"lo": 900, "eth0": 5}), 400) == "what the kernel does not count"
+    )
+
+
+@pytest.mark.parametrize("hosts", range(1, 8))
+def test_neighbours_meet_in_rounds_in_which_no_host_stands_twice(hosts: int) -> None:
+    rounds = fitness.rounds(hosts)
+    for pairs in rounds:
+        assert len({host for pair in pairs for host in pair}) == 2 * len(pairs)
+    links = {frozenset(pair) for pairs in rounds for pair in pairs}
+    ring = {frozenset({a, (a + 1) % hosts}) for a in range(hosts)}
+    assert links == {link for link in ring if len(link) == 2} and len(rounds) <= 3
+
+
+def here(host: str, address: str = "10.0.0.1", gpu: bool = False, **versions: str) -> dict[str, Any]:
+    return {"host": host, "address": address, "gpu": gpu, "versions": VERSIONS | versions}
+
+
+def test_what_keeps_ranks_from_meeting_is_told_by_what_the_hosts_answer() -> None:
+    assert doctor.amiss({"a": here("a"), "b": here("b")}) == doctor.Amiss()
+    assert doctor.amiss({"a": here("a"), "b": "no answer"}).blocking == ["b: no answer"]
+    assert doctor.amiss({"a": here("a"), "b": here("b", torch="none")}).blocking == ["b: torch not installed there"]
+    assert doctor.amiss({"a": here("a"), "b": here("b", torch="2.14.1")}) == doctor.Amiss(
+        [], ["torch is not the same: 2.15.0 on a; 2.14.1 on b"]
+    )
+    [said] = doctor.amiss({"a": here("a"), "b": here("a")}).blocking
+    assert said.startswith("b: calls itself a, as a does")
+    lost = {"a": here("a"), "b": here("b", address="127.0.1.1")}
+    [said] = doctor.amiss(lost).blocking
+    assert said.startswith("b: its own name means 127.0.1.1, where no other host finds it") and "INTERFACE" in said
+    assert doctor.amiss(lost, interface="eth0") == doctor.Amiss()  # gloo then looks there
+    [said] = doctor.amiss({"a": here("a", gpu=True), "b": here("b")}).blocking
+    assert said == "a GPU is not the same: there on a; none on b"
+
+
+def test_without_a_report_it_is_said_who_did_not_come() -> None:
+    came = 'node1: fer-scale doctor: {"came": {"host": "a", "device": "cpu"}}W1126 another rank warns'
+    heard = doctor.hear(iter([came, "node2: ImportError"]))
+    assert heard.report is None
+    assert heard.without_report({"a": "node1", "b": "node2"})[0].startswith("node2: no rank came from there")
+    [said] = heard.without_report({"a": "node1"})
+    assert said.startswith("the ranks were lost: before they had met")
+    told = doctor.hear(iter([came, "node1: fer-scale doctor: they did not find one another"]))
+    assert told.without_report({"a": "node1"}) == ["they did not find one another"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("node1 slots=8\nnode2\n", ":2: 'node2' is not of the form `host slots=8`"),
+        ("# none\n", "names no host"),
+        ("node1 slots=8\nnode1 slots=4\n", "node1 stands there twice"),
+    ],
+)
+def test_a_hostfile_that_deepspeed_would_not_read(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "hostfile").write_text(text)
+    with pytest.raises(UserError, match=says):
+        doctor.hosts_in(tmp_path / "hostfile")
+
+
+def test_mistakes_of_the_one_who_asks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    assert main(["doctor", "--slurm"]) == 2 and "salloc" in capsys.readouterr().err
+    assert main(["doctor", "--hostfile", str(tmp_path / "none")]) == 2 and "no such hostfile" in capsys.readouterr().err
+    assert main(["doctor", "--slurm", str(tmp_path / "none.toml")]) == 2
+    assert "no such recipe" in capsys.readouterr().err
+
+
+def test_ranks_of_one_host_find_it_fit_and_leave_nothing_behind(launch: Any, tmp_path: Path) -> None:
+    out = tmp_path / "runs/new"
+    recipe = ["tests/ranks/pretrain.toml", "data.shards=faces", f"run.out={out}"]
+    said = launch(2, "-m", "fer_scale", "doctor", *recipe, "--reporting").wait()
+    report = doctor.hear(iter(said.splitlines())).report
+    assert report and not [text for text in report["findings"] if "computes" not in text]  # others may take our cores
+    [row] = report["hosts"]
+    assert row["ranks"] == 2 and row["tflops"] > 0 and row["fsync_mb_per_s"] > 0 and row["free_gb"] > 0
+    assert report["all_reduce"]["ranks"] == 2 and report["all_reduce"]["gbit_per_s"] > 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_that_is_lost_on_the_way_is_named(launch: Any) -> None:
+    hasty = (
+        "from fer_scale.__main__ import main; from fer_scale.pretrain import probe; probe._WAIT_S = 3; main(['doctor'])"
+    )
+    ranks = launch(2, "-c", hasty)
+    said, end = "", time.monotonic() + 120
+    while "matrix products" not in said and time.monotonic() < end:
+        said += ranks.processes[0].stdout.readline()
+    ranks.processes[1].kill()
+    said += ranks.processes[0].communicate(timeout=60)[0]
+    assert "rank 1 on " in said and "not heard of any more" in said and "not fit" in said
