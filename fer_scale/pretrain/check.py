@@ -130,10 +130,11 @@ def _this_cpu(node: int) -> Device:
     product, moved = _seconds(lambda: a @ a), _seconds(lambda: b.add_(1.0))
     rate, bandwidth = 2 * 512**3 / product, 2 * b.numel() * cost.FP32 / moved
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / node
+    call_s = cost.GLOO_S * max(1, node / (os.cpu_count() or 1))
     # Links are assumed: ranks of a node over its memory, nodes by 1 Gbit/s. Nothing waits for a launch.
     return Device(
         _CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0,
-        link_latency_s=0.0, network_latency_s=1e-4, call_s=cost.GLOO_S, gloo=True,
+        link_latency_s=0.0, network_latency_s=1e-4, call_s=call_s, gloo=True,
     )  # fmt: skip
 
 
