@@ -34,6 +34,7 @@ from fer_scale.pretrain.world import World
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed
+    from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_full_optimizer_state,
@@ -88,13 +89,25 @@ class Engine:
             "gradient_clipping": self._clip if self.stage else 0.0,
             "zero_optimization": layout,
             "steps_per_print": 2**62,
+            "communication_data_type": recipe.run.reduce_dtype,
         }
         if recipe.run.precision == "bf16":
+            if recipe.run.reduce_dtype == "bf16":  # each parameter's own type goes before the key above
+                self._reduced_in_bf16()
             safe: list[str] = []
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": safe}
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._adamw, config=config)
         self._prime()
         world.limit_waiting(recipe.run.hang_seconds)
+
+    def _reduced_in_bf16(self) -> None:
+        if self.stage == 3:
+            raise ConfigError(
+                "run.reduce_dtype: bf16 at ZeRO stage 3 needs run.precision=fp32: with bf16 DeepSpeed would round the "
+                "weights that it gathers, too; use stage 2, or fp32"
+            )
+        for p in self._trained:
+            setattr(p, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
 
     @property
     def module(self) -> nn.Module:

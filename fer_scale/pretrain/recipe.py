@@ -162,6 +162,9 @@ class Run:
     epochs: float | None = knob(None, help="passes over the images (MAE: 800)")
     seed: int = knob(0, help="of weights, order, crops and masks")
     precision: Literal["fp32", "bf16"] = knob("bf16", help="bf16: fp32 weights and sums, bf16 matrix products")
+    reduce_dtype: Literal["fp32", "bf16"] = knob(
+        "fp32", help="in which gradients travel between ranks; bf16: half the traffic, each sum rounded to 8 bits"
+    )
     deepspeed: Path = knob(Path("configs/deepspeed/zero1.json"), kind="layout", help="ZeRO layout, nothing else")
     compile: bool = knob(False, kind="layout", help="torch.compile; not at ZeRO stage 3")
     recompute: bool = knob(
