@@ -11,7 +11,7 @@ from fer_scale.pretrain.fitness import Folder
 
 Meet = Callable[[str, Any], list[Any]]  # (what comes next, a value) -> the values of all ranks
 _WRITTEN_MB = 16
-_PATIENCE_S = 10  # network file systems show late what other hosts have written
+_PATIENCE_S = 5  # network file systems show late what other hosts have written
 
 
 def look(out: Path, host: str | None, trial: str, meet: Meet, *, is_main: bool) -> Folder | None:

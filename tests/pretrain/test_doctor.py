@@ -183,6 +183,7 @@ def test_ranks_of_one_host_find_it_fit_and_leave_nothing_behind(launch: Any, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_lost_on_the_way_is_named(launch: Any) -> None:
     hasty = (
         "from fer_scale.__main__ import main; from fer_scale.pretrain import probe; probe._WAIT_S = 3; main(['doctor'])"
