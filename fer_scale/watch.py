@@ -83,11 +83,12 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
                 f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
             )
             row |= {name: found[name] for name in ("accuracy", "uar")}
-            _picture(run, folder, set_path, split_file)
     with (run / LINES).open("a") as file:
         file.write(json.dumps(row) + "\n")
     plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
     log.say(line(row))
+    if "accuracy" in row:
+        _picture(run, folder, set_path, split_file)
 
 
 def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:

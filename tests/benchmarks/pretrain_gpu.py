@@ -4,9 +4,10 @@
 
 Every row is a run of `fer-scale pretrain` from shards, ended by a kill when it is measured: the median over the lines
 of its log after the first, each of LINE steps. MFU is what forward and backward take (cost.py, nothing for cropping)
-over the peak that --tflops says. The row of the reference is the MAE repository's loop (reference_loop.py), which
-"as the recipe" is to be compared with. Rows that no longer fit into --seconds are named. --dry runs every row with two
-images a step, to see on a machine without a GPU that all of them start and are measured; its figures mean nothing.
+over the peak that --tflops says. The row of the reference is the MAE repository's loop with its own batch and precision
+(reference_loop.py); it is to be compared with "as the recipe". Rows that no longer fit into --seconds are named. --dry
+runs every row with two images a step, to see on a machine without a GPU that all of them start and are measured; its
+figures mean nothing.
 
 Measured (2026-11-26, H100, 16 slow cores, torch 2.11, FERPlus): vit_small 48 px 17,639 images/s, compiled 20,097,
 waiting 1 % of the time, 4.8 and 4.5 GB. No other row: the next did not start within 60 s, and the time was over.
@@ -80,12 +81,10 @@ def reference(out: Path, args: argparse.Namespace, seconds: float) -> dict[str, 
     """The row of the MAE repository's loop: one set as files in a folder."""
     out.mkdir(parents=True)
     shards = json.loads(args.set)[0] if args.set.startswith("[") else args.set
-    size = ["--batch", "2", "--steps", "3"] if args.dry else []
+    size = ["--batch", "2", "--steps", "3", "--workers", "1"] if args.dry else []
     command = [sys.executable, str(ROOT / "tests/benchmarks/reference_loop.py"), str(out / "images"), "--set", shards]
     try:
-        done = subprocess.run(
-            [*command, *size, "--workers", str(args.workers)], cwd=ROOT, capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run([*command, *size], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return {"failed": f"not measured within {seconds:.0f} s"}
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.stderr[-600:]}

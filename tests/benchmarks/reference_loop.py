@@ -3,9 +3,9 @@
     python tests/benchmarks/reference_loop.py FOLDER --set SHARDS [--steps 60] [--workers 10] [overrides]
 
 After main_pretrain.py and engine_pretrain.py of He et al. 2022: ImageFolder with PIL, torchvision's crop, flip and
-normalisation in 10 workers, batches of 64 (--batch), fp16 with a gradient scaler, the loss read by the host in every
-step. On a processor, for a dry run, bf16 without a scaler. FOLDER receives the shards' images as files, once. Prints
-{"images_per_s", "data_wait"}: medians over lines of 10 steps after the first.
+normalisation in 10 workers, batches of 64 (--batch) with a step each, fp16 with a gradient scaler, loss and norm of the
+gradient read by the host in every step. On a processor, for a dry run, bf16 without a scaler. FOLDER receives the
+shards' images as files, once. Prints {"images_per_s", "data_wait"}: medians over lines of 10 steps after the first.
 """
 
 import argparse
@@ -94,6 +94,8 @@ def main() -> None:
             loss = model(images, keys).mean()
         loss.item()
         scaler.scale(loss).backward()
+        scaler.unscale_(adamw)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), float("inf")).item()
         scaler.step(adamw)
         scaler.update()
         adamw.zero_grad()
