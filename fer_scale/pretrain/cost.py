@@ -135,14 +135,14 @@ def memory(
         forward += whole if accumulation > 1 else 0
         return Memory(whole + FP32 * shape.frozen, 2 * whole, 2 * whole, forward, 0.0)  # engine.py, allreduce_bucket
     if stage == 3:
-        # stage3.py:782 and 791: bucket and partition of the gradients. Gathered weights stay for backward, and each is
-        # copied out of what was received (partition_parameters.py:795); a bucket is copied to be scattered, and gloo
-        # takes a copy as well.
+        # stage3.py:782 and 791: bucket and partition of the gradients. Gathered weights stay for backward; what was
+        # received stays until the last of it is used in forward (partition_parameters.py:795 copies each out). A bucket
+        # is copied to be scattered, and gloo takes a copy as well.
         gathered = whole * min(1, REUSE / (2 * shape.trained)) if ranks > 1 else 0.0
-        twice = gathered + FP32 * min(PREFETCH, shape.trained) if ranks > 1 else 0.0
+        received = FP32 * min(PREFETCH, shape.trained) if ranks > 1 else 0.0
         backward = 2 * flat + left + gathered * (1 - flat / whole)
         kept = own + FP32 * shape.frozen / ranks
-        return Memory(kept, backward, 3 * own, max(forward + gathered, twice), own + flat)
+        return Memory(kept, backward, 3 * own, forward + gathered + received, own + flat)
     # stage_1_and_2.py:3266 and 3275: buckets, from the start of backward; 2367: a flat copy of what is reduced.
     buffers = flat * (2 if overlap else 1)
     if stage == 1:
