@@ -163,14 +163,11 @@ class _Known:
         """What so many ranks come to."""
         ranks, size, run = planned.ranks, self.rec.batch.size, self.rec.run
         layout = layout_for(run.deepspeed, self.shape.trained)
-        stage = layout["stage"]
-        overlap = bool(layout.get("overlap_comm", stage == 3)) and self.device.name != _CPU  # whose cores do both
         micro = size / ranks / planned.accumulation
         again = -(-size // self.rec.batch.micro)
-        step, sent = self._step(ranks, micro, planned.accumulation, layout, overlap)
-        alone, _ = self._step(1, size / again, again, layout, overlap)
-        weak, _ = self._step(ranks, self.rec.batch.micro, 1, layout, overlap)
-        weak_alone, _ = self._step(1, self.rec.batch.micro, 1, layout, overlap)
+        step, sent = self._step(ranks, micro, planned.accumulation, layout)
+        alone, _ = self._step(1, size / again, again, layout)
+        weak, weak_alone = (self._step(n, self.rec.batch.micro, 1, layout)[0] for n in (ranks, 1))
         rate, nodes = size / step.total, -(-ranks // self.node)
         image_bytes, decode_s = self._an_image()
         hours = planned.steps * step.total / 3600
@@ -198,39 +195,34 @@ class _Known:
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
             "checkpoints_gb": (run.keep_checkpoints + 1) * 3 * cost.FP32 * self.shape.trained / 1e9,
-            "memory_gb": _gb(self._memory(stage, planned, layout)),
+            "memory_gb": _gb(self._memory(layout["stage"], planned, layout)),
             "memory_gb_by_stage": {s: _gb(self._memory(s, planned, layout))["total"] for s in range(4)},
             "device_gb": self.device.memory / 1e9,
         }
 
-    def _step(
-        self, ranks: int, micro: float, accumulation: int, layout: dict[str, Any], overlap: bool
-    ) -> tuple[cost.Step, float]:
+    def _step(self, ranks: int, micro: float, accumulation: int, layout: dict[str, Any]) -> tuple[cost.Step, float]:
         """A step in which each rank takes so many micro-batches of so many images; bytes that it sends."""
         run, device, stage = self.rec.run, self.device, layout["stage"]
         if self.tried:
             one, launching = _timed(self.tried["sizes"], micro), False
         else:
-            one, launching = cost.compute_s(
-                self.shape, device, micro=micro, precision=run.precision, recompute=run.recompute
-            )
-        load = cost.traffic(
-            self.shape, stage=stage, ranks=ranks, accumulation=accumulation, bucket=layout["reduce_bucket_size"],
-            gloo=device.gloo,
-        )  # fmt: skip
+            precision, again = run.precision, run.recompute
+            one, launching = cost.compute_s(self.shape, device, micro=micro, precision=precision, recompute=again)
+        bucket, gloo = layout["reduce_bucket_size"], device.gloo
+        load = cost.traffic(self.shape, stage=stage, ranks=ranks, accumulation=accumulation, bucket=bucket, gloo=gloo)
         wire = cost.wire_s(load, device, ranks=ranks, node=self.node)
         read = accumulation * micro * self._an_image()[1] / max(1, self.rec.data.workers)
-        compute = accumulation * one
-        done = cost.step(compute=compute, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
+        overlap = bool(layout.get("overlap_comm", stage == 3)) and device.name != _CPU  # whose cores do both
+        one *= accumulation
+        done = cost.step(compute=one, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
         return done, load.sent
 
     def _memory(self, stage: int, planned: Plan, layout: dict[str, Any]) -> cost.Memory:
-        run, ranks, accumulation = self.rec.run, planned.ranks, planned.accumulation
-        bucket, overlap = layout["reduce_bucket_size"], bool(layout.get("overlap_comm", stage == 3))
-        micro = self.rec.batch.size / ranks / accumulation
+        run, many = self.rec.run, planned.accumulation
         return cost.memory(
-            self.shape, stage=stage, ranks=ranks, micro=micro, precision=run.precision, recompute=run.recompute,
-            bucket=bucket, overlap=overlap, accumulation=accumulation,
+            self.shape, stage=stage, ranks=planned.ranks, micro=self.rec.batch.size / planned.ranks / many,
+            precision=run.precision, recompute=run.recompute, bucket=layout["reduce_bucket_size"],
+            overlap=bool(layout.get("overlap_comm", stage == 3)), accumulation=many,
         )  # fmt: skip
 
     def _an_image(self) -> tuple[float, float]:
@@ -281,8 +273,9 @@ def table(found: dict[str, Any]) -> list[str]:
         title = {"exposed": "wire, not hidden", "read": "reading, beside it"}.get(part, part)
         columns.append((f"step, ms: {title}", [f"{p['step_ms'][part]:,.3g}" for p in plans]))
     for part in ("weights", "gradients", "optimizer", "activations", "buffers", "total"):
-        title = "the most at once" if part == "total" else part
-        columns.append((f"memory, GB: {title}", [f"{p['memory_gb'][part]:,.3g}" for p in plans]))
+        columns.append(
+            (f"memory, GB: {part.replace('total', 'most at once')}", [f"{p['memory_gb'][part]:,.3g}" for p in plans])
+        )
     for stage in range(4):
         columns.append((f"  at ZeRO stage {stage}", [f"{p['memory_gb_by_stage'][stage]:,.3g}" for p in plans]))
     wide = max(len(cell) for _, cells in columns for cell in cells) + 2
