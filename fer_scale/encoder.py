@@ -5,7 +5,6 @@ schema, which plain timm (`local-dir:`, `hf-hub:`) and transformers' AutoModel r
 """
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -15,7 +14,6 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -29,6 +27,9 @@ SHAPES = {  # width, depth, heads (Dosovitskiy et al. 2021, Table 1; DeiT for ti
     "vit_large": (1024, 24, 16),
 }
 _CARRIER = "vit_base_patch16_224"  # the timm architecture that every shape of ours is a set of arguments to
+_FETCH = re.compile("pretrained.*|checkpoint_path|cache_dir")  # what makes timm.create_model fetch or unpickle weights
+_KINDS = {"architecture": str, "model_args": dict, "pretrained_cfg": dict, "fer_scale": dict, "num_classes": int}
+_THREE = ("input_size", "mean", "std")  # of pretrained_cfg: a number for each colour
 
 
 class EncoderError(UserError):
@@ -149,12 +150,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise EncoderError(f"{folder}: no {name}; an encoder folder is what `fer-scale publish` writes")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise EncoderError(f"{folder / 'config.json'}: not JSON ({error}); pull or publish it again") from None
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise EncoderError(f"{folder / 'config.json'}: names no architecture; it is not in timm's schema")
+    config = _config(folder / "config.json")
     form = config.get("fer_scale", {}).get("format", FORMAT)
     if form != FORMAT:
         raise EncoderError(f"{folder}: written in format {form}, this version reads {FORMAT}; update fer_scale")
@@ -170,46 +166,74 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, state
 
 
+def _config(file: Path) -> dict[str, Any]:
+    """What config.json says, its values of the kinds that timm's schema gives them."""
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise EncoderError(f"{file}: not JSON ({error}); pull or publish it again") from None
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise EncoderError(f"{file}: names no architecture; it is not in timm's schema")
+    faults = [
+        f"{key} is no {kind.__name__}" for key, kind in _KINDS.items() if not isinstance(config.get(key, kind()), kind)
+    ]
+    for key in () if faults else _THREE:
+        values = config.get("pretrained_cfg", {}).get(key, [0, 0, 0])
+        if not isinstance(values, list) or [isinstance(value, int | float) for value in values] != [True] * 3:
+            faults.append(f"pretrained_cfg.{key} is no list of three numbers")
+    if faults:
+        raise EncoderError(f"{file}: {', '.join(faults)}; it is not in timm's schema")
+    return config
+
+
 def load(
     folder: Path, *, num_classes: int | None = None, drop_path: float = 0.0, image_px: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The timm model of a folder, strictly loaded, and its config.
 
-    `num_classes` other than the folder's gives a fresh head (None keeps the one that is there); `image_px` resamples
-    the positions. Every other tensor must be there in its shape, and no other one.
+    Every tensor must be there in the shape that the config says, and no other one. `num_classes` other than the
+    folder's gives a fresh head (None keeps the one that is there); `image_px` then resamples the positions.
     """
     config, state = read(folder)
-    args: dict[str, Any] = {} if image_px is None else {"img_size": [image_px, image_px]}
-    if drop_path:
-        args["drop_path_rate"] = drop_path
+    args = {"drop_path_rate": drop_path} if drop_path else {}
     classes = config.get("num_classes", 0) if num_classes is None else num_classes
     model = create(folder, config, num_classes=classes, **args)
+    if missing := [name for name in _THREE if name not in config.get("pretrained_cfg", {})]:
+        raise EncoderError(f"{folder / 'config.json'}: its pretrained_cfg does not say {', '.join(missing)}")
     if classes != config.get("num_classes", 0):
         head = f"{getattr(model, 'pretrained_cfg', {}).get('classifier', 'head')}."
         state = {k: v for k, v in state.items() if not k.startswith(head)}
         state |= {k: v for k, v in model.state_dict().items() if k.startswith(head)}
     fill(model, state, folder, config["architecture"])
+    if image_px is not None:
+        if not hasattr(model, "set_input_size"):
+            raise EncoderError(f"{folder}: a {config['architecture']} takes any size; leave image_px out")
+        model.set_input_size(img_size=(image_px, image_px))  # type: ignore[operator]
     return model, config
 
 
 def create(folder: Path, config: dict[str, Any], **args: Any) -> nn.Module:
-    """The timm model that a folder's config describes, its weights as timm draws them; `args` win over the config's."""
-    architecture = config["architecture"]
+    """The timm model that a folder's config describes, its weights as timm draws them; `args` win over the config's.
+
+    The config may be a stranger's: it says how the model is built, and never where weights are to be had.
+    """
+    file, architecture, said = folder / "config.json", config["architecture"], config.get("model_args", {})
     if not timm.is_model(architecture):
-        raise EncoderError(f"{folder / 'config.json'}: timm {timm.__version__} knows no architecture {architecture!r}")
+        raise EncoderError(f"{file}: timm {timm.__version__} knows no architecture {architecture!r}")
+    if fetch := [name for name in said if _FETCH.fullmatch(name)]:
+        raise EncoderError(f"{file}: model_args may not hold {', '.join(fetch)}: weights come from the folder alone")
     try:
-        return timm.create_model(architecture, **(dict(config.get("model_args", {})) | args))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise EncoderError(f"{folder / 'config.json'}: model_args do not fit {architecture} ({error})") from None
+        return timm.create_model(architecture, pretrained=False, **(said | args))
+    except Exception as error:  # of any kind: timm takes the arguments as they come
+        raise EncoderError(f"{file}: model_args do not fit {architecture} ({type(error).__name__}: {error})") from None
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) -> None:
     """Load exactly the model's tensors; what is missing, surplus or of another shape is named.
 
-    Positions of another grid and a patch embedding of another patch size are resampled first, by timm's functions.
+    A model on the `meta` device takes the tensors themselves, in their precision.
     """
     own = model.state_dict()
-    state = _resampled(state, model)
     faults = [f"{key} is missing" for key in own if key not in state]
     faults += [f"{key} is not part of {name}" for key in state if key not in own]
     faults += [
@@ -220,20 +244,4 @@ def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) ->
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise EncoderError(f"{folder / 'model.safetensors'}: does not fit its config: {'; '.join(faults[:5])}{more}")
-    model.load_state_dict(state)
-
-
-def _resampled(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors with positions [1, prefix + n, D] of the model's grid, and a kernel [D, 3, p, p] of its patches."""
-    own, embed = model.state_dict(), getattr(model, "patch_embed", None)
-    positions, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
-    new = dict(state)
-    if isinstance(positions, Tensor) and "pos_embed" in own and positions.shape != own["pos_embed"].shape:
-        grid = list(embed.grid_size)  # type: ignore[union-attr]
-        prefix = own["pos_embed"].shape[1] - math.prod(grid)
-        if math.isqrt(patches := positions.shape[1] - prefix) ** 2 == patches:
-            new["pos_embed"] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=prefix)
-    if isinstance(kernel, Tensor) and kernel.ndim == 4 and "patch_embed.proj.weight" in own:
-        size = list(own["patch_embed.proj.weight"].shape[2:])
-        new["patch_embed.proj.weight"] = resample_patch_embed(kernel, size)
-    return new
+    model.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()))

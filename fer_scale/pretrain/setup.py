@@ -5,6 +5,7 @@ Knows nothing of ranks and DeepSpeed, so `fer-scale check` can say what a run wo
 
 import json
 import os
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,11 @@ def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes
     if progress["shards"] != prints:
         raise CheckpointError(
             f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"
+        )
+    if (was := tomllib.loads(progress["recipe"])["model"].get("start_from")) != rec.model.start_from:
+        raise config.ConfigError(
+            f"model.start_from: the weights of {rec.run.out} are in its checkpoint, and it began with "
+            f"{was or 'none'}; give that again, or use another run.out to start from {rec.model.start_from or 'none'}"
         )
     refuse_another(rec, changes)
 

@@ -24,6 +24,7 @@ from fer_scale.pretrain.world import World
 from shards.errors import UserError
 
 _TIMM = "timm:"
+_FROM = ", from "  # between a licence and that of the weights before
 
 
 def begin(vit: VisionTransformer, wanted: Model, us: World) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
     """Put the weights of `model.start_from` into the encoder: {"address", "licence", "adapted"}, which a run keeps.
 
     The address has its exact commit; `adapted` says which sizes were changed, as "patches 16 -> 8 px", or nothing.
+    Weights that are not what their own config says are refused, so nothing else was adapted.
     """
     given = f"model.start_from: {wanted.start_from}"
     address = wanted.start_from or ""
@@ -59,13 +61,16 @@ def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
         pulled = hub.pull(address, progress=tick)
     config, state = encoder.read(pulled.folder)
     with torch.device("meta"):
-        theirs = encoder.create(pulled.folder, config, num_classes=0)
+        theirs: VisionTransformer = encoder.create(pulled.folder, config, num_classes=0)
     _refuse_another(theirs, vit, given)
     _same_pixels(wanted, config.get("pretrained_cfg", {}), given)
     for name in [key for key in state if key.startswith(("head.", "pre_logits."))]:
         del state[name]  # pre_logits: timm drops it as well
-    encoder.fill(vit, state, pulled.folder, wanted.encoder)
+    encoder.fill(theirs, state, pulled.folder, config["architecture"])
     facts = {"address": pulled.address, "licence": _licence(pulled.folder, config), "adapted": _adapted(theirs, vit)}
+    with torch.random.fork_rng(devices=[]):  # timm draws a kernel before it fills it, and only rank 0 is here
+        theirs.set_input_size(img_size=vit.patch_embed.img_size, patch_size=vit.patch_embed.patch_size)
+    encoder.fill(vit, theirs.state_dict(), pulled.folder, wanted.encoder)
     log.say(f"start    from {pulled.address} (licence: {facts['licence']})")
     if facts["adapted"]:
         log.say(f"adapted  {facts['adapted']}")
@@ -137,9 +142,17 @@ def _adapted(theirs: VisionTransformer, ours: VisionTransformer) -> str:
 
 
 def _licence(folder: Path, config: dict[str, Any]) -> str:
-    """What the card's front matter or the config says, or "unknown"."""
+    """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0"."""
     card = folder / artifact.CARD
     front = re.match(r"---\n(.*?)\n---\n", card.read_text(errors="replace"), re.DOTALL) if card.is_file() else None
-    found = dict(re.findall(r"^(license|license_name): *(\S.*?) *$", front[1], re.MULTILINE)) if front else {}
-    said = found.get("license_name") or found.get("license") or config.get("pretrained_cfg", {}).get("license")
-    return str(said or "unknown").strip("\"'")
+    found = dict(re.findall(r"^(license|license_name):(.*)$", front[1], re.MULTILINE)) if front else {}
+    said = found.get("license_name") or found.get("license", config.get("pretrained_cfg", {}).get("license"))
+    before = config.get("fer_scale", {}).get("base_licence")
+    chain = [said, *(str(before).split(_FROM) if before else [])]
+    return _FROM.join(dict.fromkeys(map(_licence_name, chain)))
+
+
+def _licence_name(said: Any) -> str:
+    """A licence as a stranger's card or config names it; "unknown" where that is no name, but a list or worse."""
+    name = re.sub(r"(^|\s)#.*", "", str(said or "")).strip().strip("\"'")
+    return name if re.fullmatch(r"[\w.+-]+", name) else "unknown"

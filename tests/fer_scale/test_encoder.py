@@ -1,7 +1,11 @@
 """The encoder folder: what is written loads, and what does not fit is named."""
 
 import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,14 +68,17 @@ def change(folder: Path, **tensors: torch.Tensor | None) -> None:
         ({"norm__weight": torch.full((32,), float("nan"))}, "NaN or infinite values in norm.weight"),
         ({"norm__weight": torch.ones(31)}, r"norm.weight is \[31\], not \[32\]"),
         ({"surplus": torch.ones(1)}, "surplus is not part of vit_base_patch16_224"),
+        ({"pos_embed": torch.ones(1, 10, 32)}, r"pos_embed is \[1, 10, 32\], not \[1, 17, 32\]"),
+        ({"patch_embed__proj__weight": torch.ones(32, 3, 4, 4)}, r"is \[32, 3, 4, 4\], not \[32, 3, 8, 8\]"),
     ],
 )
+@pytest.mark.parametrize("image_px", [None, 48])
 def test_a_tensor_that_is_not_as_it_should_be_is_named(
-    folder: Path, tensors: dict[str, torch.Tensor], says: str
+    folder: Path, tensors: dict[str, torch.Tensor], says: str, image_px: int | None
 ) -> None:
     change(folder, **tensors)
     with pytest.raises(EncoderError, match=says):
-        encoder.load(folder)
+        encoder.load(folder, image_px=image_px)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +95,68 @@ def test_a_config_that_cannot_be_used_says_why(folder: Path, content: str, says:
     (folder / "config.json").write_text(content)
     with pytest.raises(EncoderError, match=says):
         encoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"architecture": ["x"]}, "architecture is no str"),
+        ({"fer_scale": "x"}, "fer_scale is no dict"),
+        ({"num_classes": None}, "num_classes is no int"),
+        ({"model_args": [1]}, "model_args is no dict"),
+        ({"model_args": {"act_layer": "nope"}}, r"model_args do not fit vit_base_patch16_224 \(KeyError: 'nope'\)"),
+        ({"model_args": {"patch_size": 0}}, r"model_args do not fit vit_base_patch16_224 \(ZeroDivisionError"),
+        ({"pretrained_cfg": None}, "pretrained_cfg is no dict"),
+        ({"pretrained_cfg": [1]}, "pretrained_cfg is no dict"),
+        ({"pretrained_cfg": {"mean": 0.5}}, "pretrained_cfg.mean is no list of three numbers"),
+        ({"pretrained_cfg": {"std": [0.5, "x", 0.5]}}, "pretrained_cfg.std is no list of three numbers"),
+        ({"pretrained_cfg": {"mean": [0, 0, 0]}}, "pretrained_cfg does not say input_size, std"),
+    ],
+)
+def test_a_value_of_a_strange_kind_in_the_config_gives_one_message(
+    folder: Path, values: dict[str, Any], says: str
+) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(EncoderError, match=f"config.json: .*{says}"):
+        encoder.load(folder)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server of no weights, and what it was asked for."""
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("where", ["url", "file", "checkpoint_path", "cache_dir", "pretrained_cfg_overlay"])
+def test_a_config_cannot_make_timm_fetch_or_open_other_weights(
+    folder: Path, elsewhere: tuple[str, list[str]], tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"a pickle")
+    url, asked = elsewhere
+    other = {
+        "url": {"pretrained": True, "pretrained_cfg": {"url": f"{url}/w.pth"}},
+        "file": {"pretrained": True, "pretrained_cfg": {"file": f"{tmp_path}/weights.bin"}},
+        "checkpoint_path": {"checkpoint_path": f"{tmp_path}/weights.bin"},
+        "cache_dir": {"cache_dir": str(tmp_path)},
+        "pretrained_cfg_overlay": {"pretrained": True, "pretrained_cfg_overlay": {"url": f"{url}/w.pth"}},
+    }[where]
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"model_args": config["model_args"] | other}))
+    with pytest.raises(EncoderError, match=f"model_args may not hold {', '.join(other)}: weights come from the fold"):
+        encoder.load(folder)
+    assert asked == []
 
 
 def test_a_folder_that_is_none_says_what_one_is(tmp_path: Path) -> None:

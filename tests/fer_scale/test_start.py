@@ -14,14 +14,15 @@ import torch
 import yaml
 from hub.server import Hub
 from huggingface_hub import constants
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from fer_scale import encoder, hub
+from fer_scale import config, encoder, hub
+from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
 from fer_scale.hub import HubError
-from fer_scale.pretrain import start
-from fer_scale.pretrain.recipe import Model
+from fer_scale.pretrain import setup, start
+from fer_scale.pretrain.recipe import Model, Pretrain
 from fer_scale.publish import PublishError, publish
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +159,64 @@ def test_an_encoder_of_ours_takes_other_patches_too(make_encoder: Callable[..., 
     vit, facts = started(Model(encoder="64x2x2", image_px=24, patch_px=4, start_from=str(place)))
     assert facts == {"address": str(place), "licence": "mit", "adapted": "positions 4x4 -> 6x6, patches 8 -> 4 px"}
     assert vit.patch_embed.proj.weight.shape == (64, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"), [("pos_embed", torch.ones(1, 10, 64)), ("patch_embed.proj.weight", torch.ones(64, 3, 4, 4))]
+)
+def test_weights_that_are_not_what_their_own_config_says_are_not_adapted_but_refused(
+    make_encoder: Callable[..., Path], tmp_path: Path, name: str, tensor: torch.Tensor
+) -> None:
+    place = make_encoder(tmp_path / "faces")
+    (place / "manifest.json").unlink()
+    save_file(load_file(place / "model.safetensors") | {name: tensor}, place / "model.safetensors")
+    with pytest.raises(EncoderError, match=f"does not fit its config: {name} is"):
+        started(Model(encoder="64x2x2", image_px=24, patch_px=4, start_from=str(place)))
+
+
+def test_a_start_leaves_the_draws_of_its_process_alone(make_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    place = make_encoder(tmp_path / "faces")
+    vit = encoder.build("64x2x2", image_px=24, patch_px=4)
+    before = torch.random.get_rng_state()
+    start.load(vit, Model(encoder="64x2x2", image_px=24, patch_px=4, start_from=str(place)))
+    assert torch.equal(torch.random.get_rng_state(), before), "only rank 0 loads, and all must draw alike"
+
+
+@pytest.mark.parametrize(
+    ("front", "block", "licence"),
+    [
+        ("license: mit # c", {}, "mit"),
+        ("license: 'apache-2.0'", {}, "apache-2.0"),
+        ("license: other\nlicense_name: my-own  # mine", {}, "my-own"),
+        ("license: mit\x1b[31m", {}, "unknown"),
+        ("license: [mit, cc-by-nc-4.0]", {}, "unknown"),
+        ("license:\n- mit\n- cc-by-nc-4.0", {}, "unknown"),
+        ("library_name: timm", {}, "mit"),
+        ("license: mit", {"base_licence": "cc-by-nc-4.0"}, "mit, from cc-by-nc-4.0"),
+        ("license: mit", {"base_licence": "mit, from cc-by-nc-4.0"}, "mit, from cc-by-nc-4.0"),
+        ("license: mit", {"base_licence": ["\x1b[31m"]}, "mit, from unknown"),
+    ],
+)
+def test_a_licence_is_a_plain_name_and_brings_that_of_the_weights_before(
+    make_encoder: Callable[..., Path], tmp_path: Path, front: str, block: dict[str, Any], licence: str
+) -> None:
+    place = make_encoder(tmp_path / "faces")
+    (place / "README.md").write_text(f"---\n{front}\n---\n")
+    said = json.loads((place / "config.json").read_text())
+    said["fer_scale"] |= block
+    (place / "manifest.json").unlink()
+    (place / "config.json").write_text(json.dumps(said))
+    assert started(Model(encoder="64x2x2", image_px=32, patch_px=8, start_from=str(place)))[1]["licence"] == licence
+
+
+@pytest.mark.parametrize("changes", [[], ["model.start_from=elsewhere"]])
+def test_a_run_that_goes_on_refuses_another_start_even_as_a_change(tmp_path: Path, changes: list[str]) -> None:
+    given = ["data.shards=set", f"run.out={tmp_path}"]
+    before = config.dump(config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", given))
+    now = config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", [*given, "model.start_from=elsewhere"])
+    (tmp_path / "recipe.toml").write_text(before)
+    with pytest.raises(ConfigError, match=r"are in its checkpoint, and it began with none; .* start from elsewhere"):
+        setup.same_run(now, {"shards": ["print"], "recipe": before}, ["print"], changes, tmp_path)
 
 
 def test_a_run_starts_from_timms_weights_goes_on_without_them_and_its_card_says_so(
