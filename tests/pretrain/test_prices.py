@@ -30,12 +30,14 @@ COMMAND = re.compile(r"^#   fer-scale check ((?:.|\\\n)+?) --ranks (\S+) --gpu (
 PRICED = [file for file in RECIPES if COMMAND.search(file.read_text())]
 ROW = re.compile(r"^# +(\d+) +([\d,.]+) +([\d,.]+) +([\d,.]+) +(\d+) % +(\w+)$", re.MULTILINE)
 HEAD = "#   ranks  images/s   hours  GB a rank  of one rank's rate  bound by"
+ADVICE = re.compile(r"(\d+) % for(?: |\n# )(\d+) ranks at(?: |\n# )batch\.size=(\d+)")
+MANY = 512  # shards of 64 pictures
 AS_BEFORE = 0.1  # a price that has changed by less still stands
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Sets of 4,096 pictures (no faces) of 112 and 224 px: a price asks how large images are, and a batch how many."""
+    """Sets of 32,768 pictures (no faces) of 112 and 224 px: a price asks how large images are, and a batch how many."""
     found, rng = {}, np.random.default_rng(0)
     for px in (112, 224):
         src, one, found[px] = (tmp_path_factory.mktemp(name) for name in ("pictures", "one", "set"))
@@ -44,24 +46,28 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
             coarse.resize((px, px), Image.Resampling.BICUBIC).save(src / f"{number}.jpg")
         packed = pack(src, one / "set", source="folder", workers=1)
         [row] = packed.index["shards"]
-        rows = [row | {"name": f"many-{number}"} for number in range(64)]  # one shard under many names
+        rows = [row | {"name": f"many-{number}"} for number in range(MANY)]  # one shard under many names
         for kind, shard in itertools.product(KINDS, rows):
             os.link(packed.file(0, kind), found[px] / f"{shard['name']}.{kind}")
-        sums = {key: 64 * packed.index[key] for key in ("samples", "bytes")}
+        sums = {key: MANY * packed.index[key] for key in ("samples", "bytes")}
         (found[px] / "index.json").write_text(json.dumps(packed.index | sums | {"shards": rows}))
     return found
 
 
 def price(file: Path, sets: dict[int, Path]) -> list[list[str]]:
     """The cells of the head's table, by the command that stands above it."""
+    return [cells(plan) for plan in plans(file, sets)]
+
+
+def plans(file: Path, sets: dict[int, Path], *more: str, on: str = "") -> list[dict[str, Any]]:
+    """What the command in the head of a file foretells, with `more` keys, for its own ranks or those of `on`."""
     found = COMMAND.search(file.read_text())
     assert found
     words, ranks, gpu = found.groups()
     name, *overrides = words.replace("\\\n#", "").split()
     assert name == f"configs/pretrain/{file.name}" and overrides[:2] == ["data.shards=SET", "run.out=RUN"]
     px = config.load(Pretrain, file, overrides).model.image_px
-    said = check.check(file, [f"data.shards={sets[px]}", *overrides[1:]], Wish(ranks, gpu=gpu))
-    return [cells(plan) for plan in said["plans"]]
+    return check.check(file, [f"data.shards={sets[px]}", *overrides[1:], *more], Wish(on or ranks, gpu=gpu))["plans"]
 
 
 def cells(plan: dict[str, Any]) -> list[str]:
@@ -104,6 +110,17 @@ def test_the_price_in_the_head_of_a_recipe_is_what_check_foretells(file: Path, s
     assert len(told) == len(wanted) and near(told, wanted), (
         f"check foretells now for {file.name} (REFRESH=1 with this test writes it):\n{HEAD}\n{lines(wanted)}"
     )
+
+
+@pytest.mark.parametrize("file", [file for file in PRICED if file.stem.startswith("vit_")], ids=lambda f: f.stem)
+def test_the_larger_batches_that_a_head_names_for_more_ranks_gain_what_it_says(
+    file: Path, sets: dict[int, Path]
+) -> None:
+    named = ADVICE.findall(file.read_text())
+    assert len(named) == 2
+    for percent, ranks, size in named:
+        [plan] = plans(file, sets, f"batch.size={size}", on=ranks)
+        assert math.isclose(100 * plan["rate_of_one_rank"], int(percent), rel_tol=AS_BEFORE), f"{size}: {cells(plan)}"
 
 
 def test_the_table_of_recipes_has_the_prices_of_their_heads() -> None:
