@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,8 +32,7 @@ _TAIL = 15  # lines of the launcher that are shown where no report came
 
 def doctor(hostfile: Path | None, recipe: Path | None, overrides: list[str], out: Path | None) -> dict[str, Any]:
     """The report of ranks started over the hosts of `hostfile`, or over those of Slurm's allocation."""
-    if recipe:
-        config.load(Pretrain, recipe, overrides)  # a mistake is told before anything is started
+    read(recipe, overrides, out)  # a mistake is told before anything is started
     if not (ROOT / "launch/ssh.sh").exists():
         raise UserError(f"{ROOT}: no launch/ here; run doctor from the folder that the job is started from")
     words = ["doctor", "--reporting", *([str(recipe.absolute())] if recipe else []), *overrides]
@@ -53,6 +53,17 @@ def doctor(hostfile: Path | None, recipe: Path | None, overrides: list[str], out
     report = heard.report or {"hosts": [], "notes": [], "findings": heard.without_report(expected)}
     report["findings"] = list(dict.fromkeys(found.others + report["findings"]))
     return report
+
+
+def read(recipe: Path | None, overrides: list[str], out: Path | None) -> Pretrain | None:
+    """The recipe, where there is one; else `out` may name the folder."""
+    if recipe is None:
+        return None
+    if "=" in str(recipe) and not recipe.exists():
+        raise UserError(f"{recipe}: what to change in which recipe? Name it first; without one, --out DIR is enough")
+    if out:
+        raise UserError(f"--out {out}: a recipe has its run.out; change it by run.out={out}, or leave the recipe out")
+    return config.load(Pretrain, recipe, overrides)
 
 
 def hosts_in(hostfile: Path) -> list[str]:
@@ -90,7 +101,7 @@ def _ask(names: list[str], python: Path) -> dict[str, dict[str, Any] | str]:
                 "no ssh here: DeepSpeed's launcher needs it, and pdsh (Debian: openssh-client pdsh)"
             ) from None
         if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
+            return _answer(done.stdout)
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         if done.returncode == 255:
             return f"ssh does not get in without a question: {why}"
@@ -98,6 +109,16 @@ def _ask(names: list[str], python: Path) -> dict[str, dict[str, Any] | str]:
 
     with ThreadPoolExecutor(64) as pool:
         return dict(zip(names, pool.map(ask, names), strict=True))
+
+
+def _answer(said: str) -> dict[str, Any] | str:
+    """What here.py printed last, or in words what stands there instead."""
+    last = (said.strip().splitlines() or ["nothing"])[-1]
+    try:
+        answer = json.loads(last)
+    except ValueError:
+        answer = None
+    return answer if isinstance(answer, dict) else f"ssh answered something else than what the host has: {last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +172,7 @@ class Heard:
     doing: str = ""  # the part that the ranks began last
     mistakes: list[str] = field(default_factory=list)  # of ranks that gave up
     lines: list[str] = field(default_factory=list)
+    in_time: bool = True
 
     def without_report(self, expected: dict[str, str]) -> list[str]:
         """Who did not come, or what else may be the reason; `expected`: host names, and as what they were given."""
@@ -165,9 +187,10 @@ class Heard:
             return other
         if self.mistakes:
             return self.mistakes
+        lost = "the ranks were lost" if self.in_time else f"gave up after {_PROBE_S} s"
         if came:
-            return [f"the ranks were lost: {self.doing or 'before they had met'}; above: what was said last"]
-        return ["no rank was started; above: what the launcher said last"]
+            return [f"{lost}: {self.doing or 'before they had met'}; above: what was said last"]
+        return [f"{'' if self.in_time else f'{lost}: '}no rank was started; above: what the launcher said last"]
 
 
 def _listen(command: list[str], env: dict[str, str]) -> Heard:
@@ -178,16 +201,34 @@ def _listen(command: list[str], env: dict[str, str]) -> Heard:
         command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
-    end = Timer(_PROBE_S, os.killpg, (launcher.pid, signal.SIGKILL))
-    end.start()
+    limit, began = Timer(_PROBE_S, _end, (launcher,)), time.monotonic()
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    assert launcher.stdout is not None
     try:
-        assert launcher.stdout is not None
-        return hear(launcher.stdout)
+        limit.start()
+        heard = hear(launcher.stdout)
+        heard.in_time = time.monotonic() - began < _PROBE_S
+        return heard
     finally:
-        end.cancel()
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
-        launcher.wait()
+        limit.cancel()
+        _end(launcher)
+        launcher.stdout.close()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(launcher: subprocess.Popen[str]) -> None:
+    """Make an end of a launcher and all its session; ranks on other hosts see by it that nobody hears them (probe.py).
+
+    Itself at once: told to stop, DeepSpeed's makes an end of all DeepSpeed jobs. srun and pdsh have three seconds.
+    """
+    launcher.kill()
+    launcher.wait()
+    for number in (signal.SIGTERM, *[0] * 30, signal.SIGKILL):
+        try:
+            os.killpg(launcher.pid, number)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
 
 
 def hear(lines: Iterator[str]) -> Heard:
@@ -220,6 +261,7 @@ def hear(lines: Iterator[str]) -> Heard:
 def _piece(told: str) -> dict[str, Any] | None:
     """What probe.py tells in a line, even where another rank goes on in it; None for a line that is no such thing."""
     try:
-        return json.JSONDecoder().raw_decode(told)[0]
+        piece = json.JSONDecoder().raw_decode(told)[0]
     except ValueError:
         return None
+    return piece if isinstance(piece, dict) and len(piece) == 1 else None

@@ -38,7 +38,7 @@ class Facts:
     stamps: list[float]  # its clock at moments that all ranks share, in seconds
     links: dict[str, tuple[float, float]] = field(default_factory=dict)  # neighbour: Gbit/s each way, microseconds
     sent_bytes: int = 0  # to neighbours
-    moved_bytes: dict[str, int] = field(default_factory=dict)  # of the host, meanwhile, by network interface
+    moved_bytes: dict[str, int] = field(default_factory=dict)  # of the host, meanwhile, by the kernel's interfaces
     folder: Folder | None = None
 
 
@@ -49,6 +49,8 @@ class Needs:
     out: str
     checkpoint_gb: float | None = None  # one of them; None: there is no recipe
     checkpoints: int = 0  # at most at once, beside those that are there
+    uncounted: bool = False  # whether others will stay for good, nobody knows yet how many
+    writers: int = 1  # so many ranks, the first ones, share in writing it
     grace_s: float = 0.0
 
 
@@ -63,6 +65,7 @@ def findings(facts: list[Facts], needs: Needs | None) -> list[str]:
     found += _clocks(firsts)
     if needs:
         found += _folder(firsts, needs)
+        found += _writing(facts, needs)
     return found
 
 
@@ -141,21 +144,36 @@ def _folder(firsts: list[Facts], needs: Needs) -> Iterator[str]:
     if least.free_gb < wanted:
         yield (
             f"{needs.out}: {least.free_gb:,.1f} GB are free there (seen from {host}), and the checkpoints still take "
-            f"{wanted:,.1f} GB: {needs.checkpoints} of {needs.checkpoint_gb:,.1f} GB; free some, or lower "
-            "run.keep_checkpoints"
+            f"{wanted:,.1f} GB: {needs.checkpoints} of {needs.checkpoint_gb:,.1f} GB; free some, or keep fewer: "
+            "run.keep_checkpoints, run.keep_every_steps"
         )
-    rate = sum(folder.fsync_mb_per_s for _, folder in good)
-    seconds = 1e3 * needs.checkpoint_gb / rate if rate else 0.0
+
+
+def _writing(facts: list[Facts], needs: Needs) -> Iterator[str]:
+    """Whether a checkpoint is written in time: each of the writers has an equal share, those of a host its rate."""
+    writing = [f.host for f in facts if f.rank < needs.writers]
+    took = []
+    for f in first_ranks(facts):
+        if needs.checkpoint_gb and f.host in writing and f.folder and f.folder.fsync_mb_per_s:
+            gb = needs.checkpoint_gb * writing.count(f.host) / len(writing)
+            took.append((1e3 * gb / f.folder.fsync_mb_per_s, f.host, gb, f.folder.fsync_mb_per_s))
+    seconds, host, gb, rate = max(took, default=(0.0, "", 0.0, 0.0))
     if seconds > needs.grace_s:
         yield (
-            f"{needs.out}: a checkpoint of {needs.checkpoint_gb:,.1f} GB takes {seconds:,.0f} s to write at "
-            f"{rate:,.0f} MB/s, more than run.grace_s = {needs.grace_s:g}: a stop could be cut off before it is saved"
+            f"{needs.out}: a checkpoint of {needs.checkpoint_gb:,.1f} GB takes {seconds:,.0f} s to write, {gb:,.1f} GB "
+            f"of it by {host} at {rate:,.0f} MB/s, more than run.grace_s = {needs.grace_s:g}: a stop could be cut off "
+            "before it is saved"
         )
 
 
 def notes(facts: list[Facts], needs: Needs | None) -> list[str]:
     """What one should know: what was not looked at, and over what the hosts talk."""
     blind = [] if needs else ["no folder was looked at: give the job's RECIPE, or --out DIR"]
+    if needs and needs.uncounted:
+        blind.append(
+            "run.keep_every_steps: the room for what stays for good was not counted: how many that are, run.steps "
+            "would tell, and run.epochs does not"
+        )
     return blind + _network(facts)
 
 
@@ -173,11 +191,11 @@ def _network(facts: list[Facts]) -> list[str]:
 
 
 def carriers(first: Facts, sent_bytes: int) -> str:
-    """The network interfaces over which a host's traffic with its neighbours went."""
+    """The network interfaces over which a host's traffic with its neighbours went, as far as its kernel sees it."""
     moved = {name: count for name, count in first.moved_bytes.items() if name != "lo"}
     total = sum(moved.values())
     if total < sent_bytes / 2:
-        return "what the kernel does not count"
+        return "what the kernel does not count, as InfiniBand (NCCL_DEBUG=INFO names it)"
     return " ".join(sorted(name for name, count in moved.items() if count >= _CARRIES * total))
 
 

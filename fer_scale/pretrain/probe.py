@@ -4,7 +4,10 @@ Started once a rank by whatever will start the job. fitness.py judges what they 
 """
 
 import json
+import math
 import os
+import select
+import signal
 import socket
 import sys
 import time
@@ -13,17 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import torch
 
-from fer_scale import config, log
-from fer_scale.pretrain import fitness, setup, shared_folder, world
+from fer_scale import log
+from fer_scale.pretrain import fitness, setup, shared_folder, state, world
 from fer_scale.pretrain.cost import FP32
-from fer_scale.pretrain.doctor import MARK
+from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
 from fer_scale.pretrain.here import versions
-from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
 from shards.errors import UserError
 
@@ -49,6 +52,7 @@ def probe(recipe: Path | None, overrides: list[str], out: Path | None, *, report
             raise SystemExit(2) from None
         raise
     if reporting:
+        Thread(target=_end_unheard, daemon=True).start()
         _tell("came", {"host": socket.gethostname(), "device": world.device_name()})
     try:
         us = world.join(_JOIN_S)
@@ -65,7 +69,7 @@ def probe(recipe: Path | None, overrides: list[str], out: Path | None, *, report
     except _Absent as absent:
         report = party.lost(absent.who)
     except RuntimeError as error:  # a collective broke, or took too long
-        report = party.lost(us.absent("doctor/broken", _BROKEN_S), str(error))
+        report = party.broken(str(error))
     if not reporting:
         return report
     for key, value in (report or {}).items():
@@ -81,15 +85,34 @@ def _tell(key: str, value: Any) -> None:
     os.write(sys.stdout.fileno(), f"{MARK}{json.dumps({key: value})}\n".encode())
 
 
+def _end_unheard() -> None:
+    """End this rank once nobody reads what it says: the doctor that started it is gone, and others want its port."""
+    hearer = select.poll()
+    hearer.register(sys.stdout.fileno(), 0)  # for nothing but its end
+    hearer.poll()
+    os.kill(os.getpid(), signal.SIGINT)  # Python clears up, unless a collective keeps it
+    time.sleep(_BROKEN_S)
+    os._exit(1)
+
+
 def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs | None:
     """None where neither a recipe nor --out says which folder the job will write to."""
-    if recipe is None:
+    if not (rec := read(recipe, overrides, out)):
         return Needs(str(out)) if out else None
-    rec = config.load(Pretrain, recipe, overrides)
-    there = sum(not folder.suffix for folder in (rec.run.out / "checkpoints").glob("step_*"))
-    still = max(1, rec.run.keep_checkpoints + 1 - there)  # one more than are kept, while it is written
-    size_gb = 3 * FP32 * setup.shape_of(rec).trained / 1e9
-    return Needs(str(rec.run.out), size_gb, still, rec.run.grace_s)
+    run, weights = rec.run, setup.shape_of(rec).trained
+    there = sum(not folder.suffix for folder in (run.out / "checkpoints").glob("step_*"))
+    for_good = 0
+    if run.keep_every_steps and run.steps:
+        last = min(run.steps, run.stop_after_steps or run.steps)
+        for_good = last // math.lcm(run.keep_every_steps, run.checkpoint_every_steps)
+    return Needs(
+        str(run.out),
+        checkpoint_gb=3 * FP32 * weights / 1e9,
+        checkpoints=max(1, for_good + run.keep_checkpoints + 1 - there),  # one more than are kept, while it is written
+        uncounted=bool(run.keep_every_steps and not run.steps),
+        writers=state.most_writers(weights),
+        grace_s=run.grace_s,
+    )
 
 
 @dataclass
@@ -118,6 +141,16 @@ class _Party:
         names = [f"rank {rank} on {self.hosts[rank]}" if self.hosts else f"rank {rank}" for rank in who]
         where = f"{fitness.few(names)} not heard of any more" if who else error
         return {"hosts": [], "notes": [], "findings": [f"{self.doing}: {where}"]}
+
+    def broken(self, error: str) -> dict[str, Any] | None:
+        """The report where a collective broke, or took too long."""
+        try:
+            return self.lost(self.us.absent("doctor/broken", _BROKEN_S), error)
+        except RuntimeError:  # rank 0 keeps the list of who is there; of each host one of the others tells
+            if self.hosts and self.us.rank != min({*self.of_host[self.hosts[self.us.rank]]} - {0}, default=0):
+                return None
+            where = f"rank 0 on {self.hosts[0]}" if self.hosts else "rank 0"
+            return {"hosts": [], "notes": [], "findings": [f"{self.doing}: {where} is not heard of any more"]}
 
     @property
     def of_host(self) -> dict[str, list[int]]:
@@ -240,13 +273,12 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _moved_bytes() -> dict[str, int]:
-    """In and out since the start of this host, by network interface; those of InfiniBand pass the kernel by."""
+    """In and out since the start of this host, by network interface.
+
+    What goes over InfiniBand passes the kernel by: with NCCL_DEBUG=INFO, NCCL names the cards that it uses.
+    """
     found = {}
     for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
         name, _, counts = line.partition(":")
         found[name.strip()] = int(counts.split()[0]) + int(counts.split()[8])
-    for sent in Path("/sys/class/infiniband").glob("*/ports/*/counters/port_xmit_data"):
-        received = sent.with_name("port_rcv_data")
-        words = int(sent.read_text()) + int(received.read_text())
-        found[sent.parts[4]] = found.get(sent.parts[4], 0) + 4 * words
     return found

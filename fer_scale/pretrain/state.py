@@ -20,7 +20,7 @@ def save(engine: Engine, world: World, run: Path, progress: dict[str, Any], keep
     """The checkpoint's folder, complete on disk. All ranks must call it: each tensor is gathered from all of them."""
     place = checkpoint.folder_of(run, progress["step"])
     part = place.with_suffix(".part")
-    writers = max(1, min(world.ranks, _MOST_WRITERS, 12 * engine.numel // _WORTH_A_WRITER))
+    writers = min(world.ranks, most_writers(engine.numel))
     problem = ""
     if world.is_main and part.exists():
         shutil.rmtree(part)  # a save that was killed
@@ -54,6 +54,11 @@ def save(engine: Engine, world: World, run: Path, progress: dict[str, Any], keep
             f"{problems[0]}; free space and start the run again: the checkpoint before this one is whole"
         )
     return place
+
+
+def most_writers(numel: int) -> int:
+    """How many ranks, from rank 0 on, write a share each of a state of so many weights, where there are as many."""
+    return max(1, min(_MOST_WRITERS, 12 * numel // _WORTH_A_WRITER))
 
 
 def load(folder: Path, world: World) -> tuple[dict[str, Tensor], dict[str, Any]]:

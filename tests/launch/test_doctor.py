@@ -34,6 +34,13 @@ def over_ssh(hosts: Hosts, out: Path, folder: Path) -> Running:
     return hosts[0].run(folder / "said", *command, RANKS="2", TMPDIR=str(folder))
 
 
+def in_allocation(slurm: Slurm, out: Path, folder: Path) -> Running:
+    """doctor in an allocation of Slurm, of one rank on each node; what it says."""
+    size = ["--nodes=2", "--gpus-per-node=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=10"]
+    command: list[str | Path] = [sys.executable, "-m", "fer_scale", "doctor", "--slurm", "--out", out, "--json"]
+    return slurm.run(folder / "said", "salloc", *size, *command, DS_ACCELERATOR="cpu")
+
+
 def report_of(job: Running) -> dict[str, Any]:
     """The JSON among what it said."""
     return json.JSONDecoder().raw_decode(job.said, job.said.index("\n{\n") + 1)[0]
@@ -53,6 +60,19 @@ def pin(hosts: Hosts, *cores: int) -> None:
     ours = sorted(os.sched_getaffinity(0))
     for host, core in zip(hosts.hosts, cores, strict=True):
         os.sched_setaffinity(host.pid, {ours[core]})
+
+
+def processes(hosts: Hosts, *words: str) -> list[int]:
+    """What runs on any of the hosts with all these words in its command line."""
+    spaces, found = {os.readlink(f"/proc/{host.pid}/ns/pid") for host in hosts.hosts}, []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            said = process.joinpath("cmdline").read_text().split("\0")
+            if os.readlink(process / "ns/pid") in spaces and set(words) <= set(said):
+                found.append(int(process.name))
+        except OSError:  # it has just ended
+            pass
+    return found
 
 
 @pytest.fixture
@@ -94,7 +114,7 @@ def test_over_ssh_it_names_the_slowed_host_the_one_whose_clock_is_off_and_that_s
     assert not list(out.iterdir())
 
 
-@pytest.mark.slow  # a fit cluster is seen under Slurm, too
+@pytest.mark.slow  # what is amiss is found above, and all else is found there, too
 def test_over_ssh_fit_hosts_are_fit(hosts: Any, tmp_path: Path) -> None:
     two = hosts("node1", "node2")
     pin(two, 0, -1)
@@ -114,17 +134,27 @@ def test_a_host_that_does_not_answer_is_named_before_ranks_are_started(hosts: An
     assert "starting ranks" not in job.said
 
 
+@pytest.mark.slow  # as many seconds as over ssh
 def test_in_an_allocation_of_slurm_fit_nodes_are_fit(slurm: Slurm, tmp_path: Path) -> None:
-    size = ["--nodes=2", "--gpus-per-node=1", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=10"]
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "fer_scale",
-        "doctor",
-        "--slurm",
-        "--out",
-        tmp_path / "run",
-        "--json",
-    ]
-    job = slurm.run(tmp_path / "said", "salloc", *size, *command, DS_ACCELERATOR="cpu")
+    job = in_allocation(slurm, tmp_path / "run", tmp_path)
     assert [row["host"] for row in fit_report_of(job)["hosts"]] == ["node1", "node2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["over ssh", "under Slurm"])
+def test_no_rank_is_left_on_any_host_when_doctor_is_told_to_stop(
+    start: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if start == "over ssh":
+        two = request.getfixturevalue("hosts")("node1", "node2")
+        job = over_ssh(two, tmp_path / "run", tmp_path)
+    else:
+        slurm = request.getfixturevalue("slurm")
+        two, job = slurm.hosts, in_allocation(slurm, tmp_path / "run", tmp_path)
+    until(lambda: "matrix products" in job.said or job.process.poll() is not None, "the ranks", 120)
+    assert len(processes(two, "--reporting")) >= 4, "the ranks and their launchers"
+    [doctor] = [pid for pid in processes(two, "doctor", "--json") if "python" in os.readlink(f"/proc/{pid}/exe")]
+    os.kill(doctor, signal.SIGTERM)
+    assert job.ended(20) == 128 + signal.SIGTERM, job.said
+    until(lambda: not processes(two, "--reporting"), "the end of the ranks", 20)
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,9 @@
 """What `fer-scale doctor` concludes from what ranks and hosts say; on one machine, that ranks find and say it."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +12,7 @@ from typing import Any
 import pytest
 
 from fer_scale.__main__ import main
-from fer_scale.pretrain import doctor, fitness
+from fer_scale.pretrain import doctor, fitness, probe, shared_folder
 from fer_scale.pretrain.fitness import Facts, Folder, Needs
 from shards.errors import UserError
 
@@ -38,7 +42,7 @@ def of(facts: list[Facts], host: str, **changes: Any) -> list[Facts]:
 
 
 def test_a_cluster_with_nothing_amiss_is_fit() -> None:
-    needs = Needs("/run", checkpoint_gb=1.3, checkpoints=3, grace_s=25)
+    needs = Needs("/run", checkpoint_gb=1.3, checkpoints=3, writers=5, grace_s=25)
     for hosts in (["a"], ["a", "b"], ["a", "b", "c", "d"]):
         assert fitness.findings(cluster(*hosts), needs) == []
 
@@ -81,16 +85,43 @@ def test_versions_and_devices_that_differ_are_named_with_their_hosts() -> None:
 
 
 def test_a_folder_that_is_not_one_for_all_or_too_small_or_too_slow() -> None:
-    facts, needs = cluster("a", "b", "c", ranks=1), Needs("/run", 10.0, 3, grace_s=25)
+    facts, needs = cluster("a", "b", "c", ranks=1), Needs("/run", 10.0, 3, writers=3, grace_s=25)
     assert fitness.findings(of(facts, "b", folder=Folder(problem="is not there")), needs) == ["b: /run: is not there"]
     unseen = Folder(unseen=["a"], fsync_mb_per_s=500, free_gb=100)
     assert fitness.findings(of(facts, "c", folder=unseen), needs) == ["c: /run: what a wrote there cannot be read"]
     [said] = fitness.findings(of(facts, "b", folder=Folder(fsync_mb_per_s=500, free_gb=20)), needs)
     assert said.startswith("/run: 20.0 GB are free there (seen from b), and the checkpoints still take 30.0 GB: 3 of")
-    for f in ("a", "b", "c"):
-        facts = of(facts, f, folder=Folder(fsync_mb_per_s=100, free_gb=100))
-    [said] = fitness.findings(facts, needs)
-    assert said.startswith("/run: a checkpoint of 10.0 GB takes 33 s to write at 300 MB/s, more than run.grace_s = 25")
+
+
+def test_a_checkpoint_is_written_by_the_first_ranks_and_takes_as_long_as_their_slowest_host() -> None:
+    facts = [f for f in cluster("a", "b", "c") if f.rank != 1]  # a has one rank, the others have two
+    needs = Needs("/run", 10.0, 3, grace_s=25)
+    for host, rate in (("a", 500), ("b", 200), ("c", 1)):
+        facts = of(facts, host, folder=Folder(fsync_mb_per_s=rate, free_gb=100))
+    facts = [replace(f, rank=number) for number, f in enumerate(facts)]
+    assert not fitness.findings(facts, replace(needs, writers=1))  # a takes 20 s
+    [said] = fitness.findings(facts, replace(needs, writers=3))
+    assert said.startswith(
+        "/run: a checkpoint of 10.0 GB takes 33 s to write, 6.7 GB of it by b at 200 MB/s, more than"
+    )
+    [said] = fitness.findings(facts, replace(needs, writers=5))
+    assert "takes 4,000 s to write, 4.0 GB of it by c at 1 MB/s" in said
+
+
+def test_room_is_needed_for_checkpoints_that_stay_for_good_too() -> None:
+    recipe = Path("tests/ranks/pretrain.toml")  # 50 steps, a checkpoint every 10, of which 2 are kept
+    words = ["data.shards=faces", "run.out=/none"]
+
+    def needs(*more: str) -> Needs:
+        found = probe._needs(recipe, [*words, *more], None)
+        assert found
+        return found
+
+    assert (needs().checkpoints, needs().writers, needs().uncounted) == (3, 1, False)
+    assert needs("run.keep_every_steps=10").checkpoints == 5 + 3
+    assert needs("run.keep_every_steps=15").checkpoints == 1 + 3  # step 30; there is none at 15 and 45
+    unknown = needs("run.keep_every_steps=10", "run.steps=none", "run.epochs=3")
+    assert unknown.checkpoints == 3 and "was not counted" in fitness.notes(cluster("a"), unknown)[0]
 
 
 def test_the_interfaces_are_those_that_moved_what_the_hosts_sent() -> None:
@@ -98,11 +129,10 @@ def test_the_interfaces_are_those_that_moved_what_the_hosts_sent() -> None:
     assert fitness.notes(facts, Needs("/run")) == ["the hosts talk over eth0"]
     [said] = fitness.notes(of(facts, "b", moved_bytes={"docker0": 500}), Needs("/run"))
     assert said.startswith("the hosts talk over different interfaces: eth0 on a; docker0 on b; INTERFACE=NAME")
-    many = {f"mlx5_{n}": 100 for n in range(4)} | {"eth0": 5}
-    assert fitness.carriers(replace(facts[0], moved_bytes=many), 400) == "mlx5_0 mlx5_1 mlx5_2 mlx5_3"
-    assert (
-        fitness.carriers(replace(facts[0], moved_bytes={"lo": 900, "eth0": 5}), 400) == "what the kernel does not count"
-    )
+    many = {f"eth{n}": 100 for n in range(4)} | {"docker0": 5}
+    assert fitness.carriers(replace(facts[0], moved_bytes=many), 400) == "eth0 eth1 eth2 eth3"
+    unseen = fitness.carriers(replace(facts[0], moved_bytes={"lo": 900, "eth0": 5}), 400)
+    assert unseen.startswith("what the kernel does not count")
 
 
 @pytest.mark.parametrize("hosts", range(1, 8))
@@ -145,6 +175,8 @@ def test_without_a_report_it_is_said_who_did_not_come() -> None:
     assert said.startswith("the ranks were lost: before they had met")
     told = doctor.hear(iter([came, "node1: fer-scale doctor: they did not find one another"]))
     assert told.without_report({"a": "node1"}) == ["they did not find one another"]
+    number = doctor.hear(iter(["fer-scale doctor: 2026-11-26: it is late", 'fer-scale doctor: {"a": 1, "b": 2}']))
+    assert number.mistakes == ["2026-11-26: it is late", '{"a": 1, "b": 2}']
 
 
 @pytest.mark.parametrize(
@@ -169,6 +201,69 @@ def test_mistakes_of_the_one_who_asks(
     assert main(["doctor", "--hostfile", str(tmp_path / "none")]) == 2 and "no such hostfile" in capsys.readouterr().err
     assert main(["doctor", "--slurm", str(tmp_path / "none.toml")]) == 2
     assert "no such recipe" in capsys.readouterr().err
+    assert main(["doctor", "--slurm", "run.out=/x"]) == 2 and "--out DIR" in capsys.readouterr().err
+    assert main(["doctor", "--slurm", "tests/ranks/pretrain.toml", "--out", "/x"]) == 2
+    assert "run.out=/x" in capsys.readouterr().err
+
+
+def test_an_ssh_that_answers_with_a_banner_is_told_from_a_host_that_is_ready(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "hostfile").write_text("node1 slots=1\n")
+    ssh = tmp_path / "ssh"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for answer, last in (("echo Welcome; echo 5", "5"), ("echo Welcome", "Welcome"), ("true", "nothing")):
+        ssh.write_text(f"#!/bin/sh\n{answer}\n")
+        ssh.chmod(0o755)
+        assert main(["doctor", "--hostfile", str(tmp_path / "hostfile")]) == 2
+        assert f"node1: ssh answered something else than what the host has: {last}\n" in capsys.readouterr().out
+
+
+def test_nothing_of_a_launcher_is_left_when_doctor_is_told_to_stop(tmp_path: Path) -> None:
+    ranks = f"trap 'echo told >> {tmp_path}/ranks; exit' TERM; echo $$ > {tmp_path}/ranks; while :; do sleep 0.1; done"
+    launcher = ["sh", "-c", f"sh -c {ranks!r} & trap 'echo told, too >> {tmp_path}/ranks' TERM; wait; wait"]
+    ours = f"import os; from fer_scale.pretrain import doctor; doctor._listen({launcher!r}, dict(os.environ))"
+    stopped = subprocess.Popen([sys.executable, "-c", ours])
+    end = time.monotonic() + 60
+    while not ((tmp_path / "ranks").exists() and (tmp_path / "ranks").read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(30) == 128 + signal.SIGTERM
+    _, *said = (tmp_path / "ranks").read_text().splitlines()
+    assert said == ["told"]  # DeepSpeed's launcher would end others' jobs, if it were told
+
+
+def test_after_the_time_limit_it_is_said_that_doctor_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PROBE_S", 1)
+    heard = doctor._listen(["sh", "-c", "sleep 100; true"], dict(os.environ))
+    assert heard.without_report({})[0].startswith("gave up after 1 s: no rank was started")
+
+
+def test_the_folder_is_cleared_up_where_a_rank_is_lost_on_the_way(tmp_path: Path) -> None:
+    class Lost(Exception):
+        pass
+
+    def meet(what: str, value: Any) -> list[Any]:
+        if what.startswith("reading"):
+            assert list(tmp_path.glob("runs/new/.doctor-x/a"))
+            raise Lost
+        return [value]
+
+    with pytest.raises(Lost):
+        shared_folder.look(tmp_path / "runs/new", "a", "x", meet, is_main=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_ends_when_the_doctor_that_started_it_is_gone() -> None:
+    alone = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    command = [sys.executable, "-m", "fer_scale", "doctor", "--reporting"]
+    rank = subprocess.Popen(
+        command, env=os.environ | alone | {"DS_ACCELERATOR": "cpu"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert rank.stdout and b'"came"' in rank.stdout.readline()
+    rank.stdout.close()
+    rank.communicate(timeout=30)  # it waits two minutes for the other
+    assert rank.returncode
 
 
 def test_ranks_of_one_host_find_it_fit_and_leave_nothing_behind(launch: Any, tmp_path: Path) -> None:
@@ -184,14 +279,16 @@ def test_ranks_of_one_host_find_it_fit_and_leave_nothing_behind(launch: Any, tmp
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_lost_on_the_way_is_named(launch: Any) -> None:
-    hasty = (
-        "from fer_scale.__main__ import main; from fer_scale.pretrain import probe; probe._WAIT_S = 3; main(['doctor'])"
-    )
+@pytest.mark.parametrize("lost", [1, 0])
+def test_a_rank_that_is_lost_on_the_way_is_named(launch: Any, lost: int) -> None:
+    hasty = "from fer_scale.__main__ import main; from fer_scale.pretrain import probe; probe._WAIT_S = 10; "
+    hasty += "main(['doctor'])"
     ranks = launch(2, "-c", hasty)
     said, end = "", time.monotonic() + 120
     while "matrix products" not in said and time.monotonic() < end:
-        said += ranks.processes[0].stdout.readline()
-    ranks.processes[1].kill()
-    said += ranks.processes[0].communicate(timeout=60)[0]
-    assert "rank 1 on " in said and "not heard of any more" in said and "not fit" in said
+        if not (line := ranks.processes[0].stdout.readline()):
+            break
+        said += line
+    ranks.processes[lost].kill()
+    said += ranks.processes[1 - lost].communicate(timeout=60)[0]
+    assert f"rank {lost} on " in said and "not heard of any more" in said and "not fit" in said
