@@ -7,6 +7,7 @@ message and exit code 2; our own bug shows its traceback.
 import errno
 import gc
 import os
+import select
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from fer_scale import arguments
 from shards.errors import UserError
 
 EXIT_MISTAKE = 2
+_RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
 _THEIRS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -31,16 +33,21 @@ _THEIRS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments.parse(VERBS, argv)
+    args, code = arguments.parse(VERBS, argv), 0
     try:
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except UserError as error:
         if args.debug:
             raise
         return _mistake(args, str(error))
     except BrokenPipeError:  # `fer-scale show SET | head`
+        if args.verb in _RUNS or not _nobody_reads_on():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except OSError as error:
         if args.debug or error.errno not in _THEIRS:
             raise
@@ -48,6 +55,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _mistake(args, "interrupted; the same command goes on or starts anew")
         return 130
+
+
+def _nobody_reads_on() -> bool:
+    """Whether stdout is a pipe whose reader is gone; another pipe that breaks is a failure."""
+    if sys.stdout is None:
+        return False
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in pipe.poll(0))
 
 
 def _mistake(args: Namespace, text: str) -> int:

@@ -29,6 +29,8 @@ from shards.errors import ShardError, UserError
 from shards.mix import Mix
 from shards.order import Order
 
+_LATE_S = 5  # a network file system may show another node's new folder so late
+
 
 def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str:
     """Run or go on with a recipe; how it ended (`done` or `preempted`). `changes` may alter a run that goes on."""
@@ -62,7 +64,7 @@ def _begin(out: Path, us: World) -> Path:
     problem, file = place, out
     if isinstance(place, Path):
         file = place / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
-        problem = next(filter(None, us.collect(_kept(file))), "")
+        problem = next(filter(None, us.collect(_kept(file, us))), "")
     if problem:
         if not us.is_main:
             raise SystemExit(2)  # rank 0 says it
@@ -70,13 +72,21 @@ def _begin(out: Path, us: World) -> Path:
     return file
 
 
-def _kept(file: Path) -> str:
+def _kept(file: Path, us: World) -> str:
     """What keeps this rank's output from being kept in `file`, or ""."""
-    try:
-        tee.keep(file)
-    except OSError as error:
-        return f"run.out: {file}: {error.strerror}; every node needs this folder, under the same path"
-    return ""
+    until = time.monotonic() + (0 if us.is_main else _LATE_S)
+    while True:
+        try:
+            tee.keep(file)
+            return ""
+        except FileNotFoundError as error:
+            if time.monotonic() > until:
+                return (
+                    f"{us.name}: run.out: {file}: {error.strerror}; every node needs this folder, under the same path"
+                )
+            time.sleep(0.1)
+        except OSError as error:
+            return f"{us.name}: run.out: {file}: {error.strerror}"
 
 
 @contextmanager

@@ -1,0 +1,45 @@
+"""A pipe that breaks: whose result nobody reads on has said enough, and a run has failed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def ended(closed: tuple[int, ...], verb: str, what: str) -> tuple[int, str]:
+    """Exit code and stderr of `fer-scale VERB`, a verb that does `what`, where nobody reads what goes to `closed`."""
+    script = "import os, sys\nfrom fer_scale import __main__ as line\n"
+    script += f"def does(_):\n    {what}\n"
+    script += "line.VERBS = tuple((verb, does) for verb, _ in line.VERBS)\nsys.exit(line.main(sys.argv[1:]))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    places = {name: writing if fd in closed else subprocess.PIPE for name, fd in (("stdout", 1), ("stderr", 2))}
+    done = subprocess.run(
+        [sys.executable, "-c", script, verb, "a"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}, text=True, timeout=60, **places,
+    )  # fmt: skip
+    os.close(writing)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(("what", "code"), [("print('facts')", 0), ("print('facts'); return 2", 2)])
+def test_a_result_that_nobody_reads_on_is_no_mistake(what: str, code: int) -> None:
+    """`fer-scale show SET | head`. What the result says of the set stays."""
+    assert ended((1,), "show", what) == (code, "")
+
+
+def test_a_run_that_nobody_reads_on_has_failed() -> None:
+    code, _ = ended((1, 2), "pretrain", "print('step 1', flush=True)")
+    assert code in (1, 120), "by this error, or by that of the last flush"
+    code, said = ended((1,), "pretrain", "print('step 1', flush=True)")
+    assert code in (1, 120) and "BrokenPipeError" in said
+
+
+def test_another_pipe_that_breaks_is_a_failure() -> None:
+    what = "read, write = os.pipe(); os.close(read); os.write(write, b'to a worker')"
+    code, said = ended((), "show", what)
+    assert code == 1 and "BrokenPipeError" in said
