@@ -21,15 +21,8 @@ from shards.errors import UserError
 EXIT_MISTAKE = 2
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
 _THEIRS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
