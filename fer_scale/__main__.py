@@ -20,17 +20,14 @@ from shards.errors import UserError
 
 EXIT_MISTAKE = 2
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
-_THEIRS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-)  # fmt: skip
+_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def main(argv: list[str] | None = None) -> int:
     args, code = arguments.parse(VERBS, argv), 0
     try:
         code = args.run(args) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(end="", flush=True)  # here, where a broken pipe is understood
         return code
     except UserError as error:
         if args.debug:
@@ -39,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `fer-scale show SET | head`
         if args.verb in _RUNS or not _nobody_reads_on():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return code
     except OSError as error:
-        if args.debug or error.errno not in _THEIRS:
+        if args.debug or error.errno not in _USERS:
             raise
         return _mistake(args, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
@@ -52,10 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _nobody_reads_on() -> bool:
     """Whether stdout is a pipe whose reader is gone; another pipe that breaks is a failure."""
-    if sys.stdout is None:
-        return False
     pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
+    pipe.register(1, 0)
     return any(events & select.POLLERR for _, events in pipe.poll(0))
 
 
