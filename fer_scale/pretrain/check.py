@@ -7,9 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,23 @@ import numpy as np
 import torch
 
 from fer_scale import config, log
-from fer_scale.config import ConfigError, did_you_mean
+from fer_scale.config import ConfigError
 from fer_scale.pretrain import cost, setup
 from fer_scale.pretrain.cost import Device, Shape
-from fer_scale.pretrain.layout import layout_for
+from fer_scale.pretrain.device import CPU, asked_for
+from fer_scale.pretrain.layout import layout_for, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
-_CPU = "cpu"
 _PARTS = ("compute", "wire", "exposed", "straggling", "read", "total")  # of a step
 _SAID = ('{"sizes"', '{"micro"', '{"memory"')  # lines of attempt.py
 _PAYS = 0.5  # of one rank's rate, below which more ranks are mostly waiting
+_LAYOUTS = Path(__file__).parents[2] / "configs" / "deepspeed"  # zero0.json ...: of the stages that were not asked for
+_MODELLED = {  # keys of a layout whose defaults cost.py counts with
+    "stage3_param_persistence_threshold": cost.PERSISTENT,
+    "stage3_prefetch_bucket_size": cost.PREFETCH,
+    "stage3_max_reuse_distance": cost.REUSE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +50,23 @@ def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]
     """What the recipe comes to for each number of ranks; says on the way what the recipe is."""
     rec = config.load(Pretrain, recipe_file, overrides)
     counts = _counts(wish.ranks)
-    node = wish.node if wish.node is not None else max(counts) if wish.gpu == _CPU else 8
-    device = _device(wish, node)
-    if wish.try_out and wish.gpu != _CPU and not torch.cuda.is_available():
+    node = wish.node if wish.node is not None else max(counts) if wish.gpu == CPU else 8
+    device = asked_for(wish.gpu, node, wish.network_gbps)
+    if wish.try_out and wish.gpu != CPU and not torch.cuda.is_available():
         raise ConfigError("--try measures on this machine, which has no GPU: say --gpu cpu, or try it where the GPU is")
     sets = setup.opened(rec.data)
     _, order, fell_out = setup.table(rec, sets)
     plans = [plan(rec, ranks, order) for ranks in counts]
     shape = setup.shape_of(rec)
+    layout = layout_for(rec.run.deepspeed, shape.trained)
+    refuse(rec.run, layout["stage"])
     setup.describe(rec, plans[0], order, sets, fell_out, shape.trained + shape.frozen)
-    tried, threads = None, _cores(node) if wish.gpu == _CPU else None
+    tried, threads = None, _cores(node) if wish.gpu == CPU else None
     if wish.try_out:
         tried = largest_micro(recipe_file, overrides, rec.batch.size // counts[0], threads)
-    known = _Known(rec, shape, device, node, sets, tried)
-    return {"device": asdict(device), "tried": tried, "plans": [known.row(p) for p in plans]}
+    known = _Known(rec, shape, layout, device, node, sets, tried)
+    ignored = [key for key, default in _MODELLED.items() if layout.get(key, default) != default]
+    return {"device": asdict(device), "tried": tried, "ignored": ignored, "plans": [known.row(p) for p in plans]}
 
 
 def largest_micro(recipe_file: Path, overrides: list[str], most: int, threads: int | None) -> dict[str, Any]:
@@ -107,53 +115,13 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _device(wish: Wish, node: int) -> Device:
-    if node < 1:
-        raise ConfigError(f"--gpus-per-node {node}: a node has at least one rank")
-    if wish.gpu == _CPU:
-        found = _this_cpu(node)
-    elif wish.gpu in cost.DEVICES:
-        found = cost.DEVICES[wish.gpu]
-    else:
-        known = [*cost.DEVICES, _CPU]
-        raise ConfigError(f"--gpu {wish.gpu}: one of {', '.join(known)}{did_you_mean(wish.gpu, known)}")
-    if wish.network_gbps is None:
-        return found
-    if not wish.network_gbps > 0:
-        raise ConfigError(f"--network-gbps {wish.network_gbps}: must be above 0")
-    return replace(found, network=wish.network_gbps * 1e9 / 8 / node)
-
-
-def _this_cpu(node: int) -> Device:
-    """This machine as one of `node` ranks, by its matrix products and copies: half a second."""
-    a, b = torch.rand(512, 512), torch.rand(8, 1 << 20)
-    product, moved = _seconds(lambda: a @ a), _seconds(lambda: b.add_(1.0))
-    rate, bandwidth = 2 * 512**3 / product, 2 * b.numel() * cost.FP32 / moved
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / node
-    call_s = cost.GLOO_S * max(1, node / (os.cpu_count() or 1))
-    # Links are assumed: ranks of a node over its memory, nodes by 1 Gbit/s. Nothing waits for a launch.
-    return Device(
-        _CPU, memory, {"fp32": rate / node, "bf16": rate / node}, bandwidth / node, 2e9, 1e9 / 8, 0.0,
-        link_latency_s=0.0, network_latency_s=1e-4, call_s=call_s, gloo=True,
-    )  # fmt: skip
-
-
-def _seconds(work: Any) -> float:
-    """The quickest of some runs."""
-    taken = []
-    for _ in range(12):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """Everything that a row is computed from, but the number of ranks."""
 
     rec: Pretrain
     shape: Shape
+    layout: dict[str, Any]
     device: Device
     node: int
     sets: list[ShardSet]
@@ -162,12 +130,11 @@ class _Known:
     def row(self, planned: Plan) -> dict[str, Any]:
         """What so many ranks come to."""
         ranks, size, run = planned.ranks, self.rec.batch.size, self.rec.run
-        layout = layout_for(run.deepspeed, self.shape.trained)
         micro = size / ranks / planned.accumulation
         again = -(-size // self.rec.batch.micro)
-        step, sent = self._step(ranks, micro, planned.accumulation, layout)
-        alone, _ = self._step(1, size / again, again, layout)
-        weak, weak_alone = (self._step(n, self.rec.batch.micro, 1, layout)[0] for n in (ranks, 1))
+        step, sent = self._step(ranks, micro, planned.accumulation)
+        alone, _ = self._step(1, size / again, again)
+        weak, weak_alone = (self._step(n, self.rec.batch.micro, 1)[0] for n in (ranks, 1))
         rate, nodes = size / step.total, -(-ranks // self.node)
         image_bytes, decode_s = self._an_image()
         hours = planned.steps * step.total / 3600
@@ -195,34 +162,43 @@ class _Known:
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
             "checkpoints_gb": (run.keep_checkpoints + 1) * 3 * cost.FP32 * self.shape.trained / 1e9,
-            "memory_gb": _gb(self._memory(layout["stage"], planned, layout)),
-            "memory_gb_by_stage": {s: _gb(self._memory(s, planned, layout))["total"] for s in range(4)},
+            "memory_gb": _gb(self._memory(planned, self.layout)),
+            "memory_gb_by_stage": {s: _gb(self._memory(planned, self._at(s)))["total"] for s in range(4)},
             "device_gb": self.device.memory / 1e9,
         }
 
-    def _step(self, ranks: int, micro: float, accumulation: int, layout: dict[str, Any]) -> tuple[cost.Step, float]:
+    def _step(self, ranks: int, micro: float, accumulation: int) -> tuple[cost.Step, float]:
         """A step in which each rank takes so many micro-batches of so many images; bytes that it sends."""
-        run, device, stage = self.rec.run, self.device, layout["stage"]
+        run, device, layout, stage = self.rec.run, self.device, self.layout, self.layout["stage"]
         if self.tried:
             one, launching = _timed(self.tried["sizes"], micro), False
         else:
             precision, again = run.precision, run.recompute
             one, launching = cost.compute_s(self.shape, device, micro=micro, precision=precision, recompute=again)
-        bucket, gloo = layout["reduce_bucket_size"], device.gloo
-        load = cost.traffic(self.shape, stage=stage, ranks=ranks, accumulation=accumulation, bucket=bucket, gloo=gloo)
+        gradient = cost.BF16 if run.reduce_dtype == "bf16" else cost.FP32
+        load = cost.traffic(
+            self.shape, stage=stage, ranks=ranks, accumulation=accumulation, bucket=layout["reduce_bucket_size"],
+            gradient=gradient, gloo=device.gloo,
+        )  # fmt: skip
         wire = cost.wire_s(load, device, ranks=ranks, node=self.node)
         read = accumulation * micro * self._an_image()[1] / max(1, self.rec.data.workers)
-        overlap = bool(layout.get("overlap_comm", stage == 3)) and device.name != _CPU  # whose cores do both
+        overlap = _overlaps(layout) and device.name != CPU  # whose cores do both
+        hidden = wire * cost.beside_backward(stage, gradient) if overlap else 0.0
         one *= accumulation
-        done = cost.step(compute=one, wire=wire, overlap=overlap, ranks=ranks, read=read, launching=launching)
+        done = cost.step(compute=one, wire=wire, hidden=hidden, ranks=ranks, read=read, launching=launching)
         return done, load.sent
 
-    def _memory(self, stage: int, planned: Plan, layout: dict[str, Any]) -> cost.Memory:
+    def _at(self, stage: int) -> dict[str, Any]:
+        """The recipe's layout, or of another stage than its own the one in configs/."""
+        own = stage == self.layout["stage"]
+        return self.layout if own else layout_for(_LAYOUTS / f"zero{stage}.json", self.shape.trained)
+
+    def _memory(self, planned: Plan, layout: dict[str, Any]) -> cost.Memory:
         run, many = self.rec.run, planned.accumulation
         return cost.memory(
-            self.shape, stage=stage, ranks=planned.ranks, micro=self.rec.batch.size / planned.ranks / many,
+            self.shape, stage=layout["stage"], ranks=planned.ranks, micro=self.rec.batch.size / planned.ranks / many,
             precision=run.precision, recompute=run.recompute, bucket=layout["reduce_bucket_size"],
-            overlap=bool(layout.get("overlap_comm", stage == 3)), accumulation=many,
+            overlap=_overlaps(layout), accumulation=many,
         )  # fmt: skip
 
     def _an_image(self) -> tuple[float, float]:
@@ -230,6 +206,11 @@ class _Known:
         samples = sum(s.samples for s in self.sets)
         seconds = sum(s.samples * cost.decode_s(*s.index["image_px"]["mean"]) for s in self.sets)
         return sum(s.index["bytes"] for s in self.sets) / samples, seconds / samples
+
+
+def _overlaps(layout: dict[str, Any]) -> bool:
+    """Whether traffic goes on beside backward: DeepSpeed's default at stage 3, and never at stage 0."""
+    return layout["stage"] > 0 and bool(layout.get("overlap_comm", layout["stage"] == 3))
 
 
 def _timed(sizes: list[tuple[int, float]], micro: float) -> float:
@@ -266,7 +247,7 @@ _LINES: tuple[tuple[str, str, str], ...] = (  # what, key, format
 
 def table(found: dict[str, Any]) -> list[str]:
     """The lines of the table, a column for each number of ranks, and what is amiss."""
-    plans, device = found["plans"], found["device"]
+    plans = found["plans"]
     columns: list[tuple[str, list[str]]] = [("ranks", [f"{p['ranks']:,}" for p in plans])]
     columns += [(name, [format(p[key], form) for p in plans]) for name, key, form in _LINES]
     for part in ("compute", "exposed", "straggling", "read", "total"):
@@ -280,22 +261,30 @@ def table(found: dict[str, Any]) -> list[str]:
         columns.append((f"  at ZeRO stage {stage}", [f"{p['memory_gb_by_stage'][stage]:,.3g}" for p in plans]))
     wide = max(len(cell) for _, cells in columns for cell in cells) + 2
     lines = [f"{name:<26}" + "".join(f"{cell:>{wide}}" for cell in cells) for name, cells in columns]
-    return [*lines, *(f"note     {text}" for text in _notes(found["tried"], device, plans))]
+    return [*lines, *(f"note     {text}" for text in _notes(found))]
 
 
-def _notes(tried: dict[str, Any] | None, device: dict[str, Any], plans: list[dict[str, Any]]) -> Iterator[str]:
+def _notes(found: dict[str, Any]) -> Iterator[str]:
+    tried, device, plans = found["tried"], found["device"], found["plans"]
     if tried:
         micro, seconds = tried["sizes"][-1]
         rate = f"{micro / seconds:,.0f} images/s in micro-batches of {micro}"
         yield f"computing was timed here, on {tried['device']}: {rate}"
         called = cost.device_called(tried["device"])
-        if (called.name if called else _CPU) != device["name"]:
+        if (called.name if called else CPU) != device["name"]:
             yield f"memory, links and MFU are those of {device['name']}, which {tried['device']} is not: see --gpu"
         yield f"the largest batch.micro that fits here: {tried['micro']}" + (
             "" if tried["limit"] else " (none larger was asked for)"
         )
     else:
         yield f"times are a model of {device['name']} (fer_scale/pretrain/cost.py), not measured; --try measures here"
+        if any(p["bound_by"] == "launching" for p in plans):
+            yield (
+                f"launching binds: {1e3 * cost.LAUNCH_S:g} ms of the host a block were fitted to one machine with slow "
+                "cores; faster ones may take a fraction: --try"
+            )
+    for key in found["ignored"]:
+        yield f"{key} is counted at its default, {_MODELLED[key]:,}"
     for p in plans:
         if p["memory_gb"]["total"] > p["device_gb"]:
             fits = [stage for stage, total in p["memory_gb_by_stage"].items() if total <= p["device_gb"]]

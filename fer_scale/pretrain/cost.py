@@ -4,7 +4,7 @@ Sources: "ZeRO" is Rajbhandari et al. 2020 (arXiv 1910.02054), sections 5 and 7;
 runtime/zero; collectives are counted as over a ring (Patarasuk and Yuan 2009). Parameters, FLOPs and what backward
 keeps are tested against the model itself; memory and traffic were held against real ranks of this machine's kind
 (tests/benchmarks/memory.py, scaling.py). The time of a GPU is a model: a roofline with the efficiencies below, of which
-only the host's is measured, at one point (tests/benchmarks/pretrain_gpu.py, 2026-11-26).
+only the host's is no assumption: it was inferred from one run (tests/benchmarks/pretrain_gpu.py, 2026-11-26).
 
 Units: bytes, FLOPs, seconds. One multiply-add is two FLOPs.
 """
@@ -240,7 +240,7 @@ def wire_s(load: Traffic, device: Device, *, ranks: int, node: int) -> float:
     outside = load.sent / (GOODPUT * device.network * min(node, ranks)) if nodes > 1 else 0.0
     moving = max(outside, load.sent / device.link if node > 1 else 0.0)
     far, near = device.network_latency_s, device.link_latency_s
-    around = (nodes * far if nodes > 1 else 0.0) + (ranks - nodes) * near if nodes > 1 else (ranks - 1) * near
+    around = nodes * far + (ranks - nodes) * near if nodes > 1 else (ranks - 1) * near
     up = around if device.gloo else ceil(log2(nodes)) * far + (min(node, ranks) - 1) * near
     hops = load.reduces * 2 * up + load.gathers * around
     return moving + hops + (load.reduces + load.gathers) * device.call_s
@@ -281,9 +281,17 @@ def compute_s(
     return max(products + moved, launching), launching > products + moved
 
 
-def step(*, compute: float, wire: float, overlap: bool, ranks: int, read: float, launching: bool = False) -> Step:
-    """`overlap`: traffic goes on during backward, which is two thirds of computing."""
-    exposed = max(0.0, wire - 2 / 3 * compute) if overlap else wire
+def beside_backward(stage: int, gradient: int = FP32) -> float:
+    """The share of the traffic that DeepSpeed's overlap_comm lets go on beside backward.
+
+    At stages 1 and 2 not the weights, which are gathered after the optimizer's step.
+    """
+    return {0: 0.0, 3: 1.0}.get(stage, 2 * gradient / (2 * gradient + FP32))
+
+
+def step(*, compute: float, wire: float, hidden: float, ranks: int, read: float, launching: bool = False) -> Step:
+    """`hidden`: what of the wire backward may hide, which is two thirds of computing."""
+    exposed = wire - min(hidden, 2 / 3 * compute)
     # The expected largest of so many normal deviates (an upper bound).
     straggling = STRAGGLING * compute * sqrt(2 * log(ranks)) if ranks > 1 else 0.0
     return Step(compute, wire, exposed, read, straggling, launching)

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from fer_scale import optim
 from fer_scale.checkpoint import CheckpointError
-from fer_scale.config import ConfigError
-from fer_scale.pretrain.layout import layout_for
+from fer_scale.pretrain.layout import layout_for, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.world import World
 
@@ -74,8 +73,7 @@ class Engine:
         trained = [p for p in model.parameters() if p.requires_grad]
         layout = layout_for(recipe.run.deepspeed, sum(p.numel() for p in trained))
         self.stage: int = layout["stage"]
-        if recipe.run.compile and self.stage == 3:
-            raise ConfigError("run.compile: not at ZeRO stage 3, where the model breaks into many graphs; use stage 2")
+        refuse(recipe.run, self.stage)
         self._world, self._plan, self._batch = world, plan, recipe.batch.size
         self._clip = recipe.optim.clip_norm
         self._skipped = 0  # steps, of this process, by DeepSpeed's count
@@ -101,11 +99,6 @@ class Engine:
         world.limit_waiting(recipe.run.hang_seconds)
 
     def _reduced_in_bf16(self) -> None:
-        if self.stage == 3:
-            raise ConfigError(
-                "run.reduce_dtype: bf16 at ZeRO stage 3 needs run.precision=fp32: with bf16 DeepSpeed would round the "
-                "weights that it gathers, too; use stage 2, or fp32"
-            )
         for p in self._trained:
             setattr(p, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
 

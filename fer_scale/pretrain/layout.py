@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_scale.config import ConfigError
+from fer_scale.pretrain.recipe import Run
 
 ZERO = {  # key -> type
     "stage": int,
@@ -34,6 +35,7 @@ RECIPE_OWNS = {
     "fp16": "run.precision",
     "bf16": "run.precision",
     "torch_autocast": "run.precision",
+    "communication_data_type": "run.reduce_dtype",
     "activation_checkpointing": "run.recompute",
 }
 
@@ -47,6 +49,17 @@ def layout_for(file: Path, weights: int) -> dict[str, Any]:
     it overlaps computing and traffic.
     """
     return {"reduce_bucket_size": min(_BUCKET, weights)} | zero_layout(file)
+
+
+def refuse(run: Run, stage: int) -> None:
+    """Refuse what DeepSpeed does badly at a stage."""
+    if stage == 3 and run.compile:
+        raise ConfigError("run.compile: not at ZeRO stage 3, where the model breaks into many graphs; use stage 2")
+    if stage == 3 and run.reduce_dtype == "bf16" and run.precision == "bf16":
+        raise ConfigError(
+            "run.reduce_dtype: bf16 at ZeRO stage 3 needs run.precision=fp32: with bf16 DeepSpeed would round the "
+            "weights that it gathers, too; use stage 2, or fp32"
+        )
 
 
 def zero_layout(file: Path) -> dict[str, Any]:

@@ -55,12 +55,16 @@ class World:
         """What every rank has, in the order of the ranks."""
         everything: list[Any] = [None] * self.ranks
         dist.all_gather_object(everything, value)
+        dist.barrier()  # as in `tell`
         return everything
 
     def tell(self, value: Any, *, of: int = 0) -> Any:
         """What rank `of` has."""
         box = [value]
         dist.broadcast_object_list(box, src=of, device=self.device)
+        # Who ends now, with an error that all were told, would do so while gloo's thread lets go of what was sent: that
+        # thread asks for the interpreter, which is ending, and aborts the process.
+        dist.barrier()
         return box[0]
 
     def broadcast(self, tensor: Tensor, *, of: int) -> Tensor:

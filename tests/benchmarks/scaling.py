@@ -201,7 +201,7 @@ def foretold(ranks: int, stage: int, mbit: int, hop: float, compute: float) -> t
         call_s=cost.GLOO_S * max(1, ranks / (os.cpu_count() or 1)), gloo=True,
     )  # fmt: skip
     wire = cost.wire_s(load, device, ranks=ranks, node=1)
-    return load, cost.step(compute=compute, wire=wire, overlap=False, ranks=ranks, read=0)
+    return load, cost.step(compute=compute, wire=wire, hidden=0.0, ranks=ranks, read=0)
 
 
 def alone(hosts: Hosts, out: Path, given: str) -> float:

@@ -13,6 +13,7 @@ import pytest
 from fer_scale.__main__ import main
 from fer_scale.pretrain import check
 from fer_scale.pretrain.check import Wish
+from shards.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "tests" / "ranks" / "pretrain.toml"
@@ -42,6 +43,27 @@ def test_json_has_every_figure_of_the_table(faces: Path, capsys: pytest.CaptureF
     assert parts["total"] == pytest.approx(always + max(parts["activations"], parts["gradients"]))
     assert 0 < plan["weak_rate_of_one_rank"] <= 1 and plan["weak_images_per_s"] > 0
     assert set(plan["memory_gb_by_stage"]) == {"0", "1", "2", "3"}
+
+
+def test_gradients_in_bf16_halve_what_is_reduced(faces: Path) -> None:
+    zero0 = f"run.deepspeed={ROOT}/configs/deepspeed/zero0.json"
+    full, half = (checked(faces, Wish("2"), zero0, f"run.reduce_dtype={dtype}") for dtype in ("fp32", "bf16"))
+    assert full["plans"][0]["wire_mb_a_step"] == 2 * half["plans"][0]["wire_mb_a_step"]
+
+
+def test_what_a_stage_refuses_is_refused_before_a_job_is_queued(faces: Path) -> None:
+    zero3 = f"run.deepspeed={ROOT}/configs/deepspeed/zero3.json"
+    with pytest.raises(UserError, match=r"run\.compile: not at ZeRO stage 3"):
+        checked(faces, Wish(), zero3, "run.compile=true")
+    with pytest.raises(UserError, match=r"run\.reduce_dtype: bf16 at ZeRO stage 3 needs run\.precision=fp32"):
+        checked(faces, Wish(), zero3, "run.reduce_dtype=bf16", "run.precision=bf16")
+
+
+def test_a_layout_that_the_model_does_not_follow_is_said(faces: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "zero3.json"
+    layout.write_text('{"zero_optimization": {"stage": 3, "stage3_max_reuse_distance": 1000}}')
+    found = checked(faces, Wish(), f"run.deepspeed={layout}")
+    assert any("stage3_max_reuse_distance is counted at its default" in line for line in check.table(found))
 
 
 def test_half_the_network_is_twice_the_time_on_the_wire(faces: Path) -> None:

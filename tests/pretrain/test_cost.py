@@ -149,12 +149,16 @@ def test_every_collective_takes_its_hops() -> None:
 
 
 def test_traffic_hides_behind_backward_where_it_may() -> None:
-    hidden = cost.step(compute=0.3, wire=0.1, overlap=True, ranks=2, read=0)
+    hidden = cost.step(compute=0.3, wire=0.1, hidden=0.1, ranks=2, read=0)
     assert hidden.exposed == 0 and hidden.bound == "compute"
-    open_ = cost.step(compute=0.3, wire=0.4, overlap=False, ranks=2, read=0)
+    partly = cost.step(compute=0.3, wire=0.9, hidden=0.6, ranks=2, read=0)  # two thirds of computing hide 0.2
+    assert partly.exposed == pytest.approx(0.7)
+    assert [cost.beside_backward(stage) for stage in range(4)] == [0, pytest.approx(2 / 3), pytest.approx(2 / 3), 1]
+    assert cost.beside_backward(2, cost.BF16) == 0.5
+    open_ = cost.step(compute=0.3, wire=0.4, hidden=0.0, ranks=2, read=0)
     assert open_.exposed == 0.4 and open_.bound == "network"
-    assert cost.step(compute=0.3, wire=0.0, overlap=False, ranks=1, read=0.5).bound == "reading"
-    assert cost.step(compute=0.3, wire=0.0, overlap=False, ranks=1, read=0.5).total == 0.5
+    assert cost.step(compute=0.3, wire=0.0, hidden=0.0, ranks=1, read=0.5).bound == "reading"
+    assert cost.step(compute=0.3, wire=0.0, hidden=0.0, ranks=1, read=0.5).total == 0.5
 
 
 def test_the_one_gpu_that_was_measured_has_the_memory_foretold_and_the_rate_that_launching_was_fitted_to() -> None:
