@@ -33,7 +33,7 @@ _PATIENCE_S = 3  # for a file that may be slow and not stuck: before something i
 _LAST_S = 60  # for the file, when this process is gone and nobody waits
 _BEHIND = 4 << 20  # bytes that wait for the file
 _LINE = 1 << 16  # bytes that wait for the end of their line, and ...
-_PAUSE_MS = 500  # ... how long, when nothing else comes
+_PAUSE_MS = 1000  # ... how long, when nothing else comes
 _FULL = 64  # reads that empty a pipe; no endless loop where a child never stops to write
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # What is drawn and not said: all that a return goes back over, and the sequences that move a cursor or colour a word.
