@@ -11,16 +11,19 @@ is put in place by renames; whoever kills that leaves the old folder or the new 
 import errno
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.errors import UserError
 
 CARD, MANIFEST = "README.md", "manifest.json"
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", WEIGHTS)
+_FROM = ", from "  # between a licence and that of the weights before
 _SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
 
 
@@ -43,6 +46,23 @@ def files(folder: Path) -> dict[str, Path]:
             f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes"
         )
     return {path.name: path for path in sorted(folder.iterdir()) if belongs(path.name) and path.is_file()}
+
+
+def licence(folder: Path, config: dict[str, Any]) -> str:
+    """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0"."""
+    card = folder / CARD
+    front = re.match(r"---\n(.*?)\n---\n", card.read_text(errors="replace"), re.DOTALL) if card.is_file() else None
+    found = dict(re.findall(r"^(license|license_name):(.*)$", front[1], re.MULTILINE)) if front else {}
+    said = found.get("license_name") or found.get("license", config.get("pretrained_cfg", {}).get("license"))
+    before = config.get("fer_scale", {}).get("base_licence")
+    chain = [said, *(str(before).split(_FROM) if before else [])]
+    return _FROM.join(dict.fromkeys(map(_licence_name, chain)))
+
+
+def _licence_name(said: Any) -> str:
+    """A licence as a stranger's card or config names it; "unknown" where that is no name, but a list or worse."""
+    name = re.sub(r"(^|\s)#.*", "", str(said or "")).strip().strip("\"'")
+    return name if re.fullmatch(r"[\w.+-]+", name) else "unknown"
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -81,6 +81,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
         "folded_temperature": folded,
         "folded_grey": grey,
         "base_model": begun.base_model,
+        "base_licence": begun.base_licence,
         "trained_on": {
             "set": laid.shard_set.name,
             "fingerprint": laid.shard_set.fingerprint,

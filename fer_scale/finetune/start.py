@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fer_scale import encoder, hub, log
+from fer_scale import artifact, encoder, hub, log
 from fer_scale.config import ConfigError
 from fer_scale.finetune.recipe import Model
 from shards.order import Keys, uniform
@@ -30,6 +30,7 @@ class Start:
     std: tuple[float, ...]
     base_model: str | None  # the address with its commit; None from scratch
     licence: str | None
+    base_licence: str | None  # of base_model and of what that began with
 
     @property
     def layers(self) -> int:
@@ -71,6 +72,7 @@ def _from_folder(recipe: Model, classes: int) -> Start:
         tuple(pretrained["std"]),
         pulled.address,
         pretrained.get("license"),
+        artifact.licence(pulled.folder, config),
     )
 
 
@@ -87,7 +89,7 @@ def _from_scratch(recipe: Model, classes: int) -> Start:
         model, args = _timm(name, classes, px, recipe)
         architecture = name
     fresh_head(model)
-    return Start(model, architecture, args, px, _SCRATCH_MEAN, _SCRATCH_STD, None, None)
+    return Start(model, architecture, args, px, _SCRATCH_MEAN, _SCRATCH_STD, None, None, None)
 
 
 def _timm(name: str, classes: int, px: int, recipe: Model) -> tuple[nn.Module, dict[str, Any]]:

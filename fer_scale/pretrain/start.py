@@ -8,7 +8,6 @@ that the weights were trained with take the place of sines and cosines, frozen a
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -24,7 +23,6 @@ from fer_scale.pretrain.world import World
 from shards.errors import UserError
 
 _TIMM = "timm:"
-_FROM = ", from "  # between a licence and that of the weights before
 
 
 def begin(vit: VisionTransformer, wanted: Model, us: World) -> dict[str, Any]:
@@ -67,7 +65,8 @@ def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
     for name in [key for key in state if key.startswith(("head.", "pre_logits."))]:
         del state[name]  # pre_logits: timm drops it as well
     encoder.fill(theirs, state, pulled.folder, config["architecture"])
-    facts = {"address": pulled.address, "licence": _licence(pulled.folder, config), "adapted": _adapted(theirs, vit)}
+    licence = artifact.licence(pulled.folder, config)
+    facts = {"address": pulled.address, "licence": licence, "adapted": _adapted(theirs, vit)}
     with torch.random.fork_rng(devices=[]):  # timm draws a kernel before it fills it, and only rank 0 is here
         theirs.set_input_size(img_size=vit.patch_embed.img_size, patch_size=vit.patch_embed.patch_size)
     encoder.fill(vit, theirs.state_dict(), pulled.folder, wanted.encoder)
@@ -139,20 +138,3 @@ def _adapted(theirs: VisionTransformer, ours: VisionTransformer) -> str:
     if patch != own_patch:
         said.append(f"patches {patch[0]} -> {own_patch[0]} px")
     return ", ".join(said)
-
-
-def _licence(folder: Path, config: dict[str, Any]) -> str:
-    """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0"."""
-    card = folder / artifact.CARD
-    front = re.match(r"---\n(.*?)\n---\n", card.read_text(errors="replace"), re.DOTALL) if card.is_file() else None
-    found = dict(re.findall(r"^(license|license_name):(.*)$", front[1], re.MULTILINE)) if front else {}
-    said = found.get("license_name") or found.get("license", config.get("pretrained_cfg", {}).get("license"))
-    before = config.get("fer_scale", {}).get("base_licence")
-    chain = [said, *(str(before).split(_FROM) if before else [])]
-    return _FROM.join(dict.fromkeys(map(_licence_name, chain)))
-
-
-def _licence_name(said: Any) -> str:
-    """A licence as a stranger's card or config names it; "unknown" where that is no name, but a list or worse."""
-    name = re.sub(r"(^|\s)#.*", "", str(said or "")).strip().strip("\"'")
-    return name if re.fullmatch(r"[\w.+-]+", name) else "unknown"

@@ -20,6 +20,8 @@ from timm.models import save_for_hf
 from fer_scale import config, encoder, hub
 from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
+from fer_scale.finetune import recipe as finetune_recipe
+from fer_scale.finetune import start as finetune_start
 from fer_scale.hub import HubError
 from fer_scale.pretrain import setup, start
 from fer_scale.pretrain.recipe import Model, Pretrain
@@ -207,6 +209,8 @@ def test_a_licence_is_a_plain_name_and_brings_that_of_the_weights_before(
     (place / "manifest.json").unlink()
     (place / "config.json").write_text(json.dumps(said))
     assert started(Model(encoder="64x2x2", image_px=32, patch_px=8, start_from=str(place)))[1]["licence"] == licence
+    tuned = finetune_start.start(finetune_recipe.Model(start_from=str(place)), 4, 0)
+    assert tuned.base_licence == licence, "a fine-tuned model's card says it as well"
 
 
 @pytest.mark.parametrize("changes", [[], ["model.start_from=elsewhere"]])
