@@ -51,7 +51,10 @@ def test_a_run_too_short_to_be_profiled_says_so(words: list[str], tmp_path: Path
     assert not (tmp_path / "run" / "trace.json.gz").exists()
 
 
-@pytest.mark.parametrize(("steps", "inside"), [(6, 2), (4, 1)])  # the second run ends before what was asked for
+@pytest.mark.parametrize(
+    ("steps", "inside"),
+    [(6, 2), pytest.param(4, 1, marks=pytest.mark.slow)],  # the second run ends before what was asked for
+)
 def test_some_steps_are_profiled_and_the_curve_stays(
     words: list[str], tmp_path: Path, launch: Any, steps: int, inside: int
 ) -> None:
