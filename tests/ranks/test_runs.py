@@ -33,6 +33,7 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
 
 
+@pytest.mark.slow  # four starts; that a mixture's batches are the same stands in test_loader.py
 def test_a_mixture_gives_one_curve_for_any_ranks_and_readers_and_through_a_stop(
     words: list[str], mixed_sizes: Path, faces: Path, tmp_path: Path, launch: Any
 ) -> None:
@@ -214,6 +215,7 @@ def test_the_file_stop_stops_a_run(words: list[str], tmp_path: Path, launch: Any
     assert outcome(tmp_path)["step"] == 1 and not (tmp_path / "run" / "stop").exists()
 
 
+@pytest.mark.slow  # test_start.py trains from published weights, too
 def test_training_goes_on_from_a_published_encoder(words: list[str], tmp_path: Path, launch: Any) -> None:
     launch(1, *words, "run.steps=3").wait()
     publish = ["-m", "fer_scale", "publish", str(tmp_path / "run"), str(tmp_path / "encoder"), "--licence", "cc0-1.0"]
