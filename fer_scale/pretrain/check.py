@@ -20,7 +20,7 @@ from fer_scale.config import ConfigError
 from fer_scale.pretrain import cost, setup
 from fer_scale.pretrain.cost import Device, Shape
 from fer_scale.pretrain.device import CPU, asked_for
-from fer_scale.pretrain.layout import layout_for, refuse
+from fer_scale.pretrain.layout import layout_for, overlaps, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
@@ -182,7 +182,7 @@ class _Known:
         )  # fmt: skip
         wire = cost.wire_s(load, device, ranks=ranks, node=self.node)
         read = accumulation * micro * self._an_image()[1] / max(1, self.rec.data.workers)
-        overlap = _overlaps(layout) and device.name != CPU  # whose cores do both
+        overlap = overlaps(layout) and device.name != CPU  # whose cores do both
         hidden = wire * cost.beside_backward(stage, gradient) if overlap else 0.0
         one *= accumulation
         done = cost.step(compute=one, wire=wire, hidden=hidden, ranks=ranks, read=read, launching=launching)
@@ -198,7 +198,7 @@ class _Known:
         return cost.memory(
             self.shape, stage=layout["stage"], ranks=planned.ranks, micro=self.rec.batch.size / planned.ranks / many,
             precision=run.precision, recompute=run.recompute, bucket=layout["reduce_bucket_size"],
-            overlap=_overlaps(layout), accumulation=many,
+            overlap=overlaps(layout), accumulation=many,
         )  # fmt: skip
 
     def _an_image(self) -> tuple[float, float]:
@@ -206,11 +206,6 @@ class _Known:
         samples = sum(s.samples for s in self.sets)
         seconds = sum(s.samples * cost.decode_s(*s.index["image_px"]["mean"]) for s in self.sets)
         return sum(s.index["bytes"] for s in self.sets) / samples, seconds / samples
-
-
-def _overlaps(layout: dict[str, Any]) -> bool:
-    """Whether traffic goes on beside backward: DeepSpeed's default at stage 3, and never at stage 0."""
-    return layout["stage"] > 0 and bool(layout.get("overlap_comm", layout["stage"] == 3))
 
 
 def _timed(sizes: list[tuple[int, float]], micro: float) -> float:

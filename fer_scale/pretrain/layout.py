@@ -51,6 +51,11 @@ def layout_for(file: Path, weights: int) -> dict[str, Any]:
     return {"reduce_bucket_size": min(_BUCKET, weights)} | zero_layout(file)
 
 
+def overlaps(layout: dict[str, Any]) -> bool:
+    """Whether traffic goes on beside backward: DeepSpeed's default at stage 3, and never at stage 0."""
+    return layout["stage"] > 0 and bool(layout.get("overlap_comm", layout["stage"] == 3))
+
+
 def refuse(run: Run, stage: int) -> None:
     """Refuse what DeepSpeed does badly at a stage."""
     if stage == 3 and run.compile:

@@ -127,7 +127,7 @@ def join(hang_seconds: float) -> World:
 
 @contextmanager
 def timed_collectives() -> Iterator[list[float]]:
-    """The seconds that DeepSpeed's collectives inside take, by name, after it; each is waited for, none overlaps."""
+    """After it, the seconds that DeepSpeed's collectives inside took; each is waited for, none overlaps."""
     comm, seconds = deepspeed.comm.comm, list[float]()
     deepspeed.comm.configure(enabled=True, prof_all=True)
     try:

@@ -49,7 +49,7 @@ def be_a_rank(stage: int, micro: int, accumulation: int, overrides: list[str]) -
     from fer_scale import config
     from fer_scale.pretrain import cost, setup, world
     from fer_scale.pretrain.engine import Engine
-    from fer_scale.pretrain.layout import layout_for
+    from fer_scale.pretrain.layout import layout_for, overlaps
     from fer_scale.pretrain.recipe import Plan, Pretrain
 
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills torch.empty
@@ -75,7 +75,7 @@ def be_a_rank(stage: int, micro: int, accumulation: int, overrides: list[str]) -
     shape, layout = setup.shape_of(rec), layout_for(rec.run.deepspeed, setup.shape_of(rec).trained)
     foretold = cost.memory(
         shape, stage=stage, ranks=ranks, micro=micro, precision=rec.run.precision, recompute=rec.run.recompute,
-        bucket=layout["reduce_bucket_size"], overlap=bool(layout.get("overlap_comm", stage == 3)),
+        bucket=layout["reduce_bucket_size"], overlap=overlaps(layout),
         accumulation=accumulation,
     )  # fmt: skip
     print(json.dumps({"grown": grown, "foretold": foretold.total}), flush=True)
