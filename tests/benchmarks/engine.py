@@ -6,9 +6,9 @@ On processors set DS_ACCELERATOR=cpu and OMP_NUM_THREADS=1. A turn is so many st
 made in it; printed are the time of a step and how many times as fast as DDP the engine is, median and range over the
 rounds.
 
-Measured (2026-11-26, two ranks on two slow cores, FERPlus): at stage 0, which does what DDP does, 0.99 (0.89-1.45,
-fifteen rounds), before that 0.89 (0.82-1.06) and 0.99 (0.76-1.02, nine rounds each), on another machine 0.92
-(0.79-1.10). At stage 1, which sends half as much again, 0.88 (0.85-0.90) and, there, 0.90 (0.83-0.98).
+Measured (2026-11-26, two ranks on two slow cores, FERPlus), four runs at stage 0, which does what DDP does: 0.99
+(0.76-1.02), 0.89 (0.82-1.06), 0.99 (0.89-1.45), 0.95 (0.90-1.00); on another machine 0.92 (0.79-1.10). At stage 1,
+which sends half as much again, 0.88 (0.85-0.90) and, there, 0.90 (0.83-0.98).
 """
 
 import argparse
