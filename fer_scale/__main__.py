@@ -1,24 +1,20 @@
-"""The command line: fer-scale VERB ...
+"""The command line: fer-scale VERB ... What a verb does stands in verbs.py, what may be typed after it in arguments.py.
 
-A verb's module is imported when the verb is called, so `--help` answers at once. A user's mistake ends in one
-message and exit code 2; our own bug shows its traceback.
+A user's mistake ends in one message and exit code 2, a machine's failure after which the same command may help in one
+message and 75 (EX_TEMPFAIL of sysexits.h, which launch/node.sh starts again); our own bug shows its traceback, with 1.
 """
 
 import errno
-import gc
 import os
 import select
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from fer_scale import arguments
-from shards.errors import UserError
+from fer_scale.verbs import PROBLEM, VERBS
+from shards.errors import Broken, UserError
 
-EXIT_MISTAKE = 2
+EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
 _USERS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
@@ -32,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if args.debug:
             raise
-        return _mistake(args, str(error))
+        return _mistake(args, str(error), EXIT_AGAIN if isinstance(error, Broken) else EXIT_MISTAKE)
     except BrokenPipeError:  # `fer-scale show SET | head`
         if args.verb in _RUNS or not _nobody_reads_on():
             raise
@@ -43,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _mistake(args, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except KeyboardInterrupt:
-        _mistake(args, "interrupted; the same command goes on or starts anew")
-        return 130
+        return _mistake(args, "interrupted; the same command goes on or starts anew", EXIT_INTERRUPTED)
 
 
 def _nobody_reads_on() -> bool:
@@ -54,256 +49,10 @@ def _nobody_reads_on() -> bool:
     return any(events & select.POLLERR for _, events in pipe.poll(0))
 
 
-def _mistake(args: Namespace, text: str) -> int:
+def _mistake(args: Namespace, text: str, code: int = EXIT_MISTAKE) -> int:
     print(f"fer-scale {args.verb}: {text}", file=sys.stderr)
-    return EXIT_MISTAKE
+    return code
 
-
-@contextmanager
-def _imports() -> Iterator[None]:
-    """Importing torch makes a million objects and no garbage; looking for some is a fifth of the start of a verb."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _pack(args: Namespace) -> None:
-    from fer_scale import log
-    from shards import pack, show
-
-    detector = _detector(args.detector) if args.detector else None
-    with log.progress(f"packing {args.out}") as tick:
-        packed = pack.pack(
-            args.src, args.out, source=args.source, name=args.name, split=args.split, protocol=args.protocol,
-            shard_mb=args.shard_mb, seed=args.seed, workers=args.workers, max_left_out=args.max_left_out,
-            licence=args.licence, transcode=args.transcode, max_px=args.max_px, duplicates=args.duplicates,
-            decode_check=not args.no_decode_check, boxes=args.boxes, detector=detector, progress=tick,
-        )  # fmt: skip
-    _result(args, show.show(packed.path))
-
-
-def _detector(address: str) -> Path:
-    """The detector's model file, fetched if need be; shards/detector.py knows whether it is the one."""
-    from shards.detector import FILE
-
-    if not address.startswith("hf://"):
-        return Path(address)
-    from fer_scale import hub
-
-    return hub.pull_file(address, FILE)
-
-
-def _verify(args: Namespace) -> int:
-    from fer_scale import log
-    from shards import verify
-
-    with log.progress(f"verifying {args.set}") as tick:
-        report = verify.verify(args.set, decode=args.decode, progress=tick)
-    _result(args, report)
-    return EXIT_MISTAKE if report["damaged"] else 0
-
-
-def _show(args: Namespace) -> None:
-    from fer_scale import log
-    from shards import show, speed
-
-    if args.pictures:
-        show.contact_sheet(args.set, args.pictures)
-    facts = show.show(args.set)
-    if args.speed:
-        with log.progress(f"reading {args.set}", "seconds") as tick:
-            facts["speed"] = speed.measure(args.set, progress=tick)
-    _result(args, facts)
-
-
-def _split(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.finetune import split
-
-    drawn = split.split(args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid)
-    counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
-    _result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})
-
-
-def _pretrain(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.pretrain import loop
-
-    loop.pretrain(args.recipe, args.overrides, args.change)
-
-
-def _publish(args: Namespace) -> None:
-    with _imports():
-        from fer_scale import publish
-
-    address = publish.publish(
-        args.source,
-        args.to,
-        licence=args.licence,
-        title=args.title,
-        step=args.step,
-        private=args.private,
-        pictures=args.pictures,
-    )
-    _result(args, {"published": address})
-
-
-def _pull(args: Namespace) -> None:
-    from fer_scale import hub, log
-
-    with log.progress(f"pulling {args.source}", "bytes") as tick:
-        pulled = hub.pull(args.source, args.folder, progress=tick)
-    _result(args, {"pulled": pulled.address, "folder": str(pulled.folder)})
-
-
-def _finetune(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.finetune import loop, oneshot
-
-    if args.data is None:
-        ended = loop.finetune(args.recipe, args.overrides, args.change)
-    elif args.out is None:
-        raise UserError("--data needs --out RUN, a folder for the run")
-    else:
-        wish = oneshot.Wish(
-            data=args.data,
-            source=args.source,
-            labels=args.labels,
-            start_from=args.start_from,
-            out=args.out,
-            test=args.test,
-            valid=args.valid,
-            seed=args.seed,
-            protocol=args.protocol,
-            licence=args.licence,
-        )
-        ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
-    if ended["main"]:
-        _measured(args, ended["evaluation"]) if "evaluation" in ended else _result(args, ended)
-
-
-def _evaluate(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.finetune import evaluate
-
-    result = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list)
-    _measured(args, result)
-
-
-def _measured(args: Namespace, result: dict[str, Any]) -> None:
-    from fer_scale import log
-    from fer_scale.finetune import evaluate
-
-    if args.json:
-        log.print_json(result)
-    else:
-        print("\n".join(evaluate.summary(result)))
-
-
-def _predict(args: Namespace) -> int:
-    with _imports():
-        from fer_scale import log, predict
-
-    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None)
-    if args.json:
-        log.print_json(found)
-    else:
-        for said in found:
-            print(f"{said['image']}  {said['label']}  {said['confidence']:.2f}")
-    for problem in problems:
-        _mistake(args, problem)
-    return EXIT_MISTAKE if problems else 0
-
-
-def _check(args: Namespace) -> None:
-    with _imports():
-        from fer_scale import log
-        from fer_scale.pretrain import check
-
-    wish = check.Wish(args.ranks, args.gpu, args.gpus_per_node, args.network_gbps, args.try_out)
-    found = check.check(args.recipe, args.overrides, wish)
-    log.print_json(found) if args.json else print("\n".join(check.table(found)))
-
-
-def _doctor(args: Namespace) -> int:
-    from fer_scale.pretrain import doctor, fitness
-
-    report: dict[str, Any] | None
-    if args.hostfile or args.slurm:
-        report = doctor.doctor(args.hostfile, args.recipe, args.overrides, args.out)
-    else:
-        with _imports():
-            from fer_scale.pretrain import probe
-
-        report = probe.probe(args.recipe, args.overrides, args.out, reporting=args.reporting)
-    return 0 if report is None or fitness.told(report, as_json=args.json) else EXIT_MISTAKE
-
-
-def _watch(args: Namespace) -> None:
-    with _imports():
-        from fer_scale import log, watch
-
-    rows = watch.watch(args.folder, args.set, args.split, recipe=args.recipe or watch.RECIPE, once=args.once)
-    log.print_json(rows) if args.json else print("\n".join(map(watch.line, rows)))
-
-
-def _keys(args: Namespace) -> None:
-    from fer_scale import config, log
-
-    schema: type
-    if args.stage == "pretrain":
-        from fer_scale.pretrain.recipe import Pretrain as schema
-    else:
-        from fer_scale.finetune.recipe import Finetune as schema
-    rows = config.describe(schema)
-    if args.json:
-        log.print_json([dict(zip(("key", "default", "kind", "help"), row, strict=True)) for row in rows])
-        return
-    for key, default, kind, text in rows:
-        print(f"{key:<32} {default:<28} {kind:<7} {text}")
-
-
-def _demo(args: Namespace) -> None:
-    from fer_scale import log
-
-    log.say(f"The whole flow on drawn faces, in {args.out}")  # at once: what follows imports torch
-    with _imports():
-        from fer_scale.demo import flow
-
-    flow.demo(args.out, seed=args.seed, as_json=args.json)
-
-
-def _result(args: Namespace, facts: dict[str, Any]) -> None:
-    """A verb's result: JSON where asked, else one `name  value` a line."""
-    from fer_scale import log
-
-    if args.json:
-        log.print_json(facts)
-        return
-    for name, value in facts.items():
-        print(f"{name:<18} {log.words(value)}")
-
-
-VERBS = (
-    ("pack", _pack),
-    ("verify", _verify),
-    ("show", _show),
-    ("split", _split),
-    ("pretrain", _pretrain),
-    ("publish", _publish),
-    ("pull", _pull),
-    ("finetune", _finetune),
-    ("evaluate", _evaluate),
-    ("predict", _predict),
-    ("check", _check),
-    ("doctor", _doctor),
-    ("watch", _watch),
-    ("keys", _keys),
-    ("demo", _demo),
-)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class ShardError(UserError):
     """A shard set that cannot be made or read as it is."""
+
+
+class Broken(UserError):
+    """A machine failed, not the user: the same command again may help. Exit code 75 in place of 2."""

@@ -1,6 +1,6 @@
 """The house rules, as code: arrows go down, one door for each heavy dependency, a fixed top level, short functions.
 
-DESIGN: __main__ -> stages -> ground floor -> shards. Stages meet at files on disk.
+DESIGN: __main__ -> verbs -> stages -> ground floor -> shards. Stages meet at files on disk.
 """
 
 import ast
@@ -22,7 +22,7 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "card.py": "publish",
     "predict.py": "predict",
 }
-ABOVE = {"__main__.py", "arguments.py", "demo", "watch.py"}  # may know every stage
+ABOVE = {"__main__.py", "verbs.py", "arguments.py", "demo", "watch.py"}  # may know every stage
 DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},
     "torch.distributed": {"fer_scale/pretrain/world.py"},
@@ -114,7 +114,7 @@ def test_only_the_command_line_imports_inside_functions() -> None:
     """A function-local import hides a circle; where a dependency is optional, the line says so."""
     broken = []
     for path in SOURCES:
-        if path.name == "__main__.py":
+        if path == ROOT / "fer_scale/verbs.py":
             continue
         lines = path.read_text().splitlines()
         for function in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""A pipe that breaks: whose result nobody reads on has said enough, and a run has failed."""
+"""How the command line ends: pipes that break, and what an exit code promises whoever starts it again."""
 
 import os
 import subprocess
@@ -43,3 +43,14 @@ def test_another_pipe_that_breaks_is_a_failure() -> None:
     what = "read, write = os.pipe(); os.close(read); os.write(write, b'to a worker')"
     code, said = ended((), "show", what)
     assert code == 1 and "BrokenPipeError" in said
+
+
+@pytest.mark.parametrize(("error", "code"), [("UserError", 2), ("Broken", 75), ("ShardError", 2)])
+def test_one_line_and_a_code_that_says_whether_the_same_command_may_help(error: str, code: int) -> None:
+    what = f"from shards import errors; raise errors.{error}('a reader was killed; start again')"
+    assert ended((), "pretrain", what) == (code, "fer-scale pretrain: a reader was killed; start again\n")
+
+
+def test_a_bug_of_ours_shows_its_traceback() -> None:
+    code, said = ended((), "pretrain", "{}['step']")
+    assert code == 1 and said.startswith("Traceback") and said.endswith("KeyError: 'step'\n")
