@@ -1,27 +1,43 @@
-"""How a run is asked to end, and how it ended. Both loops use it.
+"""How a run is asked to end, how it ended, and which of its starts counts. Both loops use it.
 
-RUN/outcome.json says how, since a launcher's exit code says nothing (deepspeed answers 0, 1, 143, 247 and 255):
+Every start of a run claims a folder of its own; the one with the highest number is the run's, an older one that is not
+dead yet (a job that was queued again before its last processes had gone) sees that and leaves:
 
-    {"outcome": "done" | "preempted" | "failed", "step": ..., "reason": ..., "rank": ..., "host": ..., "time": ...}
+    RUN/attempts/0007/
+        claim.json           by whom and when
+        rank-3.log           all that rank 3 said
+        outcome.json         how it ended; missing where it was killed without a word
+        first_failure.json   host, rank and traceback of the rank that was the first to fail: in what hundreds of ranks
+                             say on screen it is hard to find, and most of them only miss the first
 
-RUN/first_failure.json names the host and rank that were the first to fail, with the traceback: in what hundreds of
-ranks say on screen it is hard to find, and most of them only miss the first.
+outcome.json says how, since a launcher's exit code says nothing (deepspeed answers 0, 1, 143, 247 and 255):
 
-RUN/logs/attempt-K/rank-N.log holds all that rank N said, and its own traceback, in the K-th start of the run. Those of
-earlier starts stay: they are small.
+    {"outcome": "done" | "preempted" | "failed", "attempt": 7, "reason": ..., "step": ..., "rank": ..., "host": ...,
+     "time": ..., "restart": whether the same command again may help}
+
+RUN/outcome.json and RUN/first_failure.json are those of the newest start.
 """
 
 import itertools
 import json
+import os
+import secrets
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from shards.errors import Broken, UserError
+
+_SAME_S = 1.0  # signals of a kind within it are one: a terminal sends it to all, and a launcher passes it on
+SAVE, LEAVE = 1, 2  # what StopSignal.asked may say, beside 0
 
 
 class Preempted(Exception):
@@ -32,90 +48,104 @@ class Preempted(Exception):
         self.reason, self.step = reason, step
 
 
-class StopSignal:
-    """Whether this rank was asked to stop: by a signal, by the file RUN/stop, or by the clock of rank 0.
-
-    Signals are heard inside `with`; what comes after training is not to be stopped by a flag that nobody looks at.
-    """
-
-    def __init__(self, out: Path, *, max_hours: float | None, rank: int):
-        self.reason = "another rank was asked to stop"
-        self._set, self._main = False, rank == 0
-        self._file, self._began = out / "stop", time.monotonic()
-        self._seconds = max_hours * 3600 if max_hours else None
-
-    def __enter__(self) -> None:
-        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        self._before = {number: signal.signal(number, self._heard) for number in signals}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _heard(self, number: int, _: Any) -> None:
-        """Only a flag: saving needs all ranks, and they meet at the end of the step."""
-        self._set, self.reason = True, f"signal {signal.Signals(number).name}"
-
-    def asked(self) -> bool:
-        if self._main and not self._set:
-            if self._file.exists():
-                self._set, self.reason = True, f"file {self._file}"
-                self._file.unlink()
-            elif self._seconds is not None and time.monotonic() - self._began > self._seconds:
-                self._set, self.reason = True, "run.max_hours"
-        return self._set
+class Superseded(UserError):
+    """Another start has claimed the run; this one may write nothing more."""
 
 
-def claim(out: Path) -> str:
-    """Make the run's folder ready for a new outcome; what is in the way, or "". The main rank calls it, before all."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One start of the run in `out`, on one process: its folder is another one where `out` is not the main rank's."""
+
+    out: Path
+    number: int
+    nonce: str
+    folder: Path
+
+    def is_newest(self) -> bool:
+        """Whether no later start has claimed the run. Numbers follow one another."""
+        return not (self.out / "attempts" / f"{self.number + 1:04d}").exists()
+
+    def superseded(self) -> Superseded:
+        return Superseded(
+            f"{self.out}: start {self.number + 1} of this run has begun; this one, number {self.number}, ends and "
+            "writes nothing more"
+        )
+
+    def record(self, outcome: str, rank: int, **facts: Any) -> bool:
+        """Write down how it ended. Whether this rank was the first to say so.
+
+        A full disk must not hide the error that is being reported.
+        """
+        host, now = socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds")
+        facts = {"outcome": outcome, "attempt": self.number} | facts | {"rank": rank, "host": host, "time": now}
+        return self._keep("outcome.json", facts)
+
+    def keep_traceback(self, rank: int, told: str) -> bool:
+        """Write down what this rank failed of. Whether it was the first to fail."""
+        return self._keep("first_failure.json", {"rank": rank, "host": socket.gethostname(), "traceback": told})
+
+    def _keep(self, name: str, facts: dict[str, Any]) -> bool:
+        line = json.dumps(facts) + "\n"
+        try:
+            with (self.folder / name).open("x") as file:
+                file.write(line)
+        except FileExistsError:
+            return False
+        except OSError:
+            return True
+        if self.is_newest():
+            beside = self.out / f".{name}.{os.getpid()}"
+            with suppress(OSError):
+                beside.write_text(line)
+                os.replace(beside, self.out / name)
+        return True
+
+
+def claim(out: Path) -> Attempt:
+    """Make a new start of the run the one that counts. The main rank calls it, before all; UserError if it cannot."""
+    where = out
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (where := out / "attempts").mkdir(exist_ok=True)
+        taken = [int(p.name) for p in where.iterdir() if p.name.isdecimal()]
+        for number in itertools.count(max(taken, default=0) + 1):
+            with suppress(FileExistsError):  # two starts at one time
+                (folder := where / f"{number:04d}").mkdir()
+                break
+        nonce = secrets.token_hex(8)
+        facts = {"attempt": number, "host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce}
+        facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        (folder / "claim.json").write_text(json.dumps(facts) + "\n")
         for name in ("outcome.json", "first_failure.json"):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        return f"run.out: {out}: {error.strerror}; give another folder"
-    return ""
-
-
-def attempt(out: Path) -> Path | str:
-    """Claim the run's folder, and make one in it for this start's logs, or say what is in the way. The main rank."""
-    if problem := claim(out):
-        return problem
-    try:
-        (out / "logs").mkdir(exist_ok=True)
-        taken = [int(p.name[8:]) for p in (out / "logs").glob("attempt-*") if p.name[8:].isdecimal()]
-        for number in itertools.count(max(taken, default=0) + 1):
-            with suppress(FileExistsError):  # two starts at one time
-                (place := out / "logs" / f"attempt-{number}").mkdir()
-                break
-    except OSError as error:
-        return f"run.out: {out / 'logs'}: {error.strerror}; give another folder"
-    return place
+        raise UserError(f"run.out: {where}: {error.strerror}; give another folder") from None
+    return Attempt(out, number, nonce, folder)
 
 
 @contextmanager
-def recorded(out: Path, rank: int, log: Path | None = None) -> Iterator[None]:
+def recorded(attempt: Attempt, rank: int, log: Path | None = None) -> Iterator[None]:
     """Write down how what runs inside ends.
 
     Of several ranks that fail, the first speaks; the others are silent, but for `log`, a file of their own.
     """
-    file = out / "outcome.json"
     try:
         yield
     except Preempted as stopped:
         if rank == 0:
-            _write(file, outcome="preempted", step=stopped.step, reason=stopped.reason, rank=rank)
+            attempt.record("preempted", rank, step=stopped.step, reason=stopped.reason, restart=True)
         raise
     except BaseException as error:
         told = "".join(traceback.format_exception(error))
-        if not _write(out / "first_failure.json", rank=rank, traceback=told):
+        if not attempt.keep_traceback(rank, told):
             if log:
                 _add(told, log)
             raise SystemExit(1) from error
-        _write(file, outcome="failed", reason=f"{type(error).__name__}: {error}", rank=rank)
+        again = isinstance(error, Broken) or not isinstance(error, UserError | KeyboardInterrupt)
+        attempt.record("failed", rank, reason=f"{type(error).__name__}: {error}", restart=again)
         raise
     if rank == 0:
-        _write(file, outcome="done", rank=rank)
+        attempt.record("done", rank, restart=False)
 
 
 def _add(text: str, file: Path) -> None:
@@ -123,14 +153,56 @@ def _add(text: str, file: Path) -> None:
         out.write(text)
 
 
-def _write(file: Path, **facts: Any) -> bool:
-    """Whether this rank was the first to say it. A full disk must not hide the error that is being reported."""
-    facts |= {"host": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-    try:
-        with file.open("x") as out:
-            out.write(json.dumps(facts) + "\n")
-    except FileExistsError:
-        return False
-    except OSError:
-        return True
-    return True
+class StopSignal:
+    """Whether this rank was asked to stop: by a signal, the file RUN/stop, the clock of rank 0, or a later start.
+
+    Signals are heard inside `with`; what comes after training is not to be stopped by a flag that nobody looks at.
+    """
+
+    def __init__(self, attempt: Attempt, *, max_hours: float | None, rank: int):
+        self.reason = "another rank was asked to stop"
+        self.attempt, self._set, self._rank = attempt, 0, rank
+        self._file, self._began = attempt.out / "stop", time.monotonic()
+        self._seconds = max_hours * 3600 if max_hours else None
+
+    def __enter__(self) -> None:
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._heard) for number in signals}
+        # Python's handlers wait until a collective in C++ has returned; this pipe is written to at once.
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._count, args=(reading, frozenset(signals)), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._writing)
+
+    def _heard(self, number: int, _: Any) -> None:
+        """Only a flag: saving needs all ranks, and they meet at the end of the step."""
+        self._set, self.reason = SAVE, f"signal {signal.Signals(number).name}"
+
+    def _count(self, pipe: int, asking: frozenset[int]) -> None:
+        """End at once when a signal comes a second time: who sends it does not want to wait for the save."""
+        first: dict[int, float] = {}
+        with os.fdopen(pipe, "rb", buffering=0) as heard:
+            while said := heard.read(1):
+                number, now = said[0], time.monotonic()
+                if number in asking and now - first.setdefault(number, now) > _SAME_S:
+                    reason = f"signal {signal.Signals(number).name} for the second time; not saved"
+                    self.attempt.record("failed", self._rank, reason=reason, restart=True)
+                    os._exit(128 + number)
+
+    def asked(self) -> int:
+        """0, SAVE (and end), or LEAVE without writing anything, as a later start has the run."""
+        if self._rank == 0 and self._set < LEAVE:
+            if not self.attempt.is_newest():
+                self._set = LEAVE
+            elif not self._set and self._file.exists():
+                self._set, self.reason = SAVE, f"file {self._file}"
+                self._file.unlink(missing_ok=True)
+            elif not self._set and self._seconds is not None and time.monotonic() - self._began > self._seconds:
+                self._set, self.reason = SAVE, "run.max_hours"
+        return self._set

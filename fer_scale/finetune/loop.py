@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from fer_scale import checkpoint, config, ending, log, optim
-from fer_scale.ending import Preempted, StopSignal
+from fer_scale.ending import LEAVE, Attempt, Preempted, StopSignal
 from fer_scale.finetune import ema, finish, split, state, steps, table, targets
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
@@ -47,11 +48,11 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
         lambda tensor: accelerator.reduce(tensor, "sum"),
     )
     done: dict[str, Any] = {"run": str(recipe.run.out), "main": here.rank == 0}
-    if here.rank == 0 and (problem := ending.claim(recipe.run.out)):
-        raise UserError(problem)
+    claimed = [ending.claim(recipe.run.out) if here.rank == 0 else None]
+    [attempt] = broadcast_object_list(claimed)
     try:
-        with ending.recorded(recipe.run.out, here.rank):
-            run = _set_up(recipe, changes or [], here)
+        with ending.recorded(attempt, here.rank):
+            run = _set_up(recipe, changes or [], here, attempt)
             _train(run)
             if here.rank == 0:
                 finish.publishable(run.start, run.teacher, run.table, recipe, here)
@@ -84,7 +85,7 @@ class Run:
     meter: "Meter" = field(default_factory=lambda: Meter())
 
 
-def _set_up(recipe: Finetune, changes: list[str], here: Processes) -> Run:
+def _set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attempt) -> Run:
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
     shard_set = open_set(recipe.data.shards, recipe.data.cache_dir, recipe.data.cache_gb)
     drawn = split.read(recipe.data.split, shard_set)
@@ -102,7 +103,7 @@ def _set_up(recipe: Finetune, changes: list[str], here: Processes) -> Run:
         ema.teacher_of(student),
         _optimizer(student, recipe, begun),
         log.Journal(recipe.run.out if here.rank == 0 else None),
-        StopSignal(recipe.run.out, max_hours=recipe.run.max_hours, rank=here.rank),
+        StopSignal(attempt, max_hours=recipe.run.max_hours, rank=here.rank),
         {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"},
         Statistics.fresh(len(laid.names)),
     )
@@ -219,8 +220,11 @@ def _update(run: Run, lr: float, bad: list[str]) -> tuple[bool, float]:
     That, and how many faces could not be read, travels with the gradients: processes meet once a step.
     """
     _name(run, bad)
-    mine = torch.tensor([float(run.stop.asked()), float(len(bad))], device=run.here.device)
-    stops, replaced = steps.sum_gradients(run.student, run.here, mine).tolist()
+    asked = run.stop.asked()
+    mine = torch.tensor([float(asked > 0), float(asked == LEAVE), float(len(bad))], device=run.here.device)
+    stops, leave, replaced = steps.sum_gradients(run.student, run.here, mine).tolist()
+    if leave:
+        raise run.stop.attempt.superseded()
     run.bad += int(replaced)
     trained = [p for p in run.student.parameters() if p.requires_grad]
     most = run.recipe.supervised.clip_norm or math.inf

@@ -25,7 +25,7 @@ from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
 _PARTS = ("compute", "wire", "exposed", "straggling", "read", "total")  # of a step
-_SAID = ('{"sizes"', '{"micro"', '{"memory"')  # lines of attempt.py
+_SAID = ('{"sizes"', '{"micro"', '{"memory"')  # lines of trial.py
 _PAYS = 0.5  # of one rank's rate, below which more ranks are mostly waiting
 _LAYOUTS = Path(__file__).parents[2] / "configs" / "deepspeed"  # zero0.json ...: of the stages that were not asked for
 _MODELLED = {  # keys of a layout whose defaults cost.py counts with
@@ -74,7 +74,7 @@ def largest_micro(recipe_file: Path, overrides: list[str], most: int, threads: i
 
     `limit` is False where `most` itself fits. With `threads` on so many cores, without a GPU.
     """
-    command = [sys.executable, "-m", "fer_scale.pretrain.attempt", str(recipe_file), str(most), *overrides]
+    command = [sys.executable, "-m", "fer_scale.pretrain.trial", str(recipe_file), str(most), *overrides]
     env = os.environ | ({"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(threads)} if threads else {})
     sizes, last = list[tuple[int, float]](), "killed"
     begun: dict[str, Any] = {"sizes": 1, "device": ""}

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import __version__, checkpoint, config, ending, images, loader, log, plots, tee
+from fer_scale import __version__, config, ending, images, loader, log, plots
 from fer_scale.checkpoint import CheckpointError
-from fer_scale.ending import Preempted, StopSignal
+from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import health, pictures, recipe, setup, start, state, world
+from fer_scale.pretrain import begin, health, pictures, recipe, setup, start, state, world
+from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.recipe import Plan, Pretrain
@@ -28,8 +29,6 @@ from fer_scale.pretrain.world import World
 from shards.errors import ShardError, UserError
 from shards.mix import Mix
 from shards.order import Order
-
-_LATE_S = 5  # a network file system may show another node's new folder so late
 
 
 def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str:
@@ -41,10 +40,10 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
             raise SystemExit(2) from None
         raise
     us = world.join(wanted.run.hang_seconds)
-    kept = _begin(wanted.run.out, us)
+    begun = begin.begin(wanted, us)
     try:
-        with ending.recorded(wanted.run.out, us.rank, kept), _memory_in_words(wanted):
-            run = _set_up(wanted, changes, us)
+        with ending.recorded(begun.attempt, us.rank, begun.log), _memory_in_words(wanted):
+            run = _set_up(wanted, changes, us, begun)
             with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
         if us.is_main:
@@ -56,37 +55,6 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         ended = "preempted"
     us.leave()
     return ended
-
-
-def _begin(out: Path, us: World) -> Path:
-    """Claim the run's folder. The file in which all that this rank says from now on stands as well."""
-    place = us.tell(ending.attempt(out) if us.is_main else None)
-    problem, file = place, out
-    if isinstance(place, Path):
-        file = place / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
-        problem = next(filter(None, us.collect(_kept(file, us))), "")
-    if problem:
-        if not us.is_main:
-            raise SystemExit(2)  # rank 0 says it
-        raise UserError(problem)
-    return file
-
-
-def _kept(file: Path, us: World) -> str:
-    """What keeps this rank's output from being kept in `file`, or ""."""
-    until = time.monotonic() + (0 if us.is_main else _LATE_S)
-    while True:
-        try:
-            tee.keep(file)
-            return ""
-        except FileNotFoundError as error:
-            if time.monotonic() > until:
-                return (
-                    f"{us.name}: run.out: {file}: {error.strerror}; every node needs this folder, under the same path"
-                )
-            time.sleep(0.1)
-        except OSError as error:
-            return f"{us.name}: run.out: {file}: {error.strerror}"
 
 
 @contextmanager
@@ -103,8 +71,9 @@ def _memory_in_words(rec: Pretrain) -> Iterator[None]:
         ) from error
 
 
-def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
+def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "Run":
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
+    begin.same_everywhere(us, **begin.code_and_recipe(wanted))
     sets = setup.opened(wanted.data)
     faces, order, fell_out = setup.table(wanted, sets)
     plan = recipe.plan(wanted, us.ranks, order)
@@ -112,9 +81,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
-    if us.tell(prints if us.is_main else None) != prints:
-        raise UserError("data.shards: rank 0 reads other shards than this rank; is the set the same on every node?")
-    found = us.tell(_checkpoint(wanted, changes) if us.is_main else None)
+    found = us.tell(begin.newest(wanted, changes) if us.is_main else None)
     if isinstance(found, str):
         raise CheckpointError(found)
     saved: dict[str, Tensor] = {}
@@ -125,6 +92,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
         load_weights(model, saved)
     elif wanted.model.start_from:
         progress["start"] = start.begin(model.encoder, wanted.model, us)
+    begin.same_everywhere(us, **{"data.shards": prints, "step": progress["step"], "steps": plan.steps})
     engine = Engine(model, wanted, plan, us)
     if found:
         engine.restore(saved, progress["adam_step"])
@@ -136,34 +104,11 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World) -> "Run":
         if found:
             log.say(f"goes on from {found}")
     kind = "resume" if found else "start"
-    journal.event(kind, step=progress["step"], ranks=us.ranks, stage=engine.stage, changes=changes)
-    stop = StopSignal(wanted.run.out, max_hours=wanted.run.max_hours, rank=us.rank)
-    step, begun = progress["step"], progress.get("start")
-    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, begun, step=step)
-
-
-def _checkpoint(wanted: Pretrain, changes: list[str]) -> Path | str | None:
-    """Where to go on from, None for a fresh start, or what is wrong. Before anything is written to the run."""
-    run = wanted.run
-    found, passed = checkpoint.newest(run.out, verify=True)
-    if passed and not found:  # a fresh start would write over what may still be mended
-        lines = "".join(f"\n  {line}" for line in passed)
-        return (
-            f"{run.out}: every checkpoint is damaged, none is left to go on from:{lines}\n"
-            f"put back a copy of one, or remove {run.out / 'checkpoints'} to start anew"
-        )
-    for line in passed:
-        log.say(f"passed over: {line}")
-    if run.resume == "never" and found:
-        return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
-    if run.resume == "must" and not found:
-        return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
-    if not found and (run.out / "recipe.toml").exists():
-        try:  # killed before its first save; where there is a save, setup.same_run asks
-            setup.refuse_another(wanted, changes)
-        except UserError as error:
-            return str(error)
-    return found
+    facts = begin.describe(begun, us, stage=engine.stage) if us.is_main else {}
+    journal.event(kind, step=progress["step"], **facts, changes=changes)
+    stop = StopSignal(begun.attempt, max_hours=wanted.run.max_hours, rank=us.rank)
+    step, weights = progress["step"], progress.get("start")
+    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, weights, step=step)
 
 
 @dataclass
@@ -210,6 +155,8 @@ def _train(run: Run, tick: log.Ticker) -> None:
 
         bad = [line for batch in batches for line in batch.bad]
         stopping, any_bad = us.agree(run.stop.asked(), len(bad))
+        if stopping == LEAVE:
+            raise run.stop.attempt.superseded()
         if any_bad:
             _report_bad(run, bad)
         run.read += rec.batch.size

@@ -36,8 +36,12 @@ class World:
         return self.rank == 0
 
     @property
+    def host(self) -> str:
+        return socket.gethostname()
+
+    @property
     def name(self) -> str:
-        return f"rank {self.rank} on {socket.gethostname()}"
+        return f"rank {self.rank} on {self.host}"
 
     def agree(self, *flags: int) -> list[int]:
         """The largest value of each flag over all ranks: the one place a step where they agree."""

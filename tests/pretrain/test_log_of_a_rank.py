@@ -1,4 +1,4 @@
-"""What a rank says where it cannot keep its log."""
+"""Whether a rank sees the run's folder, and what it says where it cannot keep its log."""
 
 import threading
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_scale import tee
-from fer_scale.pretrain import loop
+from fer_scale import ending
+from fer_scale.pretrain import begin
 from fer_scale.pretrain.world import World
 
 
@@ -16,18 +16,20 @@ def rank(number: int) -> World:
 
 
 def test_a_folder_that_another_node_made_may_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tee, "keep", lambda file: file.open("x").close())  # not the output of these tests
-    file = tmp_path / "logs" / "rank-1.log"
-    late = threading.Timer(0.3, file.parent.mkdir)
+    claimed = ending.claim(tmp_path)
+    claim = claimed.folder / "claim.json"
+    text = claim.read_text()
+    claim.unlink()
+    late = threading.Timer(0.3, claim.write_text, [text])
     late.start()
-    assert loop._kept(file, rank(1)) == ""
+    assert begin._sees(claimed)
     late.join()
+    monkeypatch.setattr(begin, "_LATE_S", 0)
+    claim.write_text(text.replace(claimed.nonce, "0" * 16))
+    assert not begin._sees(claimed), "a folder of the same name on another disk"
 
 
-def test_what_is_in_the_way_is_said_with_its_host_and_a_hint_only_where_it_fits(tmp_path: Path) -> None:
-    nowhere = tmp_path / "logs" / "rank-0.log"
-    said = f"{rank(0).name}: run.out: {nowhere}: No such file or directory; every node needs this folder"
-    assert loop._kept(nowhere, rank(0)).startswith(said)
+def test_what_is_in_the_way_of_a_log_is_said_with_its_host(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     wrong = tmp_path / "file" / "rank-1.log"
-    assert loop._kept(wrong, rank(1)) == f"{rank(1).name}: run.out: {wrong}: Not a directory"
+    assert begin._kept(wrong, rank(1)) == f"{rank(1).name}: run.out: {wrong}: File exists"

@@ -81,7 +81,7 @@ def test_the_deepspeed_launcher_trains_and_leaves_the_whole_run_folder(words: li
     assert done.returncode == 0, done.stdout + done.stderr
     assert {f.name for f in (tmp_path / "run").iterdir()} == {
         "recipe.toml", "plan.json", "data.json", "metrics.jsonl", "events.jsonl", "outcome.json",
-        "checkpoints", "curves.png", "reconstructions.png", "logs",
+        "checkpoints", "curves.png", "reconstructions.png", "attempts",
     }  # fmt: skip
     assert outcome(tmp_path)["outcome"] == "done"
     rows = log.rows(tmp_path / "run" / "metrics.jsonl")
@@ -100,13 +100,13 @@ def test_each_rank_and_start_has_a_log_that_holds_its_last_words(words: list[str
     for death, code in (("killed", -signal.SIGKILL), ("failed", 1)):
         run = launch(2, *dying, DEATH=death)
         said = [p.communicate(timeout=100)[0] for p in run.processes]
-        logs = tmp_path / "run" / "logs" / f"attempt-{len(list((tmp_path / 'run' / 'logs').iterdir()))}"
+        logs = max((tmp_path / "run" / "attempts").iterdir())
         kept = [(logs / f"rank-{rank}.log").read_text() for rank in (0, 1)]
         assert run.processes[1].returncode == code
         assert kept[1] == said[1] and "the last words of rank 1" in kept[1]
         assert "step 2/6" in kept[0] and kept[0].startswith(said[0])
         assert "Traceback" in kept[0], "its own: the other rank is gone"
-    assert logs.name == "attempt-2" and kept[1].endswith("ValueError: the failure of rank 1\n")
+    assert logs.name == "0002" and kept[1].endswith("ValueError: the failure of rank 1\n")
     assert json.loads((logs.parents[1] / "first_failure.json").read_text())["rank"] == 1
 
 
