@@ -80,6 +80,12 @@ class Faces:
             found.append(s.fingerprint + (f" rows {kept.hexdigest()}" if rows[0] is not None else ""))
         return found
 
+    def where(self, number: int) -> str:
+        """How messages name the sample of this number, as `Batch.ids` has it."""
+        shard = int(np.searchsorted(self._first, number, side="right")) - 1
+        shard_set, local = self._shards[shard]
+        return shard_set.where(local, number - int(self._first[shard]))
+
     def prefetch(self, shards: list[int]) -> None:
         """Be told which shards are read next, the first first: those that lie far away are fetched ahead of need."""
         for shard_set in self.sets:

@@ -6,7 +6,6 @@ what `World.agree` says.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import begin, health, pictures, recipe, setup, start, state, world
+from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start, state, world
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
+from fer_scale.pretrain.numbers import Skips
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.world import World
@@ -39,10 +39,11 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         if world.another_rank_speaks():
             raise SystemExit(2) from None
         raise
-    us = world.join(wanted.run.hang_seconds)
+    us = world.join(wanted.run.hang_limits["start"])
+    us.limit_waiting(wanted.run.waiting_s)
     begun = begin.begin(wanted, us)
     try:
-        with ending.recorded(begun.attempt, us.rank, begun.log), _memory_in_words(wanted):
+        with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us):
             run = _set_up(wanted, changes, us, begun)
             with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
@@ -55,20 +56,6 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         ended = "preempted"
     us.leave()
     return ended
-
-
-@contextmanager
-def _memory_in_words(rec: Pretrain) -> Iterator[None]:
-    """What to change where the device's memory, or this process's, is not enough."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not setup.out_of_memory(error):
-            raise
-        raise UserError(
-            f"out of memory with batch.micro = {rec.batch.micro}: a smaller one changes the layout only, and so does "
-            f"run.recompute=true; `fer-scale check RECIPE --try` finds the largest that fits\n{error}"
-        ) from error
 
 
 def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "Run":
@@ -107,8 +94,9 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "R
     facts = begin.describe(begun, us, stage=engine.stage) if us.is_main else {}
     journal.event(kind, step=progress["step"], **facts, changes=changes)
     stop = StopSignal(begun.attempt, max_hours=wanted.run.max_hours, rank=us.rank)
+    skips = Skips(wanted.run.max_skipped, begun.attempt.folder)
     step, weights = progress["step"], progress.get("start")
-    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, weights, step=step)
+    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, skips, weights, step=step)
 
 
 @dataclass
@@ -124,6 +112,7 @@ class Run:
     journal: log.Journal
     prints: list[str]
     stop: StopSignal
+    skips: Skips
     start: dict[str, Any] | None  # which weights it began with; see start.py
     step: int
     read: int = 0  # images, since the start of this process
@@ -159,6 +148,8 @@ def _train(run: Run, tick: log.Ticker) -> None:
             raise run.stop.attempt.superseded()
         if any_bad:
             _report_bad(run, bad)
+        if skipped := run.skips.seen(stepped, run.step, us, run.faces, batches):
+            _report_skipped(run, skipped, lr)
         run.read += rec.batch.size
         tick(run.step, last)
         if logged:
@@ -218,6 +209,13 @@ def _report_bad(run: Run, mine: list[str]) -> None:
             f"{run.bad} of {seen} images cannot be read, more than data.max_bad = {run.recipe.data.max_bad}; "
             f"the last: {lines[-1]}\nrun `fer-scale verify` on the set, or raise data.max_bad"
         )
+
+
+def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
+    if run.us.is_main:
+        run.skips.say(facts)
+    run.journal.event("skipped", **facts)
+    run.skips.refuse_more(run.step, lr)
 
 
 def _save(run: Run, batch: Batch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
+from fer_scale.pretrain import limits
 from shards.mix import Mix
 from shards.order import Order
 from shards.remote import CACHE_DIR, CACHE_GB
@@ -182,18 +183,32 @@ class Run:
     grace_s: float = knob(
         25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
     )
-    hang_seconds: float = knob(600, kind="watch", help="a rank that waits longer for the others gives up")
+    hang_seconds: float | tuple[str, ...] = knob(
+        (), kind="watch", help="a phase that lasts longer hangs: the run ends; PHASE=SECONDS, a list, or one for all"
+    )
+    max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
     profile_steps: int = knob(0, kind="watch", help="so many steps of rank 0 are profiled, to RUN/trace.json.gz")
     tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
 
     def __post_init__(self) -> None:
         require(
             ((self.steps is None) != (self.epochs is None), "steps: give exactly one of steps and epochs"),
-            *at_least(self, 1, "steps", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
-            *above_0(self, "epochs", "hang_seconds"),
+            *at_least(self, 1, "steps", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "max_skipped"),
+            *above_0(self, "epochs"),
             (0 <= self.seed < 2**63, f"seed: must lie in 0..2^63-1, not {self.seed}"),
             *at_least(self, 0, "keep_every_steps", "stop_after_steps", "max_hours", "grace_s", "profile_steps"),
+            *((False, line) for line in limits.mistakes(self.hang_seconds)),
         )
+
+    @property
+    def hang_limits(self) -> dict[str, float]:
+        """How long each phase may last, in seconds."""
+        return limits.of_phases(self.hang_seconds)
+
+    @property
+    def waiting_s(self) -> float:
+        """How long a collective may take, in any phase: what the watchdog should have ended long before."""
+        return limits.BEYOND * max(self.hang_limits.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,8 +110,11 @@ class World:
         dist.destroy_process_group()
 
 
-def join(hang_seconds: float) -> World:
-    """Meet the other ranks, whoever launched us: deepspeed, torchrun, srun, mpirun, or nobody (then we are alone)."""
+def join(seconds: float) -> World:
+    """Meet the other ranks, whoever launched us: deepspeed, torchrun, srun, mpirun, or nobody (then we are alone).
+
+    They wait so long for one another, also in collectives until `limit_waiting` is called.
+    """
     _name_ourselves()
     # DeepSpeed calls collectives by names that torch has renamed, at every step, and torch says so every time.
     warnings.filterwarnings("ignore", message=r"`torch.distributed.\w+` is deprecated", category=FutureWarning)
@@ -125,7 +128,7 @@ def join(hang_seconds: float) -> World:
         # DeepSpeed would compile this op for over a minute, and hang for ever on the lock of a killed build; it serves
         # only inference.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=hang_seconds), verbose=False)
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=seconds), verbose=False)
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -141,6 +144,12 @@ def timed_collectives() -> Iterator[list[float]]:
     # Not what its log says: there, each time has those before it in it.
     seconds += [timer.elapsed() / 1000 for timer in comm.timers.get_timers().values()]
     comm.comms_logger.comms_dict.clear()
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether a collective failed: gloo has no type for it."""
+    said = str(error)
+    return isinstance(error, dist.DistError) or "/gloo/" in said or "Connection closed by peer" in said
 
 
 def has_gpu() -> bool:
