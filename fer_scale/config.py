@@ -211,8 +211,11 @@ def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
             return value
         hint = did_you_mean(str(value), map(str, options))
         mistakes.append(f"{where}: must be one of {', '.join(map(repr, options))}, not {value!r}{hint}")
-    elif origin in (typing.Union, types.UnionType):  # only `X | None` is used in recipes
+    elif origin in (typing.Union, types.UnionType) and type(None) in options:  # X | None
         return None if value == "none" else _convert(value, options[0], where, mistakes)
+    elif origin in (typing.Union, types.UnionType):  # number | list: one value of a list is none that is a number
+        wanted = options[0] if type(value) in (int, float) else options[1]
+        return _convert(value, wanted, where, mistakes)
     elif origin is tuple and options[-1] is Ellipsis:  # one value stands for a list of one
         return tuple(_convert(v, options[0], where, mistakes) for v in (value if isinstance(value, list) else [value]))
     elif origin is tuple:

@@ -96,7 +96,7 @@ class Engine:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": safe}
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._adamw, config=config)
         self._prime()
-        world.limit_waiting(recipe.run.hang_seconds)
+        world.limit_waiting(recipe.run.waiting_s)
 
     def _reduced_in_bf16(self) -> None:
         for p in self._trained:

@@ -28,7 +28,7 @@ def sizes(most: int) -> list[int]:
 
 def main(recipe_file: str, most: str, *overrides: str) -> None:
     rec = config.load(Pretrain, Path(recipe_file), list(overrides))
-    us = world.join(rec.run.hang_seconds)
+    us = world.join(rec.run.waiting_s)
     one = Plan(ranks=1, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-4, warmup_steps=0)
     model = setup.build(rec)
     if rec.model.start_from:  # what is wrong with them is better said here than by the job
