@@ -25,6 +25,7 @@ class Begun:
     attempt: Attempt
     log: Path  # in which all that this rank says stands as well
     writers: list[int]  # ranks that see the main rank's run.out: they can write and read checkpoints
+    names: list[str]  # of all ranks
     hosts: list[str]
 
 
@@ -48,7 +49,8 @@ def begin(wanted: Pretrain, us: World) -> Begun:
             "write checkpoints, and what the others say stays on their hosts"
         )
     writers = [rank for rank, (_, sees, *_) in enumerate(told) if sees]
-    return Begun(attempt, file, writers, sorted({host for *_, host in told}))
+    names = [name for *_, name, _ in told]
+    return Begun(attempt, file, writers, names, sorted({host for *_, host in told}))
 
 
 def _claim(out: Path) -> Attempt | str:
@@ -147,8 +149,17 @@ def newest(wanted: Pretrain, changes: list[str]) -> Path | str | None:
     if run.resume == "must" and not found:
         return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
     if not found and (run.out / "recipe.toml").exists():
-        try:  # killed before its first save; where there is a save, setup.same_run asks
+        try:  # killed before its first save; where there is a save, `refusal` asks
             setup.refuse_another(wanted, changes)
         except UserError as error:
             return str(error)
     return found
+
+
+def refusal(wanted: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], found: Path) -> str:
+    """Why the checkpoint `found` is not one of this run, or ""."""
+    try:
+        setup.same_run(wanted, progress, prints, changes, found)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -75,7 +75,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "R
     progress: dict[str, Any] = {"step": 0}
     if found:
         saved, progress = state.load(found, us)
-        setup.same_run(wanted, progress, prints, changes, found)
+        if refusal := us.tell(begin.refusal(wanted, progress, prints, changes, found) if us.is_main else None):
+            raise CheckpointError(refusal)
         load_weights(model, saved)
     elif wanted.model.start_from:
         progress["start"] = start.begin(model.encoder, wanted.model, us)

@@ -1,0 +1,72 @@
+"""Whose a run's folder is: a rank that has another one under its name, a peer that would train something else, and a
+start that another one has followed."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_scale import ending, log
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def words(faces: Path, tmp_path: Path) -> list[str]:
+    """What follows a driver's name: a run of six steps in tmp_path / "run"."""
+    recipe = ["pretrain", str(HERE / "pretrain.toml"), f"data.shards={faces}", f"run.out={tmp_path / 'run'}"]
+    return [*recipe, "run.steps=6", "run.checkpoint_every_steps=3"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount")
+def test_a_rank_with_another_folder_of_that_name_is_named_and_trains_along_through_a_resume(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    command = [str(HERE / "apart.py"), *words]
+    said = launch(2, *command, "run.stop_after_steps=3", APART=str(run)).wait()
+    assert f"run.out: {run} is another folder for rank 1 on " in said
+    assert [f.name for f in (run / "checkpoints/step_00000003").glob("state-*")] == ["state-00-of-01.safetensors"]
+    said = launch(2, *command, APART=str(run)).wait()
+    assert f"goes on from {run}/checkpoints/step_00000003" in said
+    assert [row["step"] for row in log.rows(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert sorted(f.name for f in (run / "attempts/0002").iterdir()) == ["claim.json", "outcome.json", "rank-0.log"]
+
+
+def test_a_peer_with_another_recipe_or_other_versions_is_named_before_the_first_step(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    command = [str(HERE / "other.py"), *words]
+    differences = {
+        "optim.betas=[0.9,0.99]": "recipe: optim.betas: (0.9, 0.99) there, (0.9, 0.95) on rank 0",
+        "versions": "version of torch: 2.0 there, ",
+    }
+    for other, line in differences.items():
+        run = launch(2, *command, OTHER=other)
+        said = "".join(p.communicate(timeout=200)[0] for p in run.processes)
+        assert sorted(p.returncode for p in run.processes) == [1, 2], said
+        assert said.count("rank 1 on ") == 1
+        assert f"differs from rank 0 and would train something else:\n  {line}" in said
+    assert "Traceback" not in said and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_start_that_a_later_one_has_followed_leaves_without_saving(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    run = tmp_path / "run"
+    old = launch(2, "-m", "fer_scale", *words, "run.steps=100000", "run.checkpoint_every_steps=100000")
+    until = time.monotonic() + 150
+    while len(log.rows(run / "metrics.jsonl")) < 3:
+        assert time.monotonic() < until and old.processes[0].poll() is None
+        time.sleep(0.05)
+    new = ending.claim(run)
+    said = "".join(p.communicate(timeout=100)[0] for p in old.processes)
+    assert sorted(p.returncode for p in old.processes) == [1, 2]
+    assert said.count("start 2 of this run has begun; this one, number 1, ends and writes nothing more") == 1
+    assert not (run / "checkpoints").exists() and not (run / "outcome.json").exists()
+    assert json.loads((run / "attempts/0001/outcome.json").read_text())["restart"] is False
+    assert new.is_newest()
