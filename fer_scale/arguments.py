@@ -89,8 +89,8 @@ def _verify(verb: Verb) -> None:
 
 
 def _show(verb: Verb) -> None:
-    """Say what a shard set holds."""
-    verb.add_argument("set", help=_SET)
+    """Say what a shard set holds, or how a run has lived: its starts, what was lost and why, and what to do now."""
+    verb.add_argument("set", metavar="set_or_run", help=f"{_SET}; or the folder of a run")
     verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
     verb.add_argument(
         "--speed", action="store_true", help="read for ten seconds: images/s per core, and what they cost"

@@ -102,16 +102,20 @@ class Journal:
                 self._board = SummaryWriter(folder / "tensorboard")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines past `step`: a resumed run computes them again."""
+        """Drop the lines past `step`, as a resumed run computes them again, and write down how far they went."""
         file = self._folder / "metrics.jsonl" if self._folder else None
         if file is not None and file.exists():
             text = file.read_text()
             steps = [(line, _step_of(line)) for line in text.splitlines()]
             kept = "".join(f"{line}\n" for line, at in steps if at is not None and at <= step)
             if kept != text:
+                dropped = [row for row in rows(file) if row.get("step", 0) > step]
                 beside = file.with_name(f"{file.name}.part")
                 beside.write_text(kept)
                 os.replace(beside, file)  # a kill or a full disk leaves the curve as it was
+                if dropped:
+                    speed = dropped[-1].get("images_per_s")
+                    self.event("rewound", step=step, reached=dropped[-1]["step"], images_per_s=speed)
 
     def metrics(self, **row: Any) -> None:
         self._append("metrics.jsonl", row)

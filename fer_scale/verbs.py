@@ -65,8 +65,15 @@ def _verify(args: Namespace) -> int:
 
 
 def _show(args: Namespace) -> None:
-    from fer_scale import log
+    from fer_scale import log, record
     from shards import show, speed
+    from shards.index import INDEX
+    from shards.remote import is_far
+
+    if not is_far(args.set) and not (Path(args.set) / INDEX).exists():
+        if record.is_run(Path(args.set)):
+            return _life(args)
+        raise UserError(f"{args.set}: no shard set (no {INDEX}) and no run (no events.jsonl); is it another folder?")
 
     if args.pictures:
         show.contact_sheet(args.set, args.pictures)
@@ -75,6 +82,17 @@ def _show(args: Namespace) -> None:
         with log.progress(f"reading {args.set}", "seconds") as tick:
             facts["speed"] = speed.measure(args.set, progress=tick)
     _result(args, facts)
+
+
+def _life(args: Namespace) -> None:
+    import time
+
+    from fer_scale import life, log, record, story
+
+    if args.pictures or args.speed:
+        raise UserError(f"{args.set}: is a run; --pictures and --speed are for shard sets")
+    told = life.life(record.read(Path(args.set)), time.time())
+    log.print_json(told) if args.json else print("\n".join(story.lines(Path(args.set), told)))
 
 
 def _split(args: Namespace) -> None:

@@ -22,7 +22,7 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "card.py": "publish",
     "predict.py": "predict",
 }
-ABOVE = {"__main__.py", "verbs.py", "arguments.py", "demo", "watch.py"}  # may know every stage
+ABOVE = {"__main__.py", "verbs.py", "arguments.py", "supervise.py", "demo", "watch.py"}  # may know every stage
 DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},
     "torch.distributed": {"fer_scale/pretrain/world.py"},

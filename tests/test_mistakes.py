@@ -93,6 +93,16 @@ def test_a_folder_that_is_no_shard_set(capsys: pytest.CaptureFixture[str], tmp_p
     assert re.search("index.json.*pack", told(capsys, "verify", tmp_path))
 
 
+def test_a_folder_that_is_neither_a_set_nor_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert f"{folder}: no shard set (no index.json) and no run (no events.jsonl)" in told(capsys, "show", folder)
+    (tmp_path / "events.jsonl").touch()
+    for word in ("--speed", "--pictures=faces.png"):
+        assert told(capsys, "show", tmp_path, word).endswith("is a run; --pictures and --speed are for shard sets")
+    (tmp_path / "recipe.toml").write_text("[run")
+    assert f"{tmp_path / 'recipe.toml'}: " in told(capsys, "show", tmp_path)
+
+
 def test_a_recipe_with_three_mistakes(capsys: pytest.CaptureFixture[str], faces: Path) -> None:
     recipe = ROOT / "configs/pretrain/demo.toml"
     said = told(capsys, "check", recipe, f"data.shards={faces}", "run.step=5", "optim.lr=fast", "modle.encoder=x")

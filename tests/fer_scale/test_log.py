@@ -24,6 +24,8 @@ def test_a_rewind_that_is_cut_off_leaves_the_curve_as_it_was(tmp_path: Path, mon
     assert file.read_text() == whole + '{"st'
     log.Journal(tmp_path).rewind(2)
     assert [row["step"] for row in log.rows(file)] == [1, 2] and file.read_text().endswith("}\n")
+    [said] = log.rows(tmp_path / "events.jsonl")
+    assert (said["event"], said["step"], said["reached"]) == ("rewound", 2, 3), "how much was computed in vain"
 
 
 def test_a_rewind_that_drops_nothing_does_not_touch_the_curve(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""What a run left in its folder, read once: of pre-training or fine-tuning, running or ended, whole or killed.
+
+    events.jsonl metrics.jsonl recipe.toml plan.json outcome.json    attempts/*/{claim,outcome}.json    checkpoints/*
+
+Runs of before there was attempts/ have only their events, and the outcome of the last start.
+"""
+
+import json
+import os
+import socket
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_scale import log
+from shards.errors import UserError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """Times are seconds since 1970; what is not there is empty."""
+
+    recipe: Row = field(default_factory=dict)
+    steps: int = 0  # of the whole run; 0 where that is not known
+    events: Sequence[Row] = ()
+    metrics: Sequence[Row] = ()
+    measured: float | None = None  # when metrics.jsonl was last written to
+    claims: dict[int, Row] = field(default_factory=dict)  # of each start, by its number
+    outcomes: dict[int, Row] = field(default_factory=dict)
+    signs: dict[int, float] = field(default_factory=dict)  # when a start last wrote to its folder
+    stacks: dict[int, list[str]] = field(default_factory=dict)  # files with what hung there
+    outcome: Row = field(default_factory=dict)  # RUN/outcome.json
+    saved: Sequence[int] = ()  # steps of the checkpoints that have a manifest, in order
+    alive: bool | None = None  # whether the newest start's main process is there; None: it ran on another host
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("events.jsonl", "attempts", "recipe.toml"))
+
+
+def read(run: Path) -> Record:
+    """What lies in the run's folder; UserError where its recipe is damaged."""
+    try:
+        recipe = tomllib.loads(_text(run / "recipe.toml"))
+    except ValueError as error:
+        raise UserError(f"{run / 'recipe.toml'}: {error}; put back a copy, there is one in every checkpoint") from None
+    starts = {int(f.name): f for f in sorted((run / "attempts").glob("[0-9]*")) if f.name.isdecimal()}
+    claims = {number: _json(folder / "claim.json") for number, folder in starts.items()}
+    stages = [recipe.get(name, {}).get("steps", 0) for name in ("supervised", "semi")]
+    metrics = run / "metrics.jsonl"
+    return Record(
+        recipe=recipe,
+        steps=_json(run / "plan.json").get("steps", sum(stages)),
+        events=log.rows(run / "events.jsonl"),
+        metrics=log.rows(metrics),
+        measured=metrics.stat().st_mtime if metrics.exists() else None,
+        claims=claims,
+        outcomes={number: _json(folder / "outcome.json") for number, folder in starts.items()},
+        signs={n: max(file.stat().st_mtime for file in (folder, *folder.iterdir())) for n, folder in starts.items()},
+        stacks={number: sorted(file.name for file in folder.glob("*.stacks")) for number, folder in starts.items()},
+        outcome=_json(run / "outcome.json"),
+        saved=sorted(int(file.parent.name[5:]) for file in run.glob("checkpoints/step_*[0-9]/manifest.json")),
+        alive=_is_alive(claims[max(claims)]) if claims else None,
+    )
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def _json(file: Path) -> Row:
+    """A file that may be missing, or half written by a start that was killed over it."""
+    try:
+        return dict(json.loads(_text(file) or "{}"))
+    except ValueError:
+        return {}
+
+
+def _is_alive(claim: Row) -> bool | None:
+    if claim.get("host") != socket.gethostname():
+        return None
+    try:
+        os.kill(claim["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
