@@ -16,6 +16,9 @@ from PIL import Image
 from shards import detector
 from shards.pack import pack
 
+sys.path.append(str(Path(__file__).parent))
+from forks import Forked, Forks, read_at_import
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -59,7 +62,7 @@ def yunet() -> Path:
 class Ranks:
     """Some processes that are the ranks of one run."""
 
-    processes: list[subprocess.Popen[str]]
+    processes: list[subprocess.Popen[str] | Forked]
 
     def wait(self, timeout: float = 240) -> str:
         """What rank 0 said; fails the test where a rank failed."""
@@ -81,29 +84,49 @@ class Ranks:
 
 
 Launch = Callable[..., Ranks]
+PLACES = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": PLACES}
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Callable[[], Forks]]:
+    """forks(): what forks ranks, the same one for all tests."""
+    started: list[Forks] = []
+
+    def once() -> Forks:
+        if not started:
+            started.append(Forks(ROOT, ENVIRONMENT))
+        return started[0]
+
+    yield once
+    for server in started:
+        server.close()
 
 
 @pytest.fixture
-def launch() -> Iterator[Launch]:
-    """launch(ranks, *command, **environment): so many real processes over gloo, as torchrun starts them."""
+def launch(forks: Callable[[], Forks]) -> Iterator[Launch]:
+    """launch(ranks, *command, **environment): so many real processes over gloo, as torchrun starts them.
+
+    They are forked from a process that has imported everything, unless their environment is read while importing.
+    """
     started: list[Ranks] = []
 
     def start(ranks: int, *command: str, **environment: str) -> Ranks:
         port = str(20000 + (os.getpid() * 7 + len(started) * 131) % 20000)
-        shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
-        places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        shared |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": places} | environment
-        run = Ranks([
-            subprocess.Popen(
-                [sys.executable, *command],
-                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            )
-            for rank in range(ranks)
-        ])  # fmt: skip
-        started.append(run)
+        shared = os.environ | {name: ENVIRONMENT[name] for name in ("OMP_NUM_THREADS", "DS_ACCELERATOR", "PYTHONPATH")}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)} | environment
+        begin = forks().start if read_at_import(shared) == read_at_import(ENVIRONMENT) else _fresh
+        numbers = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks))
+        started.append(run := Ranks([begin(list(command), shared | number) for number in numbers]))
         return run
 
     yield start
     for run in started:
         run.kill()
+
+
+def _fresh(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command], env=environment, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
