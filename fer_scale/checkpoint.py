@@ -71,8 +71,8 @@ def newest(run: Path, *, verify: bool = False) -> tuple[Path | None, list[str]]:
         if folder.suffix == ".part" or not (folder / "manifest.json").exists():
             continue
         try:
-            listed = manifest(folder)
-            for name, sha256 in listed.items() if verify else ():
+            files = manifest(folder)
+            for name, sha256 in files.items() if verify else ():
                 with (folder / name).open("rb") as file:
                     _same(folder / name, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
             return folder, passed
@@ -83,20 +83,23 @@ def newest(run: Path, *, verify: bool = False) -> tuple[Path | None, list[str]]:
     return None, passed
 
 
-def manifest(folder: Path) -> dict[str, str]:
-    """File name -> sha256, once every file is there in its length."""
+def listed(folder: Path) -> dict[str, tuple[int, str]]:
+    """File name -> (bytes, sha256), as manifest.json has it."""
     try:
         said = json.loads((folder / "manifest.json").read_text())
-        version, files = (
-            said["version"],
-            {name: (facts["bytes"], facts["sha256"]) for name, facts in said["files"].items()},
-        )
+        version, files = said["version"], {name: (f["bytes"], f["sha256"]) for name, f in said["files"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not complete (no manifest.json); use another step") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{folder}: manifest.json is damaged; use another step") from None
     if version != VERSION:
         raise CheckpointError(f"{folder}: written in version {version}, this one reads {VERSION}")
+    return files
+
+
+def manifest(folder: Path) -> dict[str, str]:
+    """File name -> sha256, once every file is there in its length."""
+    files = listed(folder)
     for name, (length, _) in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else -1
         if size != length:
@@ -118,7 +121,7 @@ def _same(file: Path, sha256: str, listed: str) -> None:
 
 def progress_of(folder: Path) -> dict[str, Any]:
     """progress.json of a complete checkpoint."""
-    return json.loads(read_file(folder, "progress.json", _listed(folder, "progress.json")))
+    return json.loads(read_file(folder, "progress.json", _sha256(folder, "progress.json")))
 
 
 def state_files(folder: Path) -> list[str]:
@@ -127,14 +130,14 @@ def state_files(folder: Path) -> list[str]:
 
 def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of one state file."""
-    return load(read_file(folder, name, _listed(folder, name)))
+    return load(read_file(folder, name, _sha256(folder, name)))
 
 
-def _listed(folder: Path, name: str) -> str:
-    listed = manifest(folder)
-    if name not in listed:
+def _sha256(folder: Path, name: str) -> str:
+    files = manifest(folder)
+    if name not in files:
         raise CheckpointError(f"{folder}: manifest.json does not list {name}; use another step")
-    return listed[name]
+    return files[name]
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
