@@ -224,6 +224,31 @@ def _watch(verb: Verb) -> None:
     _json(verb)
 
 
+def _checkpoint(verb: Verb) -> None:
+    """Look into a run's checkpoints on any machine: list, verify, compare, and take tensors out."""
+    whats = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+    def what(name: str, text: str, *places: tuple[str, str]) -> Verb:
+        one = whats.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
+        for place, help_text in places:
+            one.add_argument(place, type=Path, help=help_text)
+        one.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="as of any verb")
+        _json(one)
+        return one
+
+    either = "a checkpoint, or a run for its newest one"
+    what("ls", "List the checkpoints of a run.", ("place", "folder of a run"))
+    what("verify", "Read every byte and value again.", ("place", "a checkpoint, or a run for all of its checkpoints"))
+    what("diff", "Say in what two checkpoints differ.", ("a", either), ("b", either))
+    out = ("out", "file to write, as weights.safetensors; never over another one")
+    chosen = what("extract", "Take tensors out, into one safetensors file.", ("place", either), out)
+    some = chosen.add_mutually_exclusive_group()
+    some.add_argument("--weights", action="store_true", help="the model's alone, under the names that they have there")
+    some.add_argument(
+        "--match", metavar="PATTERN", help="those of such a name: 'w.*' weights, 'm.*' 'v.*' of Adam (all)"
+    )
+
+
 def _keys(verb: Verb) -> None:
     """List the keys of a recipe, with default and meaning."""
     verb.add_argument("stage", choices=("pretrain", "finetune"))

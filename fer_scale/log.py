@@ -37,6 +37,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def size(count: float) -> str:
+    """Bytes as `12.3 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
 @contextmanager
 def bar(title: str, unit: str = "images", *, done: int = 0, shown: bool = True) -> Iterator[Ticker]:
     """A callable (done, total) that moves a bar with rate and remaining time, on a terminal; elsewhere it is silent.

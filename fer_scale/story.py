@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from fer_scale.log import duration, plural
+from fer_scale.log import duration, plural, size
 from fer_scale.record import Row
 
 _FEW = 5  # of a kind that may be many
@@ -153,15 +153,6 @@ def _notes(life: Row) -> Iterator[str]:
         yield _titled("" if number else "slow", f"{who}; {said}")
     for number, gone in enumerate(life["set_aside"]):
         yield _titled("" if number else "set aside", f"{gone['checkpoint']}: {gone['why']}")
-
-
-def size(count: float) -> str:
-    """Bytes as `12.3 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def _short(value: object) -> str:

@@ -116,14 +116,9 @@ def _publish(args: Namespace) -> None:
         from fer_scale import publish
 
     address = publish.publish(
-        args.source,
-        args.to,
-        licence=args.licence,
-        title=args.title,
-        step=args.step,
-        private=args.private,
+        args.source, args.to, licence=args.licence, title=args.title, step=args.step, private=args.private,
         pictures=args.pictures,
-    )
+    )  # fmt: skip
     _result(args, {"published": address})
 
 
@@ -145,17 +140,9 @@ def _finetune(args: Namespace) -> None:
         raise UserError("--data needs --out RUN, a folder for the run")
     else:
         wish = oneshot.Wish(
-            data=args.data,
-            source=args.source,
-            labels=args.labels,
-            start_from=args.start_from,
-            out=args.out,
-            test=args.test,
-            valid=args.valid,
-            seed=args.seed,
-            protocol=args.protocol,
-            licence=args.licence,
-        )
+            data=args.data, source=args.source, labels=args.labels, start_from=args.start_from, out=args.out,
+            test=args.test, valid=args.valid, seed=args.seed, protocol=args.protocol, licence=args.licence,
+        )  # fmt: skip
         ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
     if ended["main"]:
         _measured(args, ended["evaluation"]) if "evaluation" in ended else _result(args, ended)
@@ -226,6 +213,29 @@ def _watch(args: Namespace) -> None:
     log.print_json(rows) if args.json else print("\n".join(map(watch.line, rows)))
 
 
+def _checkpoint(args: Namespace) -> int:
+    with _imports():
+        from fer_scale import checkpoints, compare, log
+
+    title = f"reading {args.a if args.what == 'diff' else args.place}"
+    with log.progress(title, "bytes") as tick:
+        found: Any
+        if args.what == "ls":
+            found = checkpoints.ls(args.place)
+        elif args.what == "verify":
+            found = checkpoints.verify(args.place, tick)
+        elif args.what == "diff":
+            found = compare.diff(args.a, args.b, tick)
+        else:
+            place = checkpoints.find(args.place)
+            found = checkpoints.extract(place, args.out, tick, weights=args.weights, match=args.match)
+    if args.what in ("ls", "diff") and not args.json:
+        print("\n".join(checkpoints.table(found) if args.what == "ls" else compare.lines(found)))
+    else:
+        _result(args, found)
+    return PROBLEM if args.what == "verify" and found["damaged"] else 0
+
+
 def _keys(args: Namespace) -> None:
     from fer_scale import config, log
 
@@ -277,6 +287,7 @@ VERBS = (
     ("check", _check),
     ("doctor", _doctor),
     ("watch", _watch),
+    ("checkpoint", _checkpoint),
     ("keys", _keys),
     ("demo", _demo),
 )

@@ -1,0 +1,149 @@
+"""In what two checkpoints differ, on any machine: `fer-scale checkpoint diff A B`.
+
+Two tensors are in memory at a time. Differences are computed in fp64; values that are not finite on either side are
+counted where they are not the same, and left out of the rest.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from fer_scale import checkpoint
+from fer_scale.checkpoints import Stored, find, refuse_damaged, stored
+from fer_scale.log import Ticker
+
+Row = dict[str, Any]
+_FEW = 10  # names in a line
+
+
+@dataclass(kw_only=True, slots=True)
+class Group:
+    """Tensors of one kind in one part of the model."""
+
+    name: str
+    tensors: int = 0
+    values: int = 0
+    differ: int = 0  # values
+    largest: float = 0.0  # |b - a|
+    at: str = ""  # the tensor that has it
+    not_finite: int = 0  # values that differ and are not finite on one side
+    square: float = 0.0  # sum of (b - a) squared
+    norm: float = 0.0  # sum of a squared
+
+    def add(self, name: str, a: Tensor, b: Tensor) -> None:
+        self.tensors += 1
+        self.values += a.numel()
+        apart = (a != b) & ~(a.isnan() & b.isnan())
+        self.differ += int(apart.sum())
+        before, difference = a.double(), b.double() - a.double()
+        finite = difference.isfinite()
+        self.not_finite += int((apart & ~finite).sum())
+        difference = difference.where(finite, 0.0)
+        self.norm += float(before.where(before.isfinite(), 0.0).square().sum())
+        self.square += float(difference.square().sum())
+        largest = float(difference.abs().max()) if a.numel() else 0.0
+        if largest > self.largest:
+            self.largest, self.at = largest, name
+
+    def row(self) -> Row:
+        """`relative` is the norm of the difference, divided by that of `a`; None where that is 0."""
+        relative = math.sqrt(self.square / self.norm) if self.norm else None
+        told = asdict(self) | {"relative": relative}
+        return {name: value for name, value in told.items() if name not in ("square", "norm")}
+
+
+def diff(place_a: Path, place_b: Path, progress: Ticker) -> Row:
+    """The differences of two checkpoints; of a run its newest one is taken. CheckpointError where one is damaged."""
+    a, b = find(place_a), find(place_b)
+    refuse_damaged([a, b], progress)
+    told_a, told_b = checkpoint.progress_of(a), checkpoint.progress_of(b)
+    recipes = [_flat(tomllib.loads(told.pop("recipe", ""))) for told in (told_a, told_b)]
+    at_a, at_b = stored(a), stored(b)
+    both = [name for name in at_a if name in at_b]
+    reshaped = [name for name in both if at_a[name].kind != at_b[name].kind]
+    groups = _groups([name for name in both if name not in reshaped], at_a, at_b)
+    return {
+        "a": str(a),
+        "b": str(b),
+        "recipe": _differences(*recipes),
+        "progress": _differences(_flat(told_a), _flat(told_b)),
+        "only in a": sorted(at_a.keys() - at_b.keys()),
+        "only in b": sorted(at_b.keys() - at_a.keys()),
+        "other shapes": {name: [at_a[name].kind, at_b[name].kind] for name in reshaped},
+        "groups": [group.row() for group in groups],
+        "equal": at_a.keys() == at_b.keys() and not reshaped and not any(group.differ for group in groups),
+    }
+
+
+def _flat(values: Row, prefix: str = "") -> Row:
+    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
+    flat: Row = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _differences(a: Row, b: Row) -> dict[str, list[Any]]:
+    names = [*a, *(name for name in b if name not in a)]
+    return {name: [a.get(name), b.get(name)] for name in names if a.get(name) != b.get(name)}
+
+
+def _groups(names: list[str], at_a: dict[str, Stored], at_b: dict[str, Stored]) -> list[Group]:
+    groups: dict[str, Group] = {}
+    with ExitStack() as stack:
+        files = {at[name].file for at in (at_a, at_b) for name in names}
+        opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
+        for name in names:
+            group = groups.setdefault(_group(name), Group(name=_group(name)))
+            group.add(name, *(opened[at[name].file].get_tensor(name) for at in (at_a, at_b)))
+    order = "wmvfbe"
+    return sorted(groups.values(), key=lambda group: order.find(group.name[0]))
+
+
+def _group(name: str) -> str:
+    """w.encoder.blocks.3.attn.qkv.weight -> w.encoder.blocks; w.mask_token -> w.mask_token."""
+    head, _, _ = name.rpartition(".")
+    return re.sub(r"\.\d+(\..*)?$", "", head) if "." in head else name
+
+
+def lines(found: Row) -> Iterator[str]:
+    """What `fer-scale checkpoint diff` prints."""
+    yield f"{'a':<9} {found['a']}"
+    yield f"{'b':<9} {found['b']}"
+    for part in ("recipe", "progress"):
+        for number, (name, (a, b)) in enumerate(found[part].items()):
+            yield f"{'' if number else part:<9} {name} {_short(a)} -> {_short(b)}"
+    for part in ("only in a", "only in b"):
+        if names := found[part]:
+            more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
+            yield f"{part:<9} {' '.join(names[:_FEW])}{more}"
+    for name, (a, b) in found["other shapes"].items():
+        yield f"{'shape':<9} {name} {a} -> {b}"
+    if found["equal"]:
+        yield f"{'tensors':<9} {sum(group['tensors'] for group in found['groups']):,}, all equal"
+    else:
+        yield from _table(found["groups"])
+
+
+def _table(groups: list[Row]) -> Iterator[str]:
+    width = max([len(group["name"]) for group in groups], default=0)
+    yield f"{'tensors':<9} {'':<{width}} {'count':>6} {'values':>13} {'differ':>7} {'largest':>8} {'relative':>8}  in"
+    for group in groups:
+        share = f"{group['differ'] / group['values']:.0%}" if group["values"] else "0%"
+        largest, relative = (f"{group[name]:.1e}" if group[name] else "0" for name in ("largest", "relative"))
+        strange = f"{group['not_finite']:,} values are not finite on one side  " if group["not_finite"] else ""
+        numbers = f"{group['tensors']:>6,} {group['values']:>13,} {share:>7} {largest:>8} {relative:>8}"
+        yield f"{'':<9} {group['name']:<{width}} {numbers}  {strange}{group['at']}".rstrip()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
