@@ -3,15 +3,20 @@
 ahead    items of a dataset, read in other processes
 Slots    where a reader leaves pixels: no copy on the way, and nothing to clean up after a kill; a GPU copies from them
          while its rank goes on
+stacks   what the readers are doing, when their rank waits for them for ever
 """
 
 import atexit
+import faulthandler
 import mmap
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.reduction import DupFd
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +27,7 @@ from shards.errors import UserError
 from shards.workers import end_with_the_parent
 
 T = TypeVar("T")
+_STACKS, _SAYING_S = "fer_scale-stacks", 0.5
 
 
 class Slots:
@@ -119,4 +125,39 @@ def _begin_reading(_: int) -> None:
     step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    # Into memory, where the rank finds it: no empty file of every reader in the run's folder, none that may hang.
+    faulthandler.register(signal.SIGUSR2, file=os.memfd_create(_STACKS))
     end_with_the_parent()
+
+
+def stacks() -> list[tuple[dict[str, Any], str]]:
+    """Pid and state of each reader of this process, as proc(5) has it (T stopped, D waits for a disk), and its stacks.
+
+    No stacks where it is stopped, or still starting.
+    """
+    found = []
+    readers = sorted(child.pid or 0 for child in multiprocessing.active_children())
+    memory = {pid: file for pid in readers if (file := _memory(pid))}
+    for pid in memory:
+        os.kill(pid, signal.SIGUSR2)
+    time.sleep(_SAYING_S)
+    for pid in readers:
+        with suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            found.append(({"pid": pid, "state": state}, memory[pid].read_text() if pid in memory else ""))
+    return found
+
+
+def _memory(pid: int) -> Path | None:
+    """Where a reader writes its stacks, or None before it has begun to read."""
+    with suppress(OSError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            if _STACKS in os.readlink(fd):
+                return fd
+    return None
+
+
+def kill() -> None:
+    """End the readers of this process, also the stopped: only for who ends itself without a word."""
+    for child in multiprocessing.active_children():
+        child.kill()

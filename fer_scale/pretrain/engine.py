@@ -28,6 +28,7 @@ from fer_scale import optim
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.pretrain.layout import layout_for, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.stragglers import Spent
 from fer_scale.pretrain.world import World
 
 with warnings.catch_warnings():
@@ -77,6 +78,7 @@ class Engine:
         self._world, self._plan, self._batch = world, plan, recipe.batch.size
         self._clip = recipe.optim.clip_norm
         self._skipped = 0  # steps, of this process, by DeepSpeed's count
+        self.spent = Spent(world.device.type == "cuda")
         self._trained: list[Any] = trained  # at stage 3 with attributes of DeepSpeed's
         groups = optim.parameter_groups(model, recipe.optim.weight_decay)
         self._adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=recipe.optim.betas, fused=True)
@@ -119,8 +121,9 @@ class Engine:
         weight = self._world.ranks * self._plan.accumulation / self._batch
         total = torch.zeros((), device=self._world.device)
         norm = float("nan")
-        for images, keys in micro_batches:
-            loss = self._engine(images, keys).sum()
+        for images, keys in self.spent.making("views", micro_batches):
+            with self.spent.on("forward"):
+                loss = self._engine(images, keys).sum()
             self._engine.backward(loss * weight)
             total += loss.detach()
             if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():

@@ -24,7 +24,9 @@ from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.numbers import Skips
 from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.stragglers import Slow, Stragglers
 from fer_scale.pretrain.trace import traced
+from fer_scale.pretrain.watchdog import Watchdog
 from fer_scale.pretrain.world import World
 from shards.errors import ShardError, UserError
 from shards.mix import Mix
@@ -43,8 +45,9 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     us.limit_waiting(wanted.run.waiting_s)
     begun = begin.begin(wanted, us)
     try:
-        with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us):
-            run = _set_up(wanted, changes, us, begun)
+        watchdog = Watchdog(wanted.run.hang_limits, us, begun)
+        with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
+            run = _set_up(wanted, changes, us, begun, watchdog)
             with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
         if us.is_main:
@@ -58,7 +61,7 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     return ended
 
 
-def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "Run":
+def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watchdog: Watchdog) -> "Run":
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
     begin.same_everywhere(us, **begin.code_and_recipe(wanted))
     sets = setup.opened(wanted.data)
@@ -74,7 +77,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "R
     saved: dict[str, Tensor] = {}
     progress: dict[str, Any] = {"step": 0}
     if found:
-        saved, progress = state.load(found, us)
+        with watchdog.phase("load"):
+            saved, progress = state.load(found, us)
         if refusal := us.tell(begin.refusal(wanted, progress, prints, changes, found) if us.is_main else None):
             raise CheckpointError(refusal)
         load_weights(model, saved)
@@ -97,7 +101,10 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun) -> "R
     stop = StopSignal(begun.attempt, max_hours=wanted.run.max_hours, rank=us.rank)
     skips = Skips(wanted.run.max_skipped, begun.attempt.folder)
     step, weights = progress["step"], progress.get("start")
-    return Run(wanted, plan, us, engine, faces, order, journal, prints, stop, skips, weights, step=step)
+    slow = Stragglers(us, engine.spent, engine.stage)
+    return Run(
+        wanted, plan, us, engine, faces, order, journal, prints, stop, skips, watchdog, slow, weights, step=step
+    )  # fmt: skip
 
 
 @dataclass
@@ -114,6 +121,8 @@ class Run:
     prints: list[str]
     stop: StopSignal
     skips: Skips
+    watchdog: Watchdog
+    stragglers: Stragglers
     start: dict[str, Any] | None  # which weights it began with; see start.py
     step: int
     read: int = 0  # images, since the start of this process
@@ -133,6 +142,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
     if rec.run.profile_steps and us.is_main:
         steps = traced(steps, rec.run.profile_steps, rec.run.out / "trace.json.gz")
     while run.step < last:
+        run.watchdog.beat(run.step)
         began = time.monotonic()
         batches = next(steps)
         waited = time.monotonic() - began
@@ -140,8 +150,9 @@ def _train(run: Run, tick: log.Ticker) -> None:
         logged = (run.step + 1) % rec.run.log_every_steps == 0 or run.step + 1 == last
         with health.seen(run.engine, us, logged) as seen:
             stepped = run.engine.step(_views(run, batches), lr)
+        took = time.monotonic() - began
         run.step += 1
-        run.meter.add(stepped, rec.batch.size, waited, time.monotonic() - began)
+        run.meter.add(stepped, rec.batch.size, waited, took)
 
         bad = [line for batch in batches for line in batch.bad]
         stopping, any_bad = us.agree(run.stop.asked(), len(bad))
@@ -151,12 +162,17 @@ def _train(run: Run, tick: log.Ticker) -> None:
             _report_bad(run, bad)
         if skipped := run.skips.seen(stepped, run.step, us, run.faces, batches):
             _report_skipped(run, skipped, lr)
+        for slow, host in run.stragglers.after(waited, took):
+            _report_slow(run, slow, host)
         run.read += rec.batch.size
         tick(run.step, last)
         if logged:
             _log(run, lr, seen)
         if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
-            _save(run, batches[0])
+            with run.watchdog.phase("save"):
+                _save(run)
+            with run.watchdog.phase("probe"):
+                _picture(run, batches[0])
         if stopping:
             run.journal.event("stop", step=run.step, reason=run.stop.reason)
             raise Preempted(run.stop.reason, run.step)
@@ -212,6 +228,15 @@ def _report_bad(run: Run, mine: list[str]) -> None:
         )
 
 
+def _report_slow(run: Run, slow: Slow, host: str) -> None:
+    if run.us.is_main:
+        log.say(
+            f"slow     rank {slow.rank} on {host}: its {slow.what} takes {slow.ratio:g} times as long as the others', "
+            f"which costs all {slow.lost:.0%} of a step"
+        )
+    run.journal.event("slow", step=run.step, rank=slow.rank, host=host, what=slow.what, ratio=slow.ratio)
+
+
 def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
     if run.us.is_main:
         run.skips.say(facts)
@@ -219,7 +244,7 @@ def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
     run.skips.refuse_more(run.step, lr)
 
 
-def _save(run: Run, batch: Batch) -> None:
+def _save(run: Run) -> None:
     rec, began = run.recipe, time.monotonic()
     facts = {
         "step": run.step,
@@ -237,13 +262,14 @@ def _save(run: Run, batch: Batch) -> None:
         run.journal.event("checkpoint", step=run.step, seconds=round(took, 2), bytes=size)
         if took > rec.run.grace_s:
             log.say(f"the save took {took:.0f} s, more than run.grace_s = {rec.run.grace_s:g}: a stop may be cut short")
-        plots.curves(log.rows(rec.run.out / "metrics.jsonl"), rec.run.out / "curves.png")
-    weights = run.engine.weights()
+
+
+def _picture(run: Run, batch: Batch, count: int = 8) -> None:
+    """The curves so far and some reconstructions, by the main rank; the others wait, so that none hangs in a step."""
+    out, weights = run.recipe.run.out, run.engine.weights()
     if run.us.is_main:
-        _picture(run, batch, weights)
-
-
-def _picture(run: Run, batch: Batch, weights: dict[str, Tensor], count: int = 8) -> None:
-    few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
-    [(views, keys)] = _views(run, [few])
-    pictures.reconstructions(run.recipe, weights, views, keys, run.recipe.run.out / "reconstructions.png")
+        plots.curves(log.rows(out / "metrics.jsonl"), out / "curves.png")
+        few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
+        [(views, keys)] = _views(run, [few])
+        pictures.reconstructions(run.recipe, weights, views, keys, out / "reconstructions.png")
+    run.us.agree(0)

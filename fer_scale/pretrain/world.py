@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +105,20 @@ class World:
                 dist.set_timeout(timedelta(seconds=seconds), group)
             else:  # torch before 2.14
                 dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+    def record_flight(self, file: Path) -> None:
+        """Where NCCL itself writes down this rank's last collectives when it gives up (TORCH_FR_BUFFER_SIZE of them).
+
+        It puts the rank's number behind the name.
+        """
+        for name in ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"):  # of torch 2.14, and before
+            os.environ[name] = str(file)
+
+    def flight(self) -> bytes:
+        """The same now, for `torchfrtrace`; empty without a GPU."""
+        recorder = torch._C._distributed_c10d
+        dump = getattr(recorder, "_dump_fr_trace", None) or getattr(recorder, "_dump_nccl_trace", None)
+        return dump() if dump and self.device.type == "cuda" else b""
 
     def leave(self) -> None:
         dist.barrier()

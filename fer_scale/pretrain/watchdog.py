@@ -1,0 +1,149 @@
+"""The end of a run that hangs: each rank has a thread that sees when a phase lasts longer than `run.hang_seconds` says.
+
+It writes down what all threads of the rank and of its readers were doing, RUN/attempts/NNNN/rank-3.stacks and
+rank-3.reader-0.stacks, gives the other ranks the time to do the same, looks who did and what they said, and ends the
+process with 75, so that the same command is started again. The first rank to say so writes outcome.json.
+
+The thread cannot run while some call keeps Python's lock. So it winds up another one again and again, which is
+faulthandler's and needs no lock: if it is not wound up for 1.5 times the limit, the stacks go to stderr, which is the
+rank's log and on no file system that may hang, and the process ends with 1; faulthandler knows no other code.
+
+A beat is one assignment. Time is that of the machine: a job that was suspended for longer than the limit has hung.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fer_scale import readers
+from fer_scale.pretrain import hangs
+from fer_scale.pretrain.begin import Begun
+from fer_scale.pretrain.hangs import Report
+from fer_scale.pretrain.limits import BEYOND
+from fer_scale.pretrain.world import World
+
+_OTHERS_S = 10.0  # for the other ranks to say what they do, at most; they stepped together, so it is the same moment
+_STDERR = 2
+
+
+class _Now(NamedTuple):
+    phase: str
+    step: int
+    since: float  # time.monotonic()
+
+
+class Watchdog:
+    """Inside `with`, a phase that lasts longer than its limit ends the process. It begins in the phase `start`."""
+
+    def __init__(self, limits: dict[str, float], us: World, begun: Begun):
+        self._limits, self._us, self._attempt, self._log = limits, us, begun.attempt, begun.log
+        together = begun.writers if us.rank in begun.writers else [us.rank]  # ranks whose stacks are in one folder
+        self._names = {rank: begun.names[rank] for rank in together}
+        self._now = _Now("start", 0, time.monotonic())
+        self._beats = False  # whether it has
+        self._changed, self._over = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        us.record_flight(self._nccl)
+
+    @property
+    def _nccl(self) -> Path:
+        return self._attempt.folder / "nccl-rank-"
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._changed.set()
+        self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
+
+    def beat(self, step: int) -> None:
+        """A step begins: the first one of this process is the phase `compile`, all others are `step`."""
+        self._enter("step" if self._beats else "compile", step)
+        self._beats = True
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What lies inside is the phase `name`; after it the one before begins again."""
+        before = self._now
+        self._enter(name, before.step)
+        try:
+            yield
+        finally:
+            self._enter(before.phase, before.step)
+
+    def _enter(self, phase: str, step: int) -> None:
+        before, self._now = self._now, _Now(phase, step, time.monotonic())
+        if phase != before.phase:
+            self._changed.set()
+
+    def _watch(self) -> None:
+        while not self._over:
+            self._changed.clear()
+            now = self._now
+            limit = self._limits[now.phase]
+            left = now.since + limit - time.monotonic()
+            if left <= 0:
+                self._end(now, limit)
+            faulthandler.dump_traceback_later(BEYOND * limit, exit=True, file=_STDERR)
+            self._changed.wait(min(left, limit / 8))
+
+    def _end(self, now: _Now, limit: float) -> None:
+        """Say what hangs, and end. Whatever fails or hangs meanwhile, the process is gone at 1.5 times the limit."""
+        try:
+            self._keep_stacks(now)
+            time.sleep(min(_OTHERS_S, limit / 4))
+            self._say(now, limit)
+            if record := self._us.flight():  # last: it asks the GPU, which may not answer
+                Path(f"{self._nccl}{self._us.rank}").write_bytes(record)
+        except Exception:
+            os.write(_STDERR, traceback.format_exc().encode())
+        finally:
+            readers.kill()
+            os._exit(os.EX_TEMPFAIL)
+
+    def _keep_stacks(self, now: _Now) -> None:
+        rank, lasted = self._us.rank, round(time.monotonic() - now.since, 1)
+        doing, place = hangs.doing(sys._current_frames()[threading.main_thread().ident or 0])
+        mine = Report(rank, self._us.host, os.getpid(), now.phase, now.step, lasted, doing, place)
+        kept = self._stacks(rank)
+        with (part := kept.with_name(f".{kept.name}")).open("w") as file:
+            file.write(json.dumps(asdict(mine)) + "\n")
+            file.flush()
+            faulthandler.dump_traceback(file)
+        os.replace(part, kept)  # whole, or not there: others look for it
+        for number, (facts, stacks) in enumerate(readers.stacks()):
+            facts = {"rank": rank, "reader": number, "host": self._us.host} | facts
+            kept.with_suffix(f".reader-{number}.stacks").write_text(json.dumps(facts) + "\n" + stacks)
+
+    def _stacks(self, rank: int) -> Path:
+        return self._attempt.folder / f"rank-{rank:0{len(str(self._us.ranks - 1))}}.stacks"
+
+    def _say(self, now: _Now, limit: float) -> None:
+        """Once on the screen, and in the log of every rank."""
+        reports = list[Report]()
+        for rank in self._names:
+            with suppress(OSError, ValueError, TypeError):
+                with self._stacks(rank).open() as file:
+                    reports.append(Report(**json.loads(file.readline())))
+        whose = hangs.blame(reports, self._names)
+        after = f" after step {now.step}" if self._beats else ""
+        reason = f"hung{after}: phase {now.phase} took longer than {limit:g} s (run.hang_seconds): {whose}"
+        facts: dict[str, Any] = {"step": now.step, "reason": reason, "restart": True}
+        said = f"fer-scale pretrain: {reason}\nwhat all threads were doing: {self._attempt.folder}/rank-*.stacks\n"
+        if self._attempt.record("failed", self._us.rank, **facts):
+            os.write(_STDERR, said.encode())  # not by log.say, whose lock the thread that hangs may have
+        else:
+            with self._log.open("a") as file:
+                file.write(said)
