@@ -86,9 +86,26 @@ environment() {
     fi
 }
 
-# Runs a command in place of this shell, or prints it where DRY_RUN is set.
+# Of a script's arguments: what stands before the verb, for `supervisor` or in `min_nodes`, and the verb with its `words`.
+# shellcheck disable=SC2034 # the scripts use them
+take_options() {
+    supervisor=(python -m fer_scale.supervise) min_nodes=
+    while [[ ${1:-} == --* ]]; do
+        [[ ${2:-} =~ ^[0-9.]+$ ]] || stop "$1: needs a number"
+        case $1 in
+            --restarts | --back-off) supervisor+=("$1" "$2") ;;
+            --min-nodes) min_nodes=$2 ;;
+            *) stop "$1: unknown; before the verb may stand --restarts N, --back-off SECONDS and, for node.sh, --min-nodes M" ;;
+        esac
+        shift 2
+    done
+    words=("$@")
+}
+
+# Runs a command in place of this shell; where DRY_RUN is set, prints it without the supervisor before it.
 run() {
     if [[ -n ${DRY_RUN:-} ]]; then
+        shift "${#supervisor[@]}"
         printf '%q ' "$@"
         echo
     else

@@ -5,11 +5,15 @@
 #
 #   HOSTFILE  one `host slots=8` a line (launch/hostfile)     MAIN  address of its first host (asked of that host)
 #   PORT  (29500)     INTERFACE  of the network between them     DRY_RUN=1  prints the command instead
+#   --restarts N, before the verb: start a run that failed again, so often; on all hosts of the file
+# Ends as node.sh does. A signal to it becomes RUN/stop; DeepSpeed's launcher never hears of one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 use_venv
 environment
+take_options "$@"
+[[ -z $min_nodes ]] || stop "--min-nodes: DeepSpeed's launcher starts all hosts or none; use node.sh on every host"
 hosts=${HOSTFILE:-launch/hostfile}
 [[ -f $hosts ]] || stop "no $hosts: copy launch/hostfile.example and name your hosts in it"
 # pdsh takes hardly any variables along: DeepSpeed sets its own choice (MLFLOW...) on every host, and those of this file.
@@ -22,5 +26,6 @@ export PDSH_SSH_ARGS_APPEND="${PDSH_SSH_ARGS_APPEND:-} -o ServerAliveInterval=10
 DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
 env | grep -E "^($ours)" > "$DS_ENV_FILE"
-run deepspeed --hostfile "$hosts" --force_multi ${MAIN:+--master_addr "$MAIN"} --master_port "${PORT:-29500}" \
-    --module fer_scale "$@"
+supervisor+=(--far)
+run "${supervisor[@]}" deepspeed --hostfile "$hosts" --force_multi ${MAIN:+--master_addr "$MAIN"} --master_port "${PORT:-29500}" \
+    --module fer_scale "${words[@]}"

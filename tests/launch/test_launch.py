@@ -1,9 +1,11 @@
 """The scripts of launch/, without a cluster: what they would run, what they export, and how a Slurm job comes back."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,14 +57,39 @@ def test_the_first_start_talks_on_stderr_so_that_stdout_may_be_json(tmp_path: Pa
 def test_a_node_runs_torchrun_with_its_place_among_the_nodes() -> None:
     line = output("bash", "launch/node.sh", *RECIPE, DRY_RUN="1", NODES="4", NODE="2", MAIN="node0:1234", RANKS="8")
     assert line == (
-        "torchrun --nnodes 4 --node-rank 2 --nproc-per-node 8 --master-addr node0 --master-port 1234 "
+        "torchrun --nnodes 4 --node-rank 2 --master-addr node0 --master-port 1234 --nproc-per-node 8 "
         "--max-restarts 0 -m fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b"
     )
 
 
+def test_nodes_that_may_be_fewer_meet_at_the_first_of_them() -> None:
+    options = ["--restarts", "3", "--min-nodes", "2"]
+    env = {"DRY_RUN": "1", "NODES": "4", "MAIN": "node0:1234"}
+    first = output("bash", "launch/node.sh", *options, *RECIPE, NODE="0", **env)
+    spare = output("bash", "launch/node.sh", *options, *RECIPE, NODE="4", **env)
+    assert first.startswith("torchrun --nnodes 2:4 --rdzv-backend c10d --rdzv-endpoint node0:1234 ")
+    assert "is_host=true" in first and "is_host=false" in spare and "--node-rank" not in spare
+    assert first.endswith("-m fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("node.sh", ["--restart", "3"], "--restart: unknown"),
+        ("node.sh", ["--restarts", "pretrain"], "--restarts: needs a number"),
+        ("ssh.sh", ["--min-nodes", "1"], "starts all hosts or none"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(script: str, words: list[str], said: str) -> None:
+    done = subprocess.run(
+        ["bash", f"launch/{script}", *words, *RECIPE], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and said in done.stderr
+
+
 def test_scripts_work_from_any_folder(tmp_path: Path) -> None:
     line = output("bash", ROOT / "launch/node.sh", *RECIPE, DRY_RUN="1", cwd=tmp_path)
-    assert "--nnodes 1 --node-rank 0 --nproc-per-node 2" in line
+    assert "--nnodes 1 --node-rank 0 " in line and " --nproc-per-node 2 " in line
 
 
 def test_ssh_gives_deepspeed_the_hostfile_and_takes_our_variables_along(tmp_path: Path) -> None:
@@ -218,65 +245,69 @@ def test_ci_installs_debian_packages_and_goes_on_without_them_nobody_else_does(d
 
 @pytest.fixture
 def cluster(checkout: Path) -> Path:
-    """A checkout with Slurm's commands on PATH, which write down what they are asked; srun lasts until `finish`."""
+    """A checkout with Slurm's commands on PATH, which write down what they are asked; srun runs fake_run.py."""
     fakes = checkout / "fakes"
     fakes.mkdir()
+    real = f"export PYTHONPATH={ROOT}\nexec {sys.executable}"
     scripts = {
-        "srun": 'echo "srun: $*" "$MASTER_ADDR" >> calls\n'
-        "until [[ -e finish ]]; do sleep .05; done\nexit $(cat finish)",
-        "scontrol": 'echo "scontrol: $*" >> calls\necho node1\necho node2',
-        "scancel": 'echo "scancel: $*" >> calls\necho "${SAVED:-0}" > written\nmv written finish',
+        fakes / "srun": f'echo "srun: $*" "$MASTER_ADDR" >> calls\n{real} {ROOT}/tests/launch/fake_run.py $PLAN "$@"',
+        fakes / "scontrol": 'echo "scontrol: $*" >> calls\necho node1\necho node2',
+        checkout / ".venv/bin/python": f'{real} "$@"',
     }
-    for name, body in scripts.items():
-        (fakes / name).write_text(f"#!/bin/bash\ncd {checkout}\n{body}\n")
-        (fakes / name).chmod(0o755)
+    for file, body in scripts.items():
+        file.write_text(f"#!/bin/bash\ncd {checkout}\n{body}\n")
+        file.chmod(0o755)
+    shutil.copytree(ROOT / "configs", checkout / "configs")
     return checkout
 
 
-def start(cluster: Path, **env: str) -> subprocess.Popen[bytes]:
+def submit(cluster: Path, plan: str, verb: str = "pretrain") -> subprocess.Popen[bytes]:
     path = f"{cluster / 'fakes'}:{os.environ['PATH']}"
-    slurm = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(cluster)}
-    job = subprocess.Popen(
-        ["bash", "launch/slurm.sbatch", *RECIPE], cwd=cluster, env=environment(PATH=path, **slurm, **env)
-    )
+    slurm = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(cluster), "PLAN": plan}
+    words = [verb, *RECIPE[1:], "data.shards=faces"]
+    return subprocess.Popen(["bash", "launch/slurm.sbatch", *words], cwd=cluster, env=environment(PATH=path, **slurm))
+
+
+def trains(cluster: Path) -> None:
+    """Wait until it does."""
     for _ in range(1200):
-        if "srun" in ((cluster / "calls").read_text() if (cluster / "calls").exists() else ""):
-            return job
+        if (cluster / "a b/events.jsonl").exists():
+            return
         time.sleep(0.05)
-    job.kill()
-    job.wait()
-    raise AssertionError("srun was never called")
+    raise AssertionError("nothing was started")
 
 
 def test_a_slurm_job_that_ends_in_time_does_not_come_back(cluster: Path) -> None:
-    job = start(cluster)
-    (cluster / "finish").write_text("0")
-    assert job.wait(60) == 0
+    assert submit(cluster, "succeeds").wait(60) == 0
     assert calls(cluster) == [
         "scontrol: show hostnames node[1-2]",
-        "srun: --kill-on-bad-exit=1 python -m fer_scale pretrain configs/pretrain/demo.toml run.out=a b node1",
+        "srun: --kill-on-bad-exit=1 python -m fer_scale pretrain configs/pretrain/demo.toml run.out=a b "
+        "data.shards=faces node1",
     ]
 
 
 def test_a_slurm_job_whose_time_is_nearly_up_lets_the_ranks_save_and_queues_again(cluster: Path) -> None:
-    job = start(cluster)
+    job = submit(cluster, "trains")
+    trains(cluster)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(60) == 0
-    assert calls(cluster)[2:] == ["scancel: --signal=USR1 42", "scontrol: requeue 42"]
+    assert json.loads((cluster / "a b/attempts/0001/outcome.json").read_text())["outcome"] == "preempted"
+    assert calls(cluster)[2:] == ["scontrol: requeue 42"]
 
 
-def test_a_slurm_job_that_failed_does_not_come_back(cluster: Path) -> None:
-    job = start(cluster, SAVED="1")
-    job.send_signal(signal.SIGUSR1)
-    assert job.wait(60) == 1
-    assert calls(cluster)[2:] == ["scancel: --signal=USR1 42"]
-
-
-def test_a_cancelled_slurm_job_waits_for_what_the_ranks_save(cluster: Path) -> None:
-    job = start(cluster)
+def test_a_cancelled_slurm_job_saves_and_does_not_come_back(cluster: Path) -> None:
+    job = submit(cluster, "trains")
+    trains(cluster)
     job.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        job.wait(0.5)
-    (cluster / "written").write_text("143")
-    (cluster / "written").rename(cluster / "finish")  # whole at once: srun reads it as soon as it is there
-    assert job.wait(60) == 143
+    assert job.wait(60) == 75
+    assert not (cluster / "a b/stop").exists() and not calls(cluster)[2:]
+
+
+def test_a_slurm_job_that_failed_queues_again_until_three_starts_brought_nothing_and_a_mistake_does_not(
+    cluster: Path,
+) -> None:
+    for again in (True, True, False):
+        submit(cluster, "fails,fails,fails,mistake").wait(60)
+        assert (calls(cluster)[-1] == "scontrol: requeue 42") == again
+    assert submit(cluster, "fails,fails,fails,mistake").wait(60) == 2
+    assert calls(cluster)[-1].startswith("srun: ")
