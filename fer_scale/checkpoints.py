@@ -5,25 +5,24 @@ No DeepSpeed, no GPU. Files are read one after another and in pieces, tensors on
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from fer_scale import checkpoint
+from fer_scale import checkpoint, tensors
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.log import Ticker, size
+from fer_scale.tensors import Stored
 from shards.errors import UserError
 
 Row = dict[str, Any]
+Tick = Callable[[int], None]  # told of so many bytes more
 MODEL = ("w.*", "f.*", "b.*")  # what of a checkpoint is the model
 _PIECE = 4 << 20  # bytes read at a time
 
@@ -70,7 +69,7 @@ def _row(folder: Path) -> Row:
         "checkpoint": folder.name,
         "step": _step(folder),
         "time": datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "bytes": size_of(folder),
         "state": state,
         "why": why,
     }
@@ -113,7 +112,7 @@ def verify(place: Path, progress: Ticker) -> Row:
     if not rows:
         raise CheckpointError(f"{place}: no complete checkpoint")
     total = sum(row["bytes"] for row in rows)
-    tick = _counted(progress, total)
+    tick = counted(progress, total)
     damaged: list[str] = []
     for row in rows:
         folder = place if one else place / "checkpoints" / row["checkpoint"]
@@ -123,16 +122,18 @@ def verify(place: Path, progress: Ticker) -> Row:
     return {"verified": str(place), "checkpoints": len(rows), "bytes": total, "damaged": damaged}
 
 
-def refuse_damaged(folders: Sequence[Path], progress: Ticker) -> None:
-    """CheckpointError where a byte is not as the manifest has it, before something is made of these checkpoints."""
-    tick = _counted(progress, sum(file.stat().st_size for folder in folders for file in folder.iterdir()))
-    for folder in folders:
-        if problem := next(damages(folder, tick, values=False), ""):
-            raise CheckpointError(f"{problem}; use another step")
+def refuse_damaged(folder: Path, tick: Tick) -> None:
+    """CheckpointError where a byte is not as the manifest has it, before something is made of this checkpoint."""
+    if problem := next(damages(folder, tick, values=False), ""):
+        raise CheckpointError(f"{problem}; use another step")
 
 
-def _counted(progress: Ticker, total: int) -> Callable[[int], None]:
-    """For being told of so many bytes more."""
+def size_of(folder: Path) -> int:
+    """Bytes."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def counted(progress: Ticker, total: int) -> Tick:
     done = 0
 
     def tick(count: int) -> None:
@@ -142,7 +143,7 @@ def _counted(progress: Ticker, total: int) -> Callable[[int], None]:
     return tick
 
 
-def damages(folder: Path, tick: Callable[[int], None], *, values: bool = True) -> Iterator[str]:
+def damages(folder: Path, tick: Tick, *, values: bool = True) -> Iterator[str]:
     """A line for each file of a checkpoint, and with `values` each tensor, that is not as it must be."""
     try:
         listed = checkpoint.listed(folder)
@@ -164,7 +165,7 @@ def damages(folder: Path, tick: Callable[[int], None], *, values: bool = True) -
             yield f"{folder / name}: cannot be read ({error.strerror})"
 
 
-def _damage(file: Path, length: int, sha256: str, tick: Callable[[int], None]) -> str:
+def _damage(file: Path, length: int, sha256: str, tick: Tick) -> str:
     """What is wrong with a file's bytes, or ""."""
     if not file.is_file():
         return "is missing"
@@ -173,7 +174,7 @@ def _damage(file: Path, length: int, sha256: str, tick: Callable[[int], None]) -
     return "" if _hash(file, tick) == sha256 else "another sha256 than its manifest's"
 
 
-def _hash(file: Path, tick: Callable[[int], None]) -> str:
+def _hash(file: Path, tick: Tick) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as data:
         while piece := data.read(_PIECE):
@@ -189,39 +190,17 @@ def _another_step(folder: Path) -> Iterator[str]:
 
 
 def _not_finite(file: Path) -> Iterator[str]:
-    with safe_open(file, framework="pt") as tensors:
-        for name in sorted(tensors.keys()):
-            tensor = tensors.get_tensor(name)
-            if tensor.is_floating_point() and (count := int((~torch.isfinite(tensor)).sum())):
-                yield f"{file}: {name}: {count:,} of {tensor.numel():,} values are not finite"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor where it lies in a checkpoint: `begin` and `end` are bytes of the file."""
-
-    file: Path
-    dtype: str
-    shape: list[int]
-    begin: int
-    end: int
-
-    @property
-    def kind(self) -> str:
-        return f"{self.dtype} {self.shape}"
+    for name, at in sorted(tensors.stored(file).items()):
+        tensor = at.read()
+        if tensor.is_floating_point() and (count := int((~torch.isfinite(tensor)).sum())):
+            yield f"{file}: {name}: {count:,} of {tensor.numel():,} values are not finite"
 
 
 def stored(folder: Path) -> dict[str, Stored]:
-    """The tensors of a checkpoint that is not damaged, by name, from the heads of its files."""
-    found: dict[str, Stored] = {}
-    for name in checkpoint.state_files(folder):
-        with (folder / name).open("rb") as data:
-            head = int.from_bytes(data.read(8), "little")
-            for tensor, said in json.loads(data.read(head)).items():
-                if tensor != "__metadata__":
-                    begin, end = (8 + head + offset for offset in said["data_offsets"])
-                    found[tensor] = Stored(folder / name, said["dtype"], said["shape"], begin, end)
-    return found
+    """The tensors of a checkpoint that is not damaged, by name."""
+    return {
+        tensor: at for name in checkpoint.state_files(folder) for tensor, at in tensors.stored(folder / name).items()
+    }
 
 
 def extract(folder: Path, out: Path, progress: Ticker, *, weights: bool = False, match: str | None = None) -> Row:
@@ -231,7 +210,7 @@ def extract(folder: Path, out: Path, progress: Ticker, *, weights: bool = False,
     """
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
-    refuse_damaged([folder], progress)
+    refuse_damaged(folder, counted(progress, size_of(folder)))
     patterns = MODEL if weights else (match or "*",)
     chosen = {name: at for name, at in stored(folder).items() if any(fnmatchcase(name, p) for p in patterns)}
     if not chosen:
@@ -243,7 +222,7 @@ def extract(folder: Path, out: Path, progress: Ticker, *, weights: bool = False,
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(beside, named, {"format": "pt", "step": str(checkpoint.progress_of(folder)["step"])})
+        tensors.write(beside, named, {"format": "pt", "step": str(checkpoint.progress_of(folder)["step"])})
         beside.rename(out)
     except OSError as error:
         raise UserError(f"{out}: {error.strerror}") from None
@@ -251,37 +230,3 @@ def extract(folder: Path, out: Path, progress: Ticker, *, weights: bool = False,
         with suppress(OSError):
             beside.unlink()
     return {"extracted": str(out), "from": str(folder), "tensors": len(named), "bytes": out.stat().st_size}
-
-
-def _write(file: Path, tensors: dict[str, Stored], metadata: dict[str, str]) -> None:
-    """A safetensors file of the bytes as they lie in others: an 8-byte length, a JSON head, and the values."""
-    head: Row = {"__metadata__": metadata}
-    offset = 0
-    order = sorted(tensors, key=lambda name: (-_width(tensors[name]), name))  # the widest first keeps all aligned
-    for name in order:
-        at = tensors[name]
-        head[name] = {"dtype": at.dtype, "shape": at.shape, "data_offsets": [offset, offset + at.end - at.begin]}
-        offset += at.end - at.begin
-    text = json.dumps(head).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("xb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            _copy(tensors[name], out)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _width(at: Stored) -> int:
-    """Bytes of a value."""
-    return (at.end - at.begin) // max(1, math.prod(at.shape))
-
-
-def _copy(at: Stored, out: BinaryIO) -> None:
-    with at.file.open("rb") as data:
-        data.seek(at.begin)
-        left = at.end - at.begin
-        while piece := data.read(min(left, _PIECE)):
-            left -= out.write(piece)
-    if left:
-        raise CheckpointError(f"{at.file}: was cut while it was read")

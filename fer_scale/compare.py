@@ -8,20 +8,20 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from fer_scale import checkpoint
-from fer_scale.checkpoints import Stored, find, refuse_damaged, stored
+from fer_scale.checkpoints import Tick, counted, find, refuse_damaged, size_of, stored
 from fer_scale.log import Ticker
+from fer_scale.tensors import Stored
 
 Row = dict[str, Any]
 _FEW = 10  # names in a line
+_VALUES = 1 << 18  # compared at a time, in a processor's cache
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,16 +41,20 @@ class Group:
     def add(self, name: str, a: Tensor, b: Tensor) -> None:
         self.tensors += 1
         self.values += a.numel()
+        for piece, other in zip(a.flatten().split(_VALUES), b.flatten().split(_VALUES), strict=True):
+            if piece.numel():
+                self._add(name, piece, other)
+
+    def _add(self, name: str, a: Tensor, b: Tensor) -> None:
         apart = (a != b) & ~(a.isnan() & b.isnan())
-        self.differ += int(apart.sum())
         before, difference = a.double(), b.double() - a.double()
         finite = difference.isfinite()
+        self.differ += int(apart.sum())
         self.not_finite += int((apart & ~finite).sum())
         difference = difference.where(finite, 0.0)
-        self.norm += float(before.where(before.isfinite(), 0.0).square().sum())
         self.square += float(difference.square().sum())
-        largest = float(difference.abs().max()) if a.numel() else 0.0
-        if largest > self.largest:
+        self.norm += float(before.where(before.isfinite(), 0.0).square().sum())
+        if (largest := float(difference.abs().max())) > self.largest:
             self.largest, self.at = largest, name
 
     def row(self) -> Row:
@@ -63,13 +67,15 @@ class Group:
 def diff(place_a: Path, place_b: Path, progress: Ticker) -> Row:
     """The differences of two checkpoints; of a run its newest one is taken. CheckpointError where one is damaged."""
     a, b = find(place_a), find(place_b)
-    refuse_damaged([a, b], progress)
+    tick = counted(progress, 2 * size_of(a) + 2 * size_of(b))  # each is hashed, then compared
+    for folder in (a, b):
+        refuse_damaged(folder, tick)
     told_a, told_b = checkpoint.progress_of(a), checkpoint.progress_of(b)
     recipes = [_flat(tomllib.loads(told.pop("recipe", ""))) for told in (told_a, told_b)]
     at_a, at_b = stored(a), stored(b)
     both = [name for name in at_a if name in at_b]
     reshaped = [name for name in both if at_a[name].kind != at_b[name].kind]
-    groups = _groups([name for name in both if name not in reshaped], at_a, at_b)
+    groups = _groups([(name, at_a[name], at_b[name]) for name in both if name not in reshaped], tick)
     return {
         "a": str(a),
         "b": str(b),
@@ -96,16 +102,12 @@ def _differences(a: Row, b: Row) -> dict[str, list[Any]]:
     return {name: [a.get(name), b.get(name)] for name in names if a.get(name) != b.get(name)}
 
 
-def _groups(names: list[str], at_a: dict[str, Stored], at_b: dict[str, Stored]) -> list[Group]:
+def _groups(pairs: list[tuple[str, Stored, Stored]], tick: Tick) -> list[Group]:
     groups: dict[str, Group] = {}
-    with ExitStack() as stack:
-        files = {at[name].file for at in (at_a, at_b) for name in names}
-        opened = {file: stack.enter_context(safe_open(file, framework="pt")) for file in files}
-        for name in names:
-            group = groups.setdefault(_group(name), Group(name=_group(name)))
-            group.add(name, *(opened[at[name].file].get_tensor(name) for at in (at_a, at_b)))
-    order = "wmvfbe"
-    return sorted(groups.values(), key=lambda group: order.find(group.name[0]))
+    for name, a, b in pairs:
+        groups.setdefault(_group(name), Group(name=_group(name))).add(name, a.read(), b.read())
+        tick(a.end - a.begin + b.end - b.begin)
+    return sorted(groups.values(), key=lambda group: "wmvfbe".find(group.name[0]))
 
 
 def _group(name: str) -> str:
