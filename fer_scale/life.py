@@ -230,7 +230,8 @@ def _time(found: Sequence[Start], events: Sequence[Row]) -> Row:
         "between_s": sum(max(0.0, b.began - a.ended) for a, b in itertools.pairwise(found)),
     }
     wall_s = max(ended - began, 0.0)
-    effective = min(1.0, counted_s / wall_s) if wall_s and counted_s else None
+    told = counted_s or not any(start.counted_steps for start in found)  # else no line of metrics says a speed
+    effective = min(1.0, counted_s / wall_s) if wall_s and told else None
     parts["rest_s"] = max(0.0, wall_s - sum(parts.values()))
     rounded = {name: round(seconds, 3) for name, seconds in parts.items()}
     return {"began": _iso(began), "ended": _iso(ended), "wall_s": wall_s, "effective": effective} | rounded
@@ -262,7 +263,11 @@ def _events(record: Record) -> Row:
     for row in of["slow"]:
         slow.setdefault((row.get("rank"), row.get("host"), row.get("what")), []).append(row)
     return {
-        "skipped": {"count": max(counted, len(steps)), "steps": steps},
+        "skipped": {
+            "count": max(counted, len(steps)),
+            "steps": steps,
+            "samples": [r.get("file") for r in of["skipped"]],
+        },
         "unreadable": sorted({row["sample"] for row in of["unreadable"]}),
         "slow": [
             {"rank": rank, "host": host, "what": what, "times": len(rows), "last_step": rows[-1].get("step")}

@@ -102,15 +102,23 @@ def _start(start: Row) -> tuple[str, ...]:
 
 
 def _ended(start: Row) -> str:
-    reason = start["reason"].partition("\n")[0]
+    reason = start["reason"] if _is_short(start["reason"]) else ""
     apart = " " if start["outcome"] == "killed" else ": "
     lost = f"; {plural(start['lost_steps'], 'step')} lost" if start["lost_steps"] else ""
     outcome = "not said how" if start["outcome"] == "unknown" else start["outcome"]
     return f"{outcome}{apart + reason if reason else ''}{lost}"
 
 
+def _is_short(reason: str) -> bool:
+    return len(reason) <= 40 and "\n" not in reason
+
+
 def _more(start: Row) -> Iterator[str]:
-    """What was not as in the start before, and where to see what hung."""
+    """Why it ended, where that is long; where to see what hung; what was not as in the start before."""
+    if not _is_short(start["reason"]):
+        yield start["reason"].partition("\n")[0]
+    if start["stacks"]:
+        yield f"what hung: attempts/{start['number']:04d}/{_few(start['stacks'])}"
     for name, (before, now) in start["changed"].items():
         if isinstance(before, dict) and isinstance(now, dict):
             apart = [key for key in now | before if before.get(key) != now.get(key)]
@@ -119,8 +127,6 @@ def _more(start: Row) -> Iterator[str]:
             yield f"changed: {name} {_short(before)} -> {_short(now)}"
     if start["changes"]:
         yield f"changed by --change: {' '.join(start['changes'])}"
-    if start["stacks"]:
-        yield f"what hung: attempts/{start['number']:04d}/{_few(start['stacks'])}"
 
 
 def _checkpoints(found: Row) -> str:
@@ -142,13 +148,15 @@ def _notes(life: Row) -> Iterator[str]:
     if skipped["count"]:
         where = f": {_few([f'{step:,}' for step in skipped['steps']])}" if skipped["steps"] else ""
         yield _titled("skipped", f"{plural(skipped['count'], 'step')} whose loss or gradient was not finite{where}")
+        if files := [file for file in skipped["samples"] if file]:
+            yield _titled("", f"the samples of the last: {files[-1]}")
     if unreadable:
         yield _titled("unreadable", f"{plural(len(unreadable), 'image')}, each replaced by another one")
         yield from (_titled("", sample) for sample in unreadable[:_FEW])
         if len(unreadable) > _FEW:
             yield _titled("", f"and {len(unreadable) - _FEW:,} more: see events.jsonl")
     for number, slow in enumerate(life["slow"]):
-        who = f"rank {slow['rank']} on {slow['host']}: {slow['what']}, up to {slow['ratio']:.1f} times the others'"
+        who = f"rank {slow['rank']} on {slow['host']}: up to {slow['ratio']:.1f} times the others' time for {slow['what']}"
         said = f"said {plural(slow['times'], 'time')}, last at step {slow['last_step']:,}"
         yield _titled("" if number else "slow", f"{who}; {said}")
     for number, gone in enumerate(life["set_aside"]):

@@ -39,15 +39,15 @@ def claim(second: float, host: str = "a") -> dict[str, Any]:
 EVENTS = [
     event(10, "start", attempt=1, step=0, ranks=4, hosts=["a", "b"], stage=1, versions=VERSIONS, changes=[]),
     event(26, "checkpoint", step=15, seconds=2.0, stall_s=0.5, bytes=1000),
-    event(28, "skipped", step=17, ranks=[0], samples=["x"], file="f"),
+    event(28, "skipped", step=17, ranks=["rank 0 on a"], samples=10, file="f.txt"),
     event(110, "set_aside", checkpoint="step_00000020", why="state-00-of-01.safetensors: 3 bytes, not 4"),
     event(110, "rewound", step=15, reached=20, images_per_s=10.0),
     event(110, "resume", attempt=2, step=15, ranks=3, hosts=["a"], stage=1, versions=VERSIONS | {"torch": "2.14"},
           changed={"ranks": [4, 3], "versions": [VERSIONS, VERSIONS | {"torch": "2.14"}]}, changes=["optim.lr=1"]),
-    event(112, "skipped", step=17, ranks=[0], samples=["x"], file="f"),
+    event(112, "skipped", step=17, ranks=["rank 0 on a"], samples=10, file="f.txt"),
     event(113, "unreadable", step=18, sample="faces-0.tar[3] a.png: cannot decode"),
-    event(130, "slow", step=30, rank=2, host="b", what="own forward", ratio=1.5),
-    event(131, "slow", step=35, rank=2, host="b", what="own forward", ratio=1.75),
+    event(130, "slow", step=30, rank=2, host="b", what="forward", ratio=1.5),
+    event(131, "slow", step=35, rank=2, host="b", what="forward", ratio=1.75),
     event(147, "checkpoint", step=40, seconds=3.0, stall_s=1.5, bytes=1000),
     event(149, "stop", step=40, reason="signal SIGTERM"),
 ]  # fmt: skip
@@ -85,9 +85,9 @@ def test_what_counts_and_what_is_lost_of_a_run_that_was_killed_once_and_then_sto
         "written": 2, "kept": 2, "newest_step": 40, "bytes": 1000,
         "seconds": 3.0, "worst_s": 3.0, "stall_s": 1.5, "worst_stall_s": 1.5,
     }  # fmt: skip
-    assert told["skipped"] == {"count": 1, "steps": [17]}, "the same step, computed twice"
+    assert (told["skipped"]["count"], told["skipped"]["steps"]) == (1, [17]), "the same step, computed twice"
     assert told["slow"] == [
-        {"rank": 2, "host": "b", "what": "own forward", "times": 2, "last_step": 35, "ratio": 1.75}
+        {"rank": 2, "host": "b", "what": "forward", "times": 2, "last_step": 35, "ratio": 1.75}
     ]  # fmt: skip
     json.dumps(told)
 
@@ -113,6 +113,16 @@ def test_steps_after_the_newest_checkpoint_are_lost_once_the_run_has_died() -> N
     assert "state         failed at step 57 of 100, loss 0.5000, 10s ago: Hang: rank 1 on b stood still\n" in words
     assert "to do         the same command goes on from step 50 (attempts/0003 has its last words)\n" in words
     assert "what hung: attempts/0003/rank-1.stacks" in words
+
+
+def test_a_run_that_never_saved_has_an_effective_share_of_nothing() -> None:
+    run = Record(
+        recipe=RECIPE, events=EVENTS[:1], metrics=[line(10)], claims={1: claim(0)}, saved=[],
+        outcomes={1: {"outcome": "failed", "reason": "x", "time": at(40), "restart": True}}, signs={1: when(40)},
+    )  # fmt: skip
+    told = life(run, when(50))
+    assert (told["time"]["effective"], told["time"]["lost_s"], told["goes_on_from_step"]) == (0, 10, 0)
+    assert "the same command begins anew: there is no checkpoint" in "\n".join(story.lines(Path("r"), told))
 
 
 def test_steps_of_a_run_that_runs_count() -> None:
@@ -172,13 +182,15 @@ def test_the_words_say_all_that_happened_and_nothing_of_what_did_not() -> None:
         "checkpoints   2 written, 2 kept (newest: step 40); 1.0 kB each; 3.0 s each, 3.0 s at worst; "
         "steps held up for 1.50 s, 1.50 s at worst",
         "skipped       1 step whose loss or gradient was not finite: 17",
+        "              the samples of the last: f.txt",
         "unreadable    1 image, each replaced by another one",
         "              faces-0.tar[3] a.png: cannot decode",
-        "slow          rank 2 on b: own forward, up to 1.8 times the others'; said 2 times, last at step 35",
+        "slow          rank 2 on b: up to 1.8 times the others' time for forward; said 2 times, last at step 35",
         "set aside     step_00000020: state-00-of-01.safetensors: 3 bytes, not 4",
     ]
-    assert [line.split()[0] for line in story.lines(Path("r"), life(Record(claims={1: claim(0)}, signs={1: when(1)}),
-            when(5)))] == ["run", "state", "to", "time", "starts", "1"]  # fmt: skip
+    claimed = life(Record(claims={1: claim(0)}, signs={1: when(1)}), when(5))
+    words = [line[:14].strip() for line in story.lines(Path("r"), claimed) if line[:14].strip()]
+    assert words == ["run", "state", "to do", "time", "starts"]
 
 
 def test_a_run_of_before_there_were_claims_is_told_by_its_events_and_its_last_outcome() -> None:
