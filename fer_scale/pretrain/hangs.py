@@ -14,7 +14,7 @@ _READING = ("/torch/utils/data/", "/fer_scale/loader.py", "/fer_scale/readers.py
 _FOREIGN = ("/site-packages/", "/dist-packages/", "/lib/python", "<frozen ")
 _NAMED = 3  # ranks, in one line
 
-WAITS, READS, WORKS = "waits for the others in", "waits for images in", "is in"
+WAITS, READS, WORKS = "waiting for the others in", "waiting for images in", "in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def _places(reports: dict[int, Report], names: dict[int, str]) -> str:
     at: dict[str, list[int]] = {}
     for rank, report in reports.items():
         at.setdefault(f"{report.doing} {report.place}", []).append(rank)
-    return "; ".join(f"{_listed(ranks, names)} {what}" for what, ranks in at.items())
+    return "; ".join(f"{_listed(ranks, names)}: {what}" for what, ranks in at.items())
 
 
 def _listed(ranks: list[int], names: dict[int, str]) -> str:

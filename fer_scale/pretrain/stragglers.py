@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_high
 from typing import TypeVar
 
 import torch
@@ -48,7 +48,7 @@ def judge(spent: list[list[float]], seconds: float, known: Set[Known] = frozense
     for rank, mine in enumerate(spent):
         others = [row for at, row in enumerate(spent) if at != rank] or [mine]
         for number, what in enumerate(KINDS):
-            usual = median(row[number] for row in others)
+            usual = median_high(row[number] for row in others)
             lost, times = mine[number] - usual, _STILL if (rank, what) in known else _NAMED
             if lost > _LOST * seconds and mine[number] >= times * usual:
                 ratio = mine[number] / max(usual, mine[number] / 100)

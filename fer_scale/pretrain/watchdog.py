@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fer_scale import readers
 from fer_scale.pretrain import hangs
@@ -31,7 +31,9 @@ from fer_scale.pretrain.hangs import Report
 from fer_scale.pretrain.limits import BEYOND
 from fer_scale.pretrain.world import World
 
-_OTHERS_S = 10.0  # for the other ranks to say what they do, at most; they stepped together, so it is the same moment
+# For the other ranks to say what they do, at most; they stepped together, so it is the same moment. Each rank looks
+# only once, and not all at one time: a network file system goes on saying what it said the first time.
+_OTHERS_S = 10.0
 _STDERR = 2
 
 
@@ -86,6 +88,7 @@ class Watchdog:
     def _enter(self, phase: str, step: int) -> None:
         before, self._now = self._now, _Now(phase, step, time.monotonic())
         if phase != before.phase:
+            self._wind_up()  # here too: the thread may come too late, if Python's lock is taken now
             self._changed.set()
 
     def _watch(self) -> None:
@@ -96,14 +99,17 @@ class Watchdog:
             left = now.since + limit - time.monotonic()
             if left <= 0:
                 self._end(now, limit)
-            faulthandler.dump_traceback_later(BEYOND * limit, exit=True, file=_STDERR)
+            self._wind_up()
             self._changed.wait(min(left, limit / 8))
+
+    def _wind_up(self) -> None:
+        faulthandler.dump_traceback_later(BEYOND * self._limits[self._now.phase], exit=True, file=_STDERR)
 
     def _end(self, now: _Now, limit: float) -> None:
         """Say what hangs, and end. Whatever fails or hangs meanwhile, the process is gone at 1.5 times the limit."""
         try:
             self._keep_stacks(now)
-            time.sleep(min(_OTHERS_S, limit / 4))
+            time.sleep(min(_OTHERS_S, limit / 4) * (1 + self._us.rank / self._us.ranks) / 2)
             self._say(now, limit)
             if record := self._us.flight():  # last: it asks the GPU, which may not answer
                 Path(f"{self._nccl}{self._us.rank}").write_bytes(record)
@@ -132,18 +138,20 @@ class Watchdog:
 
     def _say(self, now: _Now, limit: float) -> None:
         """Once on the screen, and in the log of every rank."""
-        reports = list[Report]()
-        for rank in self._names:
-            with suppress(OSError, ValueError, TypeError):
-                with self._stacks(rank).open() as file:
-                    reports.append(Report(**json.loads(file.readline())))
-        whose = hangs.blame(reports, self._names)
+        folder = self._attempt.folder
+        first = not (folder / "outcome.json").exists()  # of thousands of ranks, few shall read what all have said
+        whose = hangs.blame(self._reports(), self._names) if first else f"{folder}/outcome.json says whose hang it is"
         after = f" after step {now.step}" if self._beats else ""
         reason = f"hung{after}: phase {now.phase} took longer than {limit:g} s (run.hang_seconds): {whose}"
-        facts: dict[str, Any] = {"step": now.step, "reason": reason, "restart": True}
-        said = f"fer-scale pretrain: {reason}\nwhat all threads were doing: {self._attempt.folder}/rank-*.stacks\n"
-        if self._attempt.record("failed", self._us.rank, **facts):
+        first = first and self._attempt.record("failed", self._us.rank, step=now.step, reason=reason, restart=True)
+        said = f"fer-scale pretrain: {reason}\nwhat all threads were doing: {folder}/rank-*.stacks\n"
+        if first:
             os.write(_STDERR, said.encode())  # not by log.say, whose lock the thread that hangs may have
         else:
             with self._log.open("a") as file:
                 file.write(said)
+
+    def _reports(self) -> Iterator[Report]:
+        for rank in self._names:
+            with suppress(OSError, ValueError, TypeError), self._stacks(rank).open() as file:
+                yield Report(**json.loads(file.readline()))
