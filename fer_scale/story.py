@@ -156,9 +156,10 @@ def _notes(life: Row) -> Iterator[str]:
         if len(unreadable) > _FEW:
             yield _titled("", f"and {len(unreadable) - _FEW:,} more: see events.jsonl")
     for number, slow in enumerate(life["slow"]):
-        who = f"rank {slow['rank']} on {slow['host']}: up to {slow['ratio']:.1f} times the others' time for {slow['what']}"
+        who = f"rank {slow['rank']} on {slow['host']}"
+        what = f"up to {slow['ratio']:.1f} times the others' time for {slow['what']}"
         said = f"said {plural(slow['times'], 'time')}, last at step {slow['last_step']:,}"
-        yield _titled("" if number else "slow", f"{who}; {said}")
+        yield _titled("" if number else "slow", f"{who}: {what}; {said}")
     for number, gone in enumerate(life["set_aside"]):
         yield _titled("" if number else "set aside", f"{gone['checkpoint']}: {gone['why']}")
 

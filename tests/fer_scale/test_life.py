@@ -1,13 +1,15 @@
 """A run's life, from rows that were worked out by hand: ten images a step, at ten images/s a step takes a second."""
 
 import json
+import random
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fer_scale import record, story
+from fer_scale import log, record, story
 from fer_scale.__main__ import main
 from fer_scale.life import life
 from fer_scale.record import Record
@@ -191,6 +193,52 @@ def test_the_words_say_all_that_happened_and_nothing_of_what_did_not() -> None:
     claimed = life(Record(claims={1: claim(0)}, signs={1: when(1)}), when(5))
     words = [line[:14].strip() for line in story.lines(Path("r"), claimed) if line[:14].strip()]
     assert words == ["run", "state", "to do", "time", "starts"]
+
+
+def lived(folder: Path, rng: random.Random, every: int) -> list[Counter[str]]:
+    """Write what a run of 60 steps leaves that dies at random, each step a second; what truly became of each start."""
+    (folder / "recipe.toml").write_text("[batch]\nsize = 10\n")
+    journal, truth, computed_by = log.Journal(folder), list[Counter[str]](), dict[int, int]()
+    saved, step = 0, -1
+    while step < 60:
+        number, step = len(truth) + 1, saved
+        attempt = folder / "attempts" / f"{number:04d}"
+        attempt.mkdir(parents=True)
+        (attempt / "claim.json").write_text(json.dumps(claim(100 * number)))
+        journal.rewind(step)
+        journal.event("resume" if step else "start", attempt=number, step=step, ranks=1)
+        truth.append(Counter(computed=0))
+        stop = rng.choice((step, step + rng.randrange(1, 30)))
+        while step < min(stop, 60):
+            step += 1
+            computed_by[step] = number
+            truth[-1]["computed"] += 1
+            if step % every == 0 or step == 60:
+                journal.metrics(**line(step))
+            if step % 10 == 0 or (step == stop and rng.random() < 0.3):
+                journal.event("checkpoint", step=step)
+                saved = step
+                if rng.random() < 0.1:  # found damaged later
+                    saved = max(0, step - 10)
+    outcome = {"outcome": "done", "time": at(100 * len(truth) + 99), "restart": False}
+    (attempt / "outcome.json").write_text(json.dumps(outcome))
+    for number, start in enumerate(truth, 1):
+        start["counted"] = sum(one == number for one in computed_by.values())
+    return truth
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_step_counts_once_however_a_run_dies(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    every = rng.choice((1, 1, 4, 7))
+    truth = lived(tmp_path, rng, every)
+    told = life(record.read(tmp_path), when(0))
+    assert [start["counted_steps"] for start in told["starts"]] == [start["counted"] for start in truth]
+    lost = [start["computed"] - start["counted"] for start in truth]
+    for start, steps in zip(told["starts"], lost, strict=True):
+        assert steps - every < start["lost_steps"] <= steps, "known to the last line of metrics"
+    assert told["time"]["counted_s"] == pytest.approx(60)
+    assert told["time"]["lost_s"] == pytest.approx(sum(start["lost_steps"] for start in told["starts"]))
 
 
 def test_a_run_of_before_there_were_claims_is_told_by_its_events_and_its_last_outcome() -> None:
