@@ -148,7 +148,7 @@ def damages(folder: Path, tick: Tick, *, values: bool = True) -> Iterator[str]:
     try:
         listed = checkpoint.listed(folder)
         for file in sorted(folder.iterdir()):
-            if file.name not in listed and file.name != "manifest.json":
+            if file.name not in (*listed, "manifest.json") and not file.name.startswith("."):
                 yield f"{file}: is not in manifest.json"
     except (CheckpointError, OSError) as error:
         yield str(error)

@@ -1,11 +1,13 @@
 """What one can ask of checkpoints: what there is, whether it is whole, how two differ, and tensors out of one."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
@@ -31,13 +33,25 @@ def state(step: float) -> dict[str, torch.Tensor]:
 
 
 def save(run: Path, step: int, tensors: dict[str, torch.Tensor] | None = None, writers: int = 2, lr: float = 1) -> Path:
+    """A checkpoint; written by hand, since what trains refuses values that are not finite."""
     place = checkpoint.folder_of(run, step)
     part = place.with_suffix(".part")
-    tensors = tensors or state(step)
-    dealt = [dict(list(tensors.items())[k::writers]) for k in range(writers)]
-    files = [checkpoint.write_part(part, k, writers, mine) for k, mine in enumerate(dealt)]
+    part.mkdir(parents=True)
+    files = []
+    for k in range(writers):
+        data = safetensors.torch.save(dict(list((tensors or state(step)).items())[k::writers]))
+        name = f"state-{k:02d}-of-{writers:02d}.safetensors"
+        (part / name).write_bytes(data)
+        files.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     checkpoint.finish(part, place, files, {"step": step, "adam_step": step - 1, "recipe": RECIPE.format(lr=lr)})
     return place
+
+
+def unfinished(run: Path, step: int) -> None:
+    """A save that was killed."""
+    part = checkpoint.folder_of(run, step).with_suffix(".0001.part")
+    part.mkdir()
+    (part / "state-00-of-02.safetensors").write_bytes(b"half")
 
 
 def quiet(done: int, total: int) -> None:
@@ -75,7 +89,7 @@ def test_ls_tells_by_sizes_what_is_complete_incomplete_damaged_or_set_aside(run:
     (run / "checkpoints/step_00000030/manifest.json").unlink()
     (run / "checkpoints/step_00000040").rename(run / "checkpoints/step_00000040.damaged")
     (run / "checkpoints/step_00000050/progress.json").write_text("{}")
-    checkpoint.write_part(checkpoint.folder_of(run, 60).with_suffix(".part"), 0, 1, state(6))
+    unfinished(run, 60)
     rows = json.loads(said(0, "ls", run, "--json"))
     assert [(row["step"], row["state"]) for row in rows] == [
         (10, "complete"), (20, "complete"), (30, "incomplete"), (40, "set aside"), (50, "damaged"), (60, "incomplete"),
@@ -98,7 +112,8 @@ def test_every_damage_is_named_and_not_the_first_alone(run: Path, said: SAID) ->
     (first / "state-01-of-02.safetensors").write_bytes(b"")
     (first / "extra.txt").write_text("?")
     (second / "progress.json").unlink()
-    checkpoint.write_part(checkpoint.folder_of(run, 30).with_suffix(".part"), 0, 1, state(6))  # no damage
+    (first / ".nfs0001").touch()  # deleted, and still open somewhere: no damage, as little as the next
+    unfinished(run, 30)
     lines = said(2, "verify", run).splitlines()
     assert [line.strip() for line in lines[-4:]] == [
         f"{first}/extra.txt: is not in manifest.json",
