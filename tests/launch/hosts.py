@@ -115,9 +115,13 @@ class Hosts:
     def __getitem__(self, number: int) -> Host:
         return self.hosts[number]
 
+    def unplug(self, number: int) -> None:
+        """Cut a host off: nothing that is sent arrives, and nobody is told."""
+        self._network(self.switch.pid, f"link set {self.hosts[number].port} down")
+
     def power_off(self, number: int) -> None:
         """End a host at once: its peers hear nothing any more, not even that connections have ended."""
-        self._network(self.switch.pid, f"link set {self.hosts[number].port} down")
+        self.unplug(number)
         self.hosts[number].kill()
 
     def restart(self, number: int) -> None:
