@@ -2,11 +2,11 @@
 
 So each is judged by what it does without the others, summed over WINDOW steps and gathered in one small collective:
 
-forward   of the model; by CUDA's events on a GPU, so that nothing waits for it. Not at ZeRO stage 3, where the weights
-          come from the others meanwhile: there `views` stand for how fast a device is
-views     copies to the device and augmentation
-data      waiting for readers and, on a GPU, for what they read to be copied; without the longest wait of the window, as
-          a single one is no slow rank
+forward       of the model; by CUDA's events on a GPU, so that nothing waits for it. Not at ZeRO stage 3, where weights
+              come from the others meanwhile: there the augmentation stands for how fast a device is
+augmentation  of the images into views, on the device, with what is copied for it
+data wait     for readers and, on a GPU, for what they read to be copied; without the longest one of the window, since a
+              single one makes no slow rank
 
 Backward is left out, since gradients are exchanged in it.
 """
@@ -23,12 +23,13 @@ import torch
 
 from fer_scale.pretrain.world import World
 
-KINDS = ("forward", "views", "data")
+KINDS = ("forward", "augmentation", "data wait")
 WINDOW = 25  # steps: a rank that becomes slow is named within two of them
 # Times the median of the others: named from the first on, forgotten below the second. Shares of a batch differ by one
 # image, which is less from three images a rank on.
 _NAMED, _STILL = 1.4, 1.2
-_LOST = 0.05  # of the step, at least: what costs less is not worth a line
+_LOST = 0.05  # of the time, at least: what costs less is not worth a line
+_LOST_S = 0.1  # in a window, at least: less may be chance, another process for a moment
 
 T = TypeVar("T")
 Known = tuple[int, str]  # a rank, and in what it is slow
@@ -50,7 +51,7 @@ def judge(spent: list[list[float]], seconds: float, known: Set[Known] = frozense
         for number, what in enumerate(KINDS):
             usual = median_high(row[number] for row in others)
             lost, times = mine[number] - usual, _STILL if (rank, what) in known else _NAMED
-            if lost > _LOST * seconds and mine[number] >= times * usual:
+            if lost > max(_LOST * seconds, _LOST_S) and mine[number] >= times * usual:
                 ratio = mine[number] / max(usual, mine[number] / 100)
                 found.append(Slow(rank, what, round(ratio, 2), round(lost / seconds, 3)))
     return found

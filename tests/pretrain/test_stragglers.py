@@ -64,7 +64,8 @@ def test_the_slow_stay_so_until_they_are_clearly_no_more(table: list[list[float]
 
 def test_what_costs_next_to_nothing_is_not_told() -> None:
     assert not judge([[1.0, 0.1, 0.001], [1.0, 0.4, 0.1]], 10.0)
-    assert found([[1.0, 0.1, 0.001], [1.0, 0.4, 0.6]], 10.0) == {(1, "data")}
+    assert found([[1.0, 0.1, 0.001], [1.0, 0.4, 0.6]], 10.0) == {(1, "data wait")}
+    assert not judge([[0.01, 0.0, 0.0], [0.1, 0.0, 0.0]], 0.2), "25 steps of 8 ms: a moment of another process"
 
 
 @pytest.mark.parametrize("slow_ms", [60, pytest.param(0, marks=pytest.mark.slow)])
