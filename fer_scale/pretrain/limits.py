@@ -15,6 +15,7 @@ import math
 from fer_scale.config import did_you_mean
 
 DEFAULTS = {"start": 600.0, "load": 1200.0, "compile": 1800.0, "step": 600.0, "save": 1200.0, "probe": 300.0}
+SAID = " ".join(f"{phase}={limit:g}" for phase, limit in DEFAULTS.items())
 BEYOND = 1.5  # times the limit: what comes after the watchdog waits so long; it speaks first, and says more
 
 
