@@ -7,68 +7,140 @@
         progress.json                what the loop must remember; adam_step is smaller than step by the skipped steps
         manifest.json                names, bytes and sha256; written last
 
-Complete means a manifest that verifies. The rename from `.part` is cosmetic: object-store mounts cannot rename.
+Complete means a manifest that verifies. A folder whose name ends in `.part` is being written, by the start that is
+named in it; one that ends in `.damaged` was found so by a run that went on from an earlier one.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, NamedTuple
 
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
+from fer_scale import log, tensors
 from shards.errors import UserError
 
 VERSION = 1
+_READS = (1,)
 
 
 class CheckpointError(UserError):
     """A checkpoint that is damaged, or that belongs to another run."""
 
 
+class TooNew(CheckpointError):
+    """A checkpoint in a form that this code does not know: no damage."""
+
+
+class Damaged(NamedTuple):
+    """A checkpoint that was passed over."""
+
+    folder: Path
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
 def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:08d}"
 
 
-def write_part(folder: Path, writer: int, writers: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write one writer's tensors; its line of the manifest."""
+def part_of(place: Path, attempt: int = 0) -> Path:
+    """Where start number `attempt` of a run writes what becomes `place`. Each its own: two may overlap."""
+    return place.with_name(f"{place.name}.{attempt:04d}.part")
+
+
+def write_part(
+    folder: Path, writer: int, writers: int, state: dict[str, Tensor], given_up: Event | None = None
+) -> dict[str, Any]:
+    """Write one writer's tensors; its line of the manifest. CheckpointError where a value is not finite."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"state-{writer:02d}-of-{writers:02d}.safetensors"
-    return _put(folder / name, save(tensors, metadata={"format": "pt"}))
+    pieces = tensors.serialised(state, {"format": "pt"})
+    try:
+        return _put(folder / name, _until(given_up, pieces) if given_up else pieces)
+    except UserError as error:
+        raise CheckpointError(f"{error}; such a state is not saved") from None
 
 
-def finish(part: Path, place: Path, files: list[dict[str, Any]], progress: dict[str, Any]) -> None:
-    """Write progress and, last, the manifest; then give the folder its name."""
-    files = [*files, _put(part / "progress.json", json.dumps(progress, indent=2).encode())]
+def _until(given_up: Event, pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        if given_up.is_set():
+            raise UserError("given up")
+        yield piece
+
+
+def finish(
+    part: Path,
+    place: Path,
+    files: list[dict[str, Any]],
+    progress: dict[str, Any],
+    may: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Write progress and, last, the manifest, then give the folder its name; False if it `may` not be any more."""
+    files = [*files, _put(part / "progress.json", [json.dumps(progress, indent=2).encode()])]
     manifest = {"version": VERSION, "files": {f["name"]: {"bytes": f["bytes"], "sha256": f["sha256"]} for f in files}}
-    _put(part / "manifest.json", json.dumps(manifest, indent=2).encode())
+    _sync(part)  # the names of what the manifest lists
+    if not may():
+        return False
+    _put(part / "manifest.json", [json.dumps(manifest, indent=2).encode()])
+    _sync(part)
+    _name(part, place)
+    return True
+
+
+def _name(part: Path, place: Path) -> None:
     if place.exists():
         _delete(place)  # left by a run that went on from an earlier step; the new one is complete by now
     os.rename(part, place)
+    _sync(place.parent)
 
 
-def _put(file: Path, data: bytes) -> dict[str, Any]:
+def _put(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file to the disk, hashed on the way; its line of the manifest."""
+    total, length = hashlib.sha256(), 0
     with file.open("wb") as out:
-        out.write(data)
+        for piece in pieces:
+            out.write(piece)
+            total.update(piece)
+            length += len(piece)
         out.flush()
         os.fsync(out.fileno())
-    return {"name": file.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"name": file.name, "bytes": length, "sha256": total.hexdigest()}
 
 
-def newest(run: Path, *, verify: bool = False) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and a line for each damaged one that was passed over to find it.
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-    Whole by its sizes; with `verify` by its hashes too, as a run that goes on needs it: it must not meet the same
-    damage at every start. `publish` does without, and refuses a damaged one rather than publish an older step.
+
+def complete(run: Path) -> list[Path]:
+    """The checkpoints of a run that have a manifest, the newest first; damaged or not."""
+    found = sorted((run / "checkpoints").glob("step_*"), reverse=True)
+    return [folder for folder in found if not folder.suffix and (folder / "manifest.json").exists()]
+
+
+def newest(run: Path, *, verify: bool = False, but: Collection[Path] = ()) -> tuple[Path | None, list[Damaged]]:
+    """The newest whole checkpoint of a run that is not in `but`, and the damaged ones passed over to find it.
+
+    Whole by its sizes; with `verify` by its hashes too. TooNew where another program's form is met.
 
     A folder without a manifest is no damage: a save or a deletion was killed in it, and nothing counted on it.
     """
-    passed: list[str] = []
-    for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
-        if folder.suffix == ".part" or not (folder / "manifest.json").exists():
+    passed: list[Damaged] = []
+    for folder in complete(run):
+        if folder in but:
             continue
         try:
             files = manifest(folder)
@@ -76,11 +148,22 @@ def newest(run: Path, *, verify: bool = False) -> tuple[Path | None, list[str]]:
                 with (folder / name).open("rb") as file:
                     _same(folder / name, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
             return folder, passed
+        except TooNew:
+            raise
         except CheckpointError as error:
-            passed.append(str(error))
+            passed.append(Damaged(folder, str(error)))
         except OSError as error:  # as good as damaged: a disk that cannot read it
-            passed.append(f"{folder}: {error.strerror}; use another step")
+            passed.append(Damaged(folder, f"{folder}: {error.strerror}; use another step"))
     return None, passed
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a damaged checkpoint a name by which it is not taken again; where it is now."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    os.rename(folder, aside)
+    return aside
 
 
 def listed(folder: Path) -> dict[str, tuple[int, str]]:
@@ -92,8 +175,10 @@ def listed(folder: Path) -> dict[str, tuple[int, str]]:
         raise CheckpointError(f"{folder}: not complete (no manifest.json); use another step") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{folder}: manifest.json is damaged; use another step") from None
-    if version != VERSION:
-        raise CheckpointError(f"{folder}: written in version {version}, this one reads {VERSION}")
+    if version not in _READS:
+        raise TooNew(
+            f"{folder}: written in version {version}, this fer_scale reads {_READS[-1]} at most; install a newer one"
+        )
     return files
 
 
@@ -104,6 +189,9 @@ def manifest(folder: Path) -> dict[str, str]:
         size = (folder / name).stat().st_size if (folder / name).is_file() else -1
         if size != length:
             raise CheckpointError(f"{folder / name}: {size} bytes, not {length}; use another step")
+    there = (file.name for file in folder.iterdir() if not file.name.startswith("."))  # .nfs0001: deleted, still open
+    if extra := sorted({*there} - {*files, "manifest.json"}):
+        raise CheckpointError(f"{folder}: {', '.join(extra)} is not in its manifest; use another step")
     return {name: sha256 for name, (_, sha256) in files.items()}
 
 
@@ -149,14 +237,46 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
-    """Delete all but the newest `keep` complete checkpoints; every `keep_every_steps`-th step stays."""
-    complete = sorted(
-        f for f in (run / "checkpoints").glob("step_*") if (f / "manifest.json").exists() and not f.suffix
-    )
-    for folder in complete[: -keep or None]:
+    """Delete all but the newest `keep` whole checkpoints; every `keep_every_steps`-th step stays.
+
+    Nothing is deleted while the newest is not whole: those before it may be all that there is.
+    """
+    found, damaged = newest(run)
+    for folder in complete(run)[keep:] if found and not damaged else ():
         step = int(folder.name.removeprefix("step_"))
         if not (keep_every_steps and step % keep_every_steps == 0):
             _delete(folder)
+
+
+def sweep(run: Path) -> None:
+    """Delete what killed saves and killed deletions have left: nothing that ever counted.
+
+    A save that was killed with all written but its name gets the name.
+    """
+    for folder in sorted((run / "checkpoints").glob("step_*")):
+        if folder.suffix == ".part" and _is_whole(folder):
+            _name(folder, folder.with_name(folder.name.partition(".")[0]))
+        elif folder.suffix == ".part" or not (folder.suffix or (folder / "manifest.json").exists()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """By its sizes."""
+    try:
+        return bool(manifest(folder))
+    except (CheckpointError, OSError):
+        return False
+
+
+def no_room(run: Path, size: int, count: int) -> str:
+    """Why the disk cannot take `count` more checkpoints of so many bytes, or ""."""
+    disk = shutil.disk_usage(run)
+    if count * size <= disk.free or not disk.total:  # some mounts do not say
+        return ""
+    return (
+        f"{run}: {log.size(disk.free)} are free, and {log.plural(count, 'checkpoint')} of {log.size(size)} "
+        f"{'is' if count == 1 else 'are'} to be written: make room, or use another disk for run.out"
+    )
 
 
 def _delete(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fer_scale import checkpoint, tensors
-from fer_scale.checkpoint import CheckpointError
+from fer_scale.checkpoint import CheckpointError, TooNew
 from fer_scale.log import Ticker, size
 from fer_scale.tensors import Stored
 from shards.errors import UserError
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 Tick = Callable[[int], None]  # told of so many bytes more
 MODEL = ("w.*", "f.*", "b.*")  # what of a checkpoint is the model
 _PIECE = 4 << 20  # bytes read at a time
+_OUT = ("incomplete", "set aside")  # no run goes on from these
 
 
 def find(place: Path) -> Path:
@@ -33,7 +34,7 @@ def find(place: Path) -> Path:
         return place
     found, passed = checkpoint.newest(_run(place))
     if found is None:
-        raise CheckpointError("\n  ".join([f"{place}: no complete checkpoint", *passed]))
+        raise CheckpointError("\n  ".join([f"{place}: no complete checkpoint", *map(str, passed)]))
     return found
 
 
@@ -53,7 +54,7 @@ def _run(place: Path) -> Path:
 
 
 def ls(run: Path) -> list[Row]:
-    """The checkpoints of a run by step; `state` is complete, incomplete, damaged (by sizes) or set aside."""
+    """The checkpoints of a run by step; `state` is complete, incomplete, damaged (by sizes), set aside or too new."""
     rows = []
     for folder in (_run(run) / "checkpoints").glob("step_*"):
         with suppress(FileNotFoundError):  # the run has deleted it by now
@@ -87,6 +88,8 @@ def _state(folder: Path) -> tuple[str, str]:
         return "set aside", "the run found it damaged"
     try:
         checkpoint.manifest(folder)
+    except TooNew as error:
+        return "too new", str(error)
     except CheckpointError as error:
         return "damaged", str(error)
     return "complete", ""
@@ -105,10 +108,10 @@ def verify(place: Path, progress: Ticker) -> Row:
     """What is damaged in a checkpoint, or in those of a run: each byte is read, each value looked at.
 
     `damaged` has a line for each file or tensor that is not as it must be. Of a run those that are incomplete or were
-    set aside are left out: nothing goes on from them.
+    set aside are left out: nothing goes on from them. TooNew at a form that this code does not know.
     """
     one = _is_checkpoint(place)
-    rows = [_row(place)] if one else [row for row in ls(place) if row["state"] in ("complete", "damaged")]
+    rows = [_row(place)] if one else [row for row in ls(place) if row["state"] not in _OUT]
     if not rows:
         raise CheckpointError(f"{place}: no complete checkpoint")
     total = sum(row["bytes"] for row in rows)
@@ -150,6 +153,8 @@ def damages(folder: Path, tick: Tick, *, values: bool = True) -> Iterator[str]:
         for file in sorted(folder.iterdir()):
             if file.name not in (*listed, "manifest.json") and not file.name.startswith("."):
                 yield f"{file}: is not in manifest.json"
+    except TooNew:  # no damage
+        raise
     except (CheckpointError, OSError) as error:
         yield str(error)
         return

@@ -26,7 +26,7 @@ KEEP = 2
 def save(run: Path, student: nn.Module, teacher: nn.Module, optimizer: AdamW, progress: dict[str, Any]) -> Path:
     """Write the checkpoint of progress["step"], whole or not at all; its folder. One process only."""
     place = checkpoint.folder_of(run, progress["step"])
-    part = place.with_suffix(".part")
+    part = checkpoint.part_of(place)
     shutil.rmtree(part, ignore_errors=True)  # a save that was killed
     tensors = {f"e.{name}": value for name, value in teacher.state_dict().items()}
     for name, p in student.named_parameters():

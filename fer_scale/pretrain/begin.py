@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fer_scale import checkpoint, config, ending, log, tee
+from fer_scale.checkpoint import CheckpointError, Damaged
 from fer_scale.ending import Attempt
-from fer_scale.pretrain import setup
+from fer_scale.pretrain import setup, state
 from fer_scale.pretrain.here import versions
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
@@ -132,34 +135,78 @@ def describe(begun: Begun, us: World, *, stage: int) -> dict[str, Any]:
     return {"attempt": begun.attempt.number} | facts | {"changed": changed}
 
 
-def newest(wanted: Pretrain, changes: list[str]) -> Path | str | None:
-    """Where to go on from, None for a fresh start, or what is wrong. Before anything is written to the run."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run goes on from; without a folder it begins."""
+
+    folder: Path | None
+    state: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def resume(wanted: Pretrain, changes: list[str], prints: list[str], us: World, readers: list[int]) -> Found:
+    """The newest checkpoint that verifies, on all ranks, each file read once; damaged ones are named and set aside.
+
+    Nothing is written to the run before it is clear that it goes on, or begins, as was asked for.
+    """
+    passed = list[Damaged]()
+    while True:
+        found = us.tell(_newest(wanted, changes, passed) if us.is_main else None)
+        if isinstance(found, str):
+            raise CheckpointError(found)
+        if found is None:
+            return Found(None, {}, {"step": 0})
+        try:
+            saved, progress = state.load(found, us, readers)
+        except CheckpointError as damaged:
+            passed.append(Damaged(found, str(damaged)))
+            continue
+        if refusal := us.tell(_refusal(wanted, progress, prints, changes, found) if us.is_main else None):
+            raise CheckpointError(refusal)
+        if us.is_main:
+            _set_aside(passed, log.Journal(wanted.run.out))
+            log.say(f"goes on from {found}")
+        return Found(found, saved, progress)
+
+
+def _newest(wanted: Pretrain, changes: list[str], passed: list[Damaged]) -> Path | str | None:
+    """Where to go on from, None for a fresh start, or what is wrong. Adds to `passed` what is damaged by its sizes."""
     run = wanted.run
-    found, passed = checkpoint.newest(run.out, verify=True)
+    checkpoint.sweep(run.out)
+    try:
+        found, damaged = checkpoint.newest(run.out, but=[folder for folder, _ in passed])
+    except CheckpointError as error:
+        return str(error)
+    passed += damaged
     if passed and not found:  # a fresh start would write over what may still be mended
         lines = "".join(f"\n  {line}" for line in passed)
         return (
             f"{run.out}: every checkpoint is damaged, none is left to go on from:{lines}\n"
             f"put back a copy of one, or remove {run.out / 'checkpoints'} to start anew"
         )
-    for line in passed:
-        log.say(f"passed over: {line}")
     if run.resume == "never" and found:
         return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
     if run.resume == "must" and not found:
         return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
     if not found and (run.out / "recipe.toml").exists():
-        try:  # killed before its first save; where there is a save, `refusal` asks
+        try:  # killed before its first save; where there is a save, `_refusal` asks
             setup.refuse_another(wanted, changes)
         except UserError as error:
             return str(error)
     return found
 
 
-def refusal(wanted: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], found: Path) -> str:
+def _refusal(wanted: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], found: Path) -> str:
     """Why the checkpoint `found` is not one of this run, or ""."""
     try:
         setup.same_run(wanted, progress, prints, changes, found)
     except UserError as error:
         return str(error)
     return ""
+
+
+def _set_aside(passed: list[Damaged], journal: log.Journal) -> None:
+    for folder, why in passed:
+        aside = checkpoint.set_aside(folder)
+        log.say(f"damaged, set aside as {aside.name}: {why}")
+        journal.event("set_aside", checkpoint=str(aside), why=why)

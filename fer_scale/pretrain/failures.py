@@ -22,7 +22,7 @@ def in_words(rec: Pretrain, us: World) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (*_LOOK, *_PASS):
             raise
-        kind = UserError if error.errno in _LOOK else Broken
+        kind = UserError if needs_somebody(error) else Broken
         place = error.filename or "a file"
         raise kind(f"{us.name}: {place}: {error.strerror}; nothing that was saved is lost") from error
     except (RuntimeError, MemoryError) as error:
@@ -33,6 +33,11 @@ def in_words(rec: Pretrain, us: World) -> Iterator[None]:
         if us.ranks > 1 and us.name not in str(error):
             error.args = (f"{us.name}: {error}",)
         raise
+
+
+def needs_somebody(error: Exception) -> bool:
+    """Whether it comes again until somebody makes room, or gives a right."""
+    return isinstance(error, OSError) and error.errno in _LOOK
 
 
 def _told(error: RuntimeError | MemoryError, rec: Pretrain, us: World) -> UserError | None:

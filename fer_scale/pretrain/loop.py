@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from fer_scale import __version__, config, ending, images, loader, log, plots
-from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
-from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start, state, world
+from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start, world
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
 from fer_scale.pretrain.numbers import Skips
 from fer_scale.pretrain.recipe import Plan, Pretrain
+from fer_scale.pretrain.saving import Saved, Saver
 from fer_scale.pretrain.stragglers import Slow, Stragglers
 from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.watchdog import Watchdog
@@ -48,7 +48,7 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         watchdog = Watchdog(wanted.run.hang_limits, us, begun)
         with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
             run = _set_up(wanted, changes, us, begun, watchdog)
-            with run.stop, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
+            with run.stop, run.saver, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
                 _train(run, tick)
         if us.is_main:
             log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
@@ -71,31 +71,25 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
-    found = us.tell(begin.newest(wanted, changes) if us.is_main else None)
-    if isinstance(found, str):
-        raise CheckpointError(found)
-    saved: dict[str, Tensor] = {}
-    progress: dict[str, Any] = {"step": 0}
-    if found:
-        with watchdog.phase("load"):
-            saved, progress = state.load(found, us)
-        if refusal := us.tell(begin.refusal(wanted, progress, prints, changes, found) if us.is_main else None):
-            raise CheckpointError(refusal)
-        load_weights(model, saved)
+    with watchdog.phase("load"):
+        found = begin.resume(wanted, changes, prints, us, begun.writers)
+    progress = found.progress
+    if found.folder:
+        load_weights(model, found.state)
     elif wanted.model.start_from:
         progress["start"] = start.begin(model.encoder, wanted.model, us)
     begin.same_everywhere(us, **{"data.shards": prints, "step": progress["step"], "steps": plan.steps})
     engine = Engine(model, wanted, plan, us)
-    if found:
-        engine.restore(saved, progress["adam_step"])
+    if found.folder:
+        engine.restore(found.state, progress["adam_step"])
+    saver = Saver(engine, us, wanted.run, begun)
+    saver.has_room()
 
     journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
     if us.is_main:
         setup.write_facts(wanted, plan, sets, fell_out)
         journal.rewind(progress["step"])
-        if found:
-            log.say(f"goes on from {found}")
-    kind = "resume" if found else "start"
+    kind = "resume" if found.folder else "start"
     facts = begin.describe(begun, us, stage=engine.stage) if us.is_main else {}
     journal.event(kind, step=progress["step"], **facts, changes=changes)
     stop = StopSignal(begun.attempt, max_hours=wanted.run.max_hours, rank=us.rank)
@@ -103,7 +97,8 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     step, weights = progress["step"], progress.get("start")
     slow = Stragglers(us, engine.spent, engine.stage)
     return Run(
-        wanted, plan, us, engine, faces, order, journal, prints, stop, skips, watchdog, slow, weights, step=step
+        wanted, plan, us, engine, faces, order, journal, prints, stop, skips, saver, watchdog, slow, weights,
+        step=step,
     )  # fmt: skip
 
 
@@ -121,13 +116,14 @@ class Run:
     prints: list[str]
     stop: StopSignal
     skips: Skips
+    saver: Saver
     watchdog: Watchdog
     stragglers: Stragglers
     start: dict[str, Any] | None  # which weights it began with; see start.py
     step: int
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
-    saved: int = -1  # step of the newest checkpoint of this process
+    saved: int = -1  # step of the newest checkpoint that this process has begun
     meter: Meter = field(default_factory=Meter)
 
 
@@ -155,7 +151,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
         run.meter.add(stepped, rec.batch.size, waited, took)
 
         bad = [line for batch in batches for line in batch.bad]
-        stopping, any_bad = us.agree(run.stop.asked(), len(bad))
+        stopping, any_bad, writing = us.agree(run.stop.asked(), len(bad), run.saver.writing)
         if stopping == LEAVE:
             raise run.stop.attempt.superseded()
         if any_bad:
@@ -168,9 +164,13 @@ def _train(run: Run, tick: log.Ticker) -> None:
         tick(run.step, last)
         if logged:
             _log(run, lr, seen)
+        if run.saver.under_way and not writing:
+            with run.watchdog.phase("save"):
+                _saved(run, run.saver.settle())
         if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
             with run.watchdog.phase("save"):
-                _save(run)
+                _save(run, wait=bool(stopping) or run.step == last or not rec.run.checkpoint_async)
+        if run.saved == run.step and not stopping:
             with run.watchdog.phase("probe"):
                 _picture(run, batches[0])
         if stopping:
@@ -244,24 +244,29 @@ def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
     run.skips.refuse_more(run.step, lr)
 
 
-def _save(run: Run) -> None:
-    rec, began = run.recipe, time.monotonic()
-    facts = {
+def _save(run: Run, *, wait: bool) -> None:
+    """Begin to save the run as it is now, after the save before is done; with `wait` until this one counts."""
+    _saved(run, run.saver.finish())
+    run.saver.begin({
         "step": run.step,
-        "images": run.step * rec.batch.size,
+        "images": run.step * run.recipe.batch.size,
         "shards": run.prints,
         "start": run.start,
-        "recipe": config.dump(rec),
+        "recipe": config.dump(run.recipe),
         "versions": {"fer_scale": __version__} | versions(),
-    }
-    place = state.save(run.engine, run.us, rec.run.out, facts, rec.run.keep_checkpoints, rec.run.keep_every_steps)
+    })  # fmt: skip
     run.saved = run.step
-    took = time.monotonic() - began
-    if run.us.is_main:
-        size = sum(f.stat().st_size for f in place.iterdir())
-        run.journal.event("checkpoint", step=run.step, seconds=round(took, 2), bytes=size)
-        if took > rec.run.grace_s:
-            log.say(f"the save took {took:.0f} s, more than run.grace_s = {rec.run.grace_s:g}: a stop may be cut short")
+    if wait:
+        _saved(run, run.saver.finish())
+
+
+def _saved(run: Run, saved: Saved | None) -> None:
+    if saved is None or not run.us.is_main:
+        return
+    times = {"seconds": round(saved.seconds, 2), "stall_s": round(saved.stall_s, 3)}
+    run.journal.event("checkpoint", step=saved.step, **times, bytes=saved.bytes)
+    if saved.seconds > (grace := run.recipe.run.grace_s):
+        log.say(f"the save took {saved.seconds:.0f} s, more than run.grace_s = {grace:g}: a stop may be cut short")
 
 
 def _picture(run: Run, batch: Batch, count: int = 8) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fer_scale import log
-from fer_scale.pretrain import fitness, setup, shared_folder, state, world
+from fer_scale.pretrain import fitness, saving, setup, shared_folder, world
 from fer_scale.pretrain.cost import FP32
 from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
@@ -110,7 +110,7 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
         checkpoint_gb=3 * FP32 * weights / 1e9,
         checkpoints=max(1, for_good + run.keep_checkpoints + 1 - there),  # one more than are kept, while it is written
         uncounted=bool(run.keep_every_steps and not run.steps),
-        writers=state.most_writers(weights),
+        writers=saving.most_writers(weights),
         grace_s=run.grace_s,
     )
 

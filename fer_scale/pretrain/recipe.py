@@ -176,6 +176,7 @@ class Run:
     )
     log_every_steps: int = knob(20, kind="watch", help="steps between lines of metrics.jsonl")
     checkpoint_every_steps: int = knob(1000, kind="watch", help="steps between checkpoints")
+    checkpoint_async: bool = knob(True, kind="layout", help="checkpoints are written while training goes on")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
     keep_every_steps: int | None = knob(None, kind="watch", help="checkpoints of every so many steps are kept for good")
     stop_after_steps: int | None = knob(None, kind="watch", help="end early at this step; the schedule stays")
@@ -184,7 +185,7 @@ class Run:
         25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
     )
     hang_seconds: float | tuple[str, ...] = knob(
-        (), kind="watch", help="a phase that lasts longer hangs: the run ends; PHASE=SECONDS, a list, or one for all"
+        (), kind="watch", help=f"when a phase hangs and the run ends: a number for all, or a list, as {limits.SAID}"
     )
     max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
     profile_steps: int = knob(0, kind="watch", help="so many steps of rank 0 are profiled, to RUN/trace.json.gz")

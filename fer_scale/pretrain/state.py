@@ -1,6 +1,5 @@
-"""The training state, from all ranks to one portable checkpoint and back (fer_scale/checkpoint.py holds the form)."""
+"""The training state, from a portable checkpoint to all ranks (saving.py has the way there, checkpoint.py the form)."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,67 +7,21 @@ from torch import Tensor
 
 from fer_scale import checkpoint
 from fer_scale.checkpoint import CheckpointError
-from fer_scale.pretrain.engine import Engine
 from fer_scale.pretrain.world import World
 from shards.errors import UserError
 
-_MOST_WRITERS = 16
-_WORTH_A_WRITER = 256 << 20  # bytes
 
+def load(folder: Path, world: World, readers: list[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors on every rank, and the progress. Each file is read and hashed once, by one rank, then broadcast.
 
-def save(engine: Engine, world: World, run: Path, progress: dict[str, Any], keep: int, keep_every: int | None) -> Path:
-    """The checkpoint's folder, complete on disk. All ranks must call it: each tensor is gathered from all of them."""
-    place = checkpoint.folder_of(run, progress["step"])
-    part = place.with_suffix(".part")
-    writers = min(world.ranks, most_writers(engine.numel))
-    problem = ""
-    if world.is_main and part.exists():
-        shutil.rmtree(part)  # a save that was killed
-    world.agree(0)
-
-    loads, mine = [0] * writers, {}
-    for name, get in engine.tensors():
-        tensor = get()
-        writer = loads.index(min(loads))  # dealt by bytes
-        loads[writer] += tensor.numel() * tensor.element_size()
-        if writer == world.rank:
-            mine[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    written = None
-    try:
-        if world.rank < writers:
-            written = checkpoint.write_part(part, world.rank, writers, mine)
-    except OSError as error:
-        problem = f"{part}: {error}"
-    everything = world.collect((written, problem))
-    problems = [text for _, text in everything if text]
-    if world.is_main and not problems:
-        try:
-            files = [line for line, _ in everything if line]
-            checkpoint.finish(part, place, files, progress | {"adam_step": engine.adam_step})
-            checkpoint.prune(run, keep, keep_every)
-        except OSError as error:
-            problems = [f"{part}: {error}"]
-    problems = world.tell(problems)
-    if problems:
-        raise CheckpointError(
-            f"{problems[0]}; free space and start the run again: the checkpoint before this one is whole"
-        )
-    return place
-
-
-def most_writers(numel: int) -> int:
-    """How many ranks, from rank 0 on, write a share each of a state of so many weights, where there are as many."""
-    return max(1, min(_MOST_WRITERS, 12 * numel // _WORTH_A_WRITER))
-
-
-def load(folder: Path, world: World) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors on every rank, and the progress. Each file is read and hashed once, by one rank, then broadcast."""
+    CheckpointError on all ranks where one of the `readers`, ranks that see the folder, finds damage.
+    """
     files, progress = world.tell(_listing(folder) if world.is_main else None)
     if isinstance(files, str):
         raise CheckpointError(files)
     state: dict[str, Tensor] = {}
     for number, name in enumerate(files):
-        owner = number % world.ranks
+        owner = readers[number % len(readers)]
         tensors, shapes, problem = {}, None, ""
         if world.rank == owner:
             try:

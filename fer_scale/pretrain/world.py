@@ -78,6 +78,10 @@ class World:
         dist.broadcast(moved, src=of)
         return moved.cpu()
 
+    def spread(self, values: Tensor, *, of: int) -> None:
+        """Have rank `of`'s values in the tensors of all the others, in place."""
+        dist.broadcast(values, src=of)
+
     def add_up(self, values: Tensor) -> None:
         """Sum over all ranks, in place."""
         dist.all_reduce(values)

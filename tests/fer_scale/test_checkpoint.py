@@ -1,17 +1,21 @@
 """The portable checkpoint: whole or absent, and every damage found."""
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as library_save
 
-from fer_scale import checkpoint
-from fer_scale.checkpoint import CheckpointError
+from fer_scale import checkpoint, tensors
+from fer_scale.checkpoint import CheckpointError, TooNew
 
 
 def save(run: Path, step: int, writers: int = 2) -> Path:
     place = checkpoint.folder_of(run, step)
-    part = place.with_suffix(".part")
+    part = checkpoint.part_of(place, 1)
     files = [checkpoint.write_part(part, k, writers, {f"w.{k}": torch.full((4,), float(step))}) for k in range(writers)]
     checkpoint.finish(part, place, files, {"step": step, "adam_step": step})
     return place
@@ -32,7 +36,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
 def test_a_save_that_was_cut_off_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
     old, new = save(tmp_path, 1), save(tmp_path, 2)
     (new / "manifest.json").unlink()
-    checkpoint.write_part(checkpoint.folder_of(tmp_path, 3).with_suffix(".part"), 0, 1, {})
+    checkpoint.write_part(checkpoint.part_of(checkpoint.folder_of(tmp_path, 3)), 0, 1, {})
     found, passed = checkpoint.newest(tmp_path)
     assert found == old and passed == []  # no damage: nothing was lost
 
@@ -44,7 +48,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_named_and_passed_over_for_the_one_be
     data[-1] ^= 1
     file.write_bytes(data)
     found, passed = checkpoint.newest(tmp_path, verify=True)
-    assert found == old and len(passed) == 1 and passed[0].startswith(f"{file}: damaged")
+    assert found == old and len(passed) == 1 and passed[0].why.startswith(f"{file}: damaged")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "progress.json", "state-00-of-02.safetensors"])
@@ -72,6 +76,87 @@ def test_a_cut_a_missing_and_a_swapped_file_are_found(tmp_path: Path) -> None:
     one.unlink()
     with pytest.raises(CheckpointError, match=r"-1 bytes, not"):
         checkpoint.read(folder)
+
+
+def test_a_file_too_many_is_damage_but_what_a_network_file_system_leaves_is_not(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / ".nfs0001").touch()
+    checkpoint.read(folder)
+    (folder / "state-02-of-02.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"state-02-of-02.safetensors is not in its manifest"):
+        checkpoint.read(folder)
+
+
+def test_a_newer_form_is_no_damage_and_says_what_to_do(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    file = save(tmp_path, 2) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
+    with pytest.raises(TooNew, match=r"written in version 99, this fer_scale reads 1 at most; install a newer one"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_state_file_is_what_the_library_would_write_to_the_byte() -> None:
+    state = {f"{name}.{i}": torch.ones(3, 2, dtype=dtype) for i in (1, 0) for name, dtype in tensors._DTYPES.items()}
+    state |= {"scalar": torch.tensor(3.0), "empty": torch.empty(0, 4), "turned": torch.rand(3, 5).T}
+    wanted = library_save({k: v.contiguous() for k, v in state.items()}, metadata={"format": "pt"})
+    assert b"".join(tensors.serialised(state, {"format": "pt"})) == wanted
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_never_saved_and_large_ones_are(tmp_path: Path, value: float) -> None:
+    large = torch.full((3_000_000,), 3e38)
+    checkpoint.write_part(tmp_path, 0, 2, {"v.large": large, "b.whole": torch.arange(3)})
+    large[-1] = value
+    with pytest.raises(CheckpointError, match=r"v.large: holds NaN or infinite values"):
+        checkpoint.write_part(tmp_path, 1, 2, {"v.large": large})
+
+
+def test_one_that_was_set_aside_is_not_met_again(tmp_path: Path) -> None:
+    old, new = save(tmp_path, 1), save(tmp_path, 2)
+    (new / "progress.json").unlink()
+    for _ in range(2):  # the second time over what the first one left
+        found, passed = checkpoint.newest(tmp_path)
+        assert found == old and [folder for folder, _ in passed] == [new]
+        assert checkpoint.set_aside(new) == new.with_name("step_00000002.damaged")
+        assert checkpoint.newest(tmp_path) == (old, [])
+        save(tmp_path, 2)
+        (new / "progress.json").unlink()
+
+
+def test_what_kills_have_left_goes_and_a_save_that_lacked_only_its_name_gets_it(tmp_path: Path) -> None:
+    whole = save(tmp_path, 1)
+    part = checkpoint.part_of(whole, 7)
+    os.rename(save(tmp_path, 2), checkpoint.part_of(checkpoint.folder_of(tmp_path, 2), 7))
+    checkpoint.write_part(checkpoint.part_of(checkpoint.folder_of(tmp_path, 3)), 0, 1, {})
+    (save(tmp_path, 4) / "manifest.json").unlink()
+    os.rename(save(tmp_path, 5), torn := checkpoint.part_of(checkpoint.folder_of(tmp_path, 5), 7))
+    os.truncate(torn / "manifest.json", 100)
+    shutil.copytree(whole, part)  # the same step once more: killed in the middle of putting one in place of the other
+    (whole / "manifest.json").unlink()
+    checkpoint.sweep(tmp_path)
+    assert sorted(f.name for f in whole.parent.iterdir()) == ["step_00000001", "step_00000002"]
+    assert [checkpoint.read(checkpoint.folder_of(tmp_path, step))[1]["step"] for step in (1, 2)] == [1, 2]
+
+
+def test_nothing_is_deleted_while_the_newest_is_damaged(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        folder = save(tmp_path, step)
+    (folder / "progress.json").unlink()
+    checkpoint.prune(tmp_path, keep=1)
+    assert len(checkpoint.complete(tmp_path)) == 3
+
+
+def test_a_save_that_may_not_count_any_more_leaves_no_manifest(tmp_path: Path) -> None:
+    part, place = tmp_path / "part", checkpoint.folder_of(tmp_path, 1)
+    files = [checkpoint.write_part(part, 0, 1, {"w.0": torch.ones(1)})]
+    assert not checkpoint.finish(part, place, files, {}, may=lambda: False)
+    assert not place.exists() and not (part / "manifest.json").exists()
+
+
+def test_the_room_that_is_there_and_needed_is_said(tmp_path: Path) -> None:
+    assert checkpoint.no_room(tmp_path, 1000, 3) == ""
+    said = checkpoint.no_room(tmp_path, 10**15, 2)
+    assert said.startswith(f"{tmp_path}: ") and "2 checkpoints of 1000.00 TB are to be written: make room" in said
 
 
 def test_the_newest_are_kept_and_every_nth_for_good(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_values_that_are_not_finite_are_damage_though_every_byte_is_as_it_was_wr
     assert f"{place}/state-00-of-01.safetensors: v.mask_token: 3 of 5 values are not finite" in said(2, "verify", place)
 
 
+def test_a_form_that_this_code_does_not_know_is_no_damage(run: Path, said: SAID) -> None:
+    manifest = run / "checkpoints/step_00000010/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 99}))
+    assert "kB  too new: " in said(0, "ls", run)
+    for place in (run, manifest.parent):
+        words = said(2, "verify", place)
+        assert "written in version 99" in words and "damaged" not in words
+
+
 def test_two_checkpoints_of_one_state_are_equal_however_many_wrote_them(run: Path, tmp_path: Path, said: SAID) -> None:
     place = save(tmp_path / "other", 20, writers=3)
     assert "8, all equal" in said(0, "diff", run, place)

@@ -1,0 +1,191 @@
+"""The training state, from all ranks to one portable checkpoint, while training goes on (checkpoint.py holds the form).
+
+    begin     all ranks gather every tensor in one fixed order; the writers, among which the tensors are dealt by bytes,
+              copy theirs to memory that they keep for this. That is what holds up the training
+    writing   a thread of each writer writes, hashes and looks at its tensors, with no collective in it
+    settle    once no rank is writing, which they learn where they agree anyway: a thread of the main rank writes
+              progress and manifest, gives the folder its name, and deletes what is not kept
+    settle    once that is done: the checkpoint counts
+
+One save is under way at a time. What fails on one rank is raised on all, and the checkpoint before is whole.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fer_scale import checkpoint
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.pretrain import failures
+from fer_scale.pretrain.begin import Begun
+from fer_scale.pretrain.engine import Engine
+from fer_scale.pretrain.recipe import Run
+from fer_scale.pretrain.world import World
+from shards.errors import Broken, UserError
+
+_MOST_WRITERS = 16
+_WORTH_A_WRITER = 256 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    step: int
+    seconds: float  # until it counted
+    stall_s: float  # of them, those that the training waited
+    bytes: int
+
+
+class NotSaved(CheckpointError, Broken):
+    """A checkpoint that could not be written; the one before it is whole, and may be gone on from."""
+
+
+class Saver:
+    """All ranks must call the same methods at the same steps."""
+
+    def __init__(self, engine: Engine, us: World, run: Run, begun: Begun):
+        self._engine, self._us, self._run, self._attempt = engine, us, run, begun.attempt
+        self._writers = begun.writers[: most_writers(engine.numel)]
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._given_up = threading.Event()
+        self._found: Any = None  # by the thread
+        self._problem: Exception | None = None  # of the thread
+        self._progress: dict[str, Any] | None = None  # of the save under way
+        self._files: list[dict[str, Any]] | None = None  # once they are all written
+
+    @property
+    def under_way(self) -> bool:
+        return self._progress is not None
+
+    @property
+    def writing(self) -> int:
+        """1 while this rank has not done its part: for the ranks to agree on."""
+        return int(self._thread is not None and self._thread.is_alive())
+
+    def has_room(self) -> None:
+        """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
+        there = len(checkpoint.complete(self._run.out)) if self._us.is_main else 0
+        self._refuse_without_room(max(1, self._run.keep_checkpoints + 1 - there))
+
+    def _refuse_without_room(self, count: int) -> None:
+        size = 4 * (2 * self._engine.numel_trained + self._engine.numel)
+        told = self._us.tell(checkpoint.no_room(self._run.out, size, count) if self._us.is_main else "")
+        if told:
+            raise CheckpointError(told)
+
+    def begin(self, progress: dict[str, Any]) -> None:
+        """Take the state as it is now, and start to write it. `progress` holds its step."""
+        assert not self.under_way, "finish the save before"
+        self._refuse_without_room(1)
+        self._began = time.monotonic()
+        self._progress = progress | {"adam_step": self._engine.adam_step}
+        self._files = self._found = self._problem = None
+        place = checkpoint.folder_of(self._run.out, progress["step"])
+        self._place, self._part = place, checkpoint.part_of(place, self._attempt.number)
+        mine = self._gathered()
+        if self._us.rank in self._writers:
+            number, count = self._writers.index(self._us.rank), len(self._writers)
+            self._start(lambda: checkpoint.write_part(self._part, number, count, mine, self._given_up))
+        self._stall = time.monotonic() - self._began
+
+    def _gathered(self) -> dict[str, Tensor]:
+        """The tensors that this rank writes, on the CPU."""
+        loads, on_gpu = [0] * len(self._writers), self._us.device.type == "cuda"
+        for name, get in self._engine.tensors():
+            tensor = get().detach()
+            writer = loads.index(min(loads))  # dealt by bytes
+            loads[writer] += tensor.numel() * tensor.element_size()
+            if self._writers[writer] == self._us.rank:
+                if name not in self._buffers:
+                    self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
+                self._buffers[name].copy_(tensor, non_blocking=True)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return self._buffers
+
+    def _start(self, work: Callable[[], Any]) -> None:
+        self._thread = threading.Thread(target=self._work, args=(work,), name="saving")
+        self._thread.start()
+
+    def _work(self, work: Callable[[], Any]) -> None:
+        try:
+            self._found = work()
+        except Exception as error:
+            self._problem = error
+
+    def finish(self) -> Saved | None:
+        """Wait for the save under way; None where there is none."""
+        saved = None
+        while self.under_way:
+            began = time.monotonic()
+            if self._thread:
+                self._thread.join()
+            self._stall += time.monotonic() - began
+            saved = self.settle()
+        return saved
+
+    def settle(self) -> Saved | None:
+        """Go on with a save that no rank is writing at any more; what was saved, once it counts."""
+        began = time.monotonic()
+        self._raise_on_all()
+        if self._files is None:
+            self._files = [line for line in self._us.collect(self._found) if line]
+            self._found = None
+            if self._us.is_main:
+                self._start(self._commit)
+            self._stall += time.monotonic() - began
+            return None
+        assert self._progress is not None
+        step, self._progress = self._progress["step"], None
+        if not self._us.tell(self._found):
+            raise self._attempt.superseded()
+        now = time.monotonic()
+        return Saved(step, now - self._began, self._stall + now - began, sum(f["bytes"] for f in self._files))
+
+    def _commit(self) -> bool:
+        assert self._files is not None and self._progress is not None
+        may = self._attempt.is_newest
+        kept = checkpoint.finish(self._part, self._place, self._files, self._progress, may)
+        if kept:
+            checkpoint.prune(self._run.out, self._run.keep_checkpoints, self._run.keep_every_steps)
+        return kept
+
+    def _raise_on_all(self) -> None:
+        """Where a thread has failed, on whichever rank: nothing of this save stays."""
+        problem = self._problem
+        if problem and not isinstance(problem, OSError | UserError):
+            raise problem  # our own bug, or no memory: not in one line
+        mine = (
+            (f"{self._us.name}: {self._part}: {_why(problem)}", failures.needs_somebody(problem)) if problem else None
+        )
+        if told := next(filter(None, self._us.collect(mine)), None):
+            shutil.rmtree(self._part, ignore_errors=True)
+            self._progress = None
+            text, look = told
+            hint = "free space and start the run again" if look else "the same command goes on from it"
+            kind = CheckpointError if look else NotSaved
+            raise kind(f"{text}; the checkpoint before this one is whole: {hint}") from problem
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        """A run that fails does not wait for a save that can come to nothing."""
+        self._given_up.set()
+        if self._thread:
+            self._thread.join()
+
+
+def _why(problem: Exception) -> str:
+    return problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)
+
+
+def most_writers(numel: int) -> int:
+    """How many ranks write a share each of a state of so many weights, where there are as many."""
+    return max(1, min(_MOST_WRITERS, 12 * numel // _WORTH_A_WRITER))
