@@ -45,9 +45,9 @@ def fruitless(out: Path) -> int:
     """How many starts in a row, up to the newest, failed as machines do and wrote no checkpoint."""
     fruitful, number = set[int](), 0
     for row in log.rows(out / "events.jsonl"):
-        if row["event"] in ("start", "resume"):
+        if row.get("event") in ("start", "resume"):
             number = row.get("attempt", 0)
-        elif row["event"] == "checkpoint":
+        elif row.get("event") == "checkpoint":
             fruitful.add(number)
     count = 0
     for start in reversed(starts(out)):
@@ -72,7 +72,8 @@ def judge(before: Start, now: Start, code: int, asked: str) -> tuple[int | None,
         if code == 0 and not now.shared:  # its outcome stands in the folder of the main rank
             return (PREEMPTED if asked else DONE), asked
         return (PREEMPTED if asked else None), f"{name} ended without a word: killed?"
-    why = f"{name} {outcome['outcome']}: {str(outcome.get('reason', '')).partition(chr(10))[0]}"
+    reason = str(outcome.get("reason", "")).partition("\n")[0]
+    why = f"{name} {outcome['outcome']}" + f": {reason}" * bool(reason)
     why += f" (rank {outcome.get('rank')} on {outcome.get('host')})" * (outcome["outcome"] == "failed")
     if outcome["outcome"] == "done" or not outcome.get("restart"):
         return (MISTAKE if outcome["outcome"] == "failed" else DONE), why

@@ -65,10 +65,11 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
         if not _meet(orders, wish, door):
             return (PREEMPTED, wish.asked) if wish.asked else (None, f"{orders.main} was waited for in vain")
         launched = Launched(orders.command)
-        killed = _attend(launched, orders, wish, before)
-        code, why = judge(before, now := _settled(orders, before), launched.code() or 0, wish.asked)
-        if killed and code == PREEMPTED and not wish.asked:
-            code, why = None, "the launcher was killed; its ranks were told to save"
+        _attend(launched, orders, wish, before)
+        ended = launched.code() or 0
+        code, why = judge(before, now := _settled(orders, before), ended, wish.asked)
+        if code == PREEMPTED and not wish.asked and ended and left:
+            code, why = None, f"{why}, by its launcher, which ended with {ended}"
         if code is not None:
             return code, why
         unclaimed = unclaimed + 1 if now.is_as(before) and orders.main is None else 0
@@ -125,8 +126,8 @@ class Door:
         return True
 
 
-def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start) -> bool:
-    """See to it that ranks go when they are to, until all have. Whether the launcher went before its ranks."""
+def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start) -> None:
+    """See to it that ranks go when they are to, until all have."""
     boundary = over = None
     start, looked = before, 0.0
     while launched.code() is None:
@@ -140,6 +141,7 @@ def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start) -> bo
         if wish.asked and _nothing_to_save(launched, orders, wish, start, before):
             launched.end(_PATIENCE_S, lambda: wish.at_once)
         elif wish.signalled and not wish.wrote and start.outcome is None:
+            _say(f"{wish.asked}: the run is to save and stop; a second one ends it at once")
             if not (wish.write() and start.shared):
                 launched.tell(signal.SIGTERM)
         elif wish.seen and not there:  # the main rank has taken it away: the end of the step
@@ -151,10 +153,9 @@ def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start) -> bo
         if over and now - over > _OVER_S and (count := launched.end_ranks_of_before(over)):
             _say(f"start {start.number} has ended, and {log.plural(count, 'rank')} of it stayed: killed")
         time.sleep(_POLL_S)
-    left = bool(launched.left())  # a launcher that was killed leaves its ranks to train
-    saving = left and not wish.at_once and newest(orders.out).outcome is None
+    # A launcher that was killed leaves its ranks to train: they save when they are told to go.
+    saving = launched.left() and not wish.at_once and newest(orders.out).outcome is None
     launched.end(orders.grace_s + _MARGIN_S if saving else _PATIENCE_S, lambda: wish.at_once)
-    return left
 
 
 def _nothing_to_save(launched: Launched, orders: Orders, wish: Wish, start: Start, before: Start) -> bool:

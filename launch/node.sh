@@ -24,6 +24,8 @@ fi
 if [[ $min_nodes ]]; then
     # The store in which they meet is node 0's. join: a spare waits as long as the run lasts. last_call: beyond M nodes, the
     # others have so long to come. keep_alive: who is silent for 5 * 6 s by the clocks of two hosts is gone.
+    # torch 2.14 forgets to tell a node that comes later where the ranks meet, where agents and ranks share a store.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     is_main=$([[ ${NODE:-0} == 0 ]] && echo true || echo false)
     meeting=(--nnodes "$min_nodes:${NODES:-1}" --rdzv-backend c10d --rdzv-endpoint "$main" --rdzv-id fer_scale --rdzv-conf
         "is_host=$is_main,join_timeout=2592000,last_call_timeout=30,keep_alive_interval=5,keep_alive_max_attempt=6,read_timeout=60")

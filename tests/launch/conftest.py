@@ -89,6 +89,12 @@ class Run:
         rows = log.rows(self.out / "events.jsonl")
         return [(row["event"], row["ranks"]) for row in rows if row["event"] in ("start", "resume")]
 
+    @property
+    def hosts(self) -> list[str]:
+        """Of the last start."""
+        rows = log.rows(self.out / "events.jsonl")
+        return [row["hosts"] for row in rows if row["event"] in ("start", "resume")][-1]
+
     def reach(self, step: int, job: Running) -> None:
         """Wait until it has taken a step, and is still far from its last."""
         until(lambda: len(self.losses) >= step or job.process.poll() is not None, f"step {step}", 240)

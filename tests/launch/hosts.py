@@ -65,6 +65,11 @@ class Running:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def tell(self, number: int) -> None:
+        """A signal to the command itself: it runs below nsenter, which passes none on."""
+        [pid] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        os.kill(int(pid), number)
+
     def ended(self, seconds: float = 240) -> int:
         """The exit code; fails the test where the command takes longer."""
         until(lambda: self.process.poll() is not None, f"the end of what says\n{self.said}", seconds)

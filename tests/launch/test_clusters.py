@@ -1,6 +1,7 @@
 """The launch scripts on two real hosts of two ranks each: the curve of one process, also where a host is lost."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ def over_ssh(two: Hosts, words: list[str], folder: Path) -> Running:
     return two[0].run(folder / "said", *command, HOSTFILE=str(folder / "hostfile"), RANKS="2", TMPDIR=str(folder))
 
 
-def in_pods(two: Hosts, words: list[str], folder: Path) -> list[Running]:
+def in_pods(two: Hosts, words: list[str], folder: Path, *numbers: int) -> list[Running]:
     """launch/k8s.yaml's command with its variables, per index, but for the recipe; what each says."""
     [container] = MANIFEST[1]["spec"]["template"]["spec"]["containers"]
     env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
-    command = [*container["command"], container["args"][0], *words]
-    return [two[n].run(folder / f"said{n}", *command, NODE=str(n), **env) for n in (0, 1)]
+    options = container["args"][: container["args"].index("pretrain") + 1]
+    command = [*container["command"], *options, *words]
+    return [two[n].run(folder / f"said{n}", *command, NODE=str(n), **env) for n in numbers]
 
 
 def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the_run_which_then_goes_on(
@@ -40,27 +42,65 @@ def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the
     goes_on(over_ssh(two, run.words, tmp_path), run, plain)
 
 
-def test_pods_give_one_curve_and_the_loss_of_the_first_ends_all_which_then_go_on(
+def test_pods_give_one_curve_and_when_the_first_is_lost_the_other_waits_until_it_is_back(
     hosts: Any, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
     pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
-    _, second = in_pods(pods, run.words, tmp_path)
+    _, second = in_pods(pods, run.words, tmp_path, 0, 1)
     run.reach(12, second)
     pods[0].kill()  # the one that they all meet at
-    ends_within_a_minute(second, run, pods[1])
+    until(lambda: "is started again with fer-scale-0.fer-scale:29500" in second.said, "the second's next start", 60)
+    assert run.outcome["outcome"] == "failed" and run.outcome["host"] == pods[1].name
     pods.restart(0)
-    first, second = in_pods(pods, run.words, tmp_path)
+    [first] = in_pods(pods, run.words, tmp_path, 0)
     goes_on(first, run, plain)
     assert second.ended(30) == 0
 
 
+@pytest.mark.slow
+def test_a_pod_that_is_taken_away_stops_the_run_on_all_which_is_saved(hosts: Any, run: Any, tmp_path: Path) -> None:
+    pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
+    first, second = in_pods(pods, [*run.words, "run.steps=100000"], tmp_path, 0, 1)
+    run.reach(12, second)
+    second.tell(signal.SIGTERM)
+    assert first.ended(60) == second.ended(60) == 75
+    assert run.outcome["outcome"] == "preempted" and not (run.out / "stop").exists()
+    assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_spare_host_steps_in_for_one_that_loses_its_power_and_one_that_comes_back_is_taken_in(
+    hosts: Any, run: Any, tmp_path: Path
+) -> None:
+    some = hosts("node0", "node1", "node2")
+    words = ["--restarts", "5", "--min-nodes", "1", "pretrain", *run.words, "run.steps=100000", "run.hang_seconds=15"]
+
+    def start(number: int) -> Running:
+        env = {"NODES": "2", "NODE": str(number), "MAIN": "node0:29500", "RANKS": "1"}
+        return some[number].run(tmp_path / f"said{number}", "bash", "launch/node.sh", *words, **env)
+
+    jobs = [start(number) for number in range(3)]
+    run.reach(12, jobs[0])
+    lost, spare = (1, 2) if "node1" in run.hosts else (2, 1)
+    some.power_off(lost)
+    until(lambda: run.starts[1:] == [("resume", 2)], "the spare", 120)
+    assert run.hosts == ["node0", f"node{spare}"]
+    some[spare].kill()
+    until(lambda: run.starts[2:] == [("resume", 1)], "a start of one host", 120)
+    some.restart(lost)
+    jobs[lost] = start(lost)
+    until(lambda: run.starts[3:] == [("resume", 2)], "a start with the host that is back", 120)
+    jobs[lost].tell(signal.SIGTERM)
+    assert jobs[0].ended(60) == jobs[lost].ended(60) == 75
+
+
 def ends_within_a_minute(job: Running, run: Any, left: Host) -> None:
     """Where `job` is what the host says that is left."""
-    assert job.ended(60) != 0
+    assert job.ended(60) == 1
     assert run.outcome["outcome"] == "failed" and run.outcome["host"] == left.name
     assert run.outcome["reason"].splitlines()[0] in job.said
-    first = json.loads((run.out / "first_failure.json").read_text())
-    assert first["host"] == left.name and first["traceback"].startswith("Traceback")
+    failed, hung = run.out / "first_failure.json", list(run.out.glob("attempts/0001/*.stacks"))
+    assert hung or json.loads(failed.read_text())["traceback"].startswith("Traceback")
 
 
 def goes_on(job: Running, run: Any, plain: list[float]) -> None:

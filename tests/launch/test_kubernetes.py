@@ -7,6 +7,8 @@ import pytest
 import yaml
 from hosts import ROOT
 
+from fer_scale import starts, supervise
+
 SERVICE, JOB = yaml.safe_load_all((ROOT / "launch/k8s.yaml").read_text())
 NAME = JOB["metadata"]["name"]
 POD = JOB["spec"]["template"]["spec"]
@@ -14,7 +16,7 @@ POD = JOB["spec"]["template"]["spec"]
 ENV = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in CONTAINER["env"]}
 
 
-@pytest.mark.parametrize("version", ["1.29", "1.37"])
+@pytest.mark.parametrize("version", ["1.25", "1.29", "1.37"])
 @pytest.mark.parametrize("resource", [SERVICE, JOB], ids=lambda resource: resource["kind"])
 def test_every_key_is_one_that_kubernetes_knows(resource: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(resource, version, strict=True)
@@ -42,9 +44,16 @@ def test_what_is_mounted_is_there_and_readers_have_shared_memory() -> None:
 
 
 def test_a_pod_that_is_taken_away_has_the_time_to_save() -> None:
-    assert POD["terminationGracePeriodSeconds"] > 25  # run.grace_s
-    ignored = [rule["onPodConditions"][0]["type"] for rule in JOB["spec"]["podFailurePolicy"]["rules"]]
-    assert ignored == ["DisruptionTarget"]
+    assert POD["terminationGracePeriodSeconds"] > 25 + supervise._MARGIN_S + supervise._PATIENCE_S  # run.grace_s
+
+
+def test_a_mistake_ends_the_job_and_neither_a_preempted_pod_nor_a_drained_one_counts_as_failed() -> None:
+    *codes, drained = JOB["spec"]["podFailurePolicy"]["rules"]
+    assert drained["action"] == "Ignore"
+    assert [condition["type"] for condition in drained["onPodConditions"]] == ["DisruptionTarget"]
+    action = {code: rule["action"] for rule in codes for code in rule["onExitCodes"]["values"]}
+    assert action == {starts.MISTAKE: "FailJob", starts.PREEMPTED: "Ignore"}
+    assert all(rule["onExitCodes"]["operator"] == "In" and not rule["onPodConditions"] for rule in codes)
 
 
 def test_no_token_stands_in_the_manifest() -> None:

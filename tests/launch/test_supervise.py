@@ -238,7 +238,8 @@ def test_a_launcher_that_is_killed_takes_its_ranks_along_and_comes_back(node: An
     time.sleep(0.3)  # seen
     os.kill(launcher, signal.SIGKILL)
     assert one.ended() == 0
-    assert "the launcher was killed; its ranks were told to save; it is started again" in one.said and not lives(rank)
+    assert "preempted: told to, by its launcher, which ended with -9; it is started again" in one.said
+    assert not lives(rank)
 
 
 def test_a_rank_that_stays_when_its_start_has_failed_is_killed_and_the_run_goes_on(node: Any) -> None:
