@@ -46,7 +46,7 @@ def doing(frame: FrameType) -> tuple[str, str]:
 
 def blame(reports: Iterable[Report], names: dict[int, str]) -> str:
     """Whose hang it is, as well as the reports of these ranks and the silence of the others of `names` tell."""
-    told = {report.rank: report for report in reports}
+    told = {report.rank: report for report in sorted(reports, key=lambda report: report.rank)}
     if silent := [rank for rank in names if rank not in told]:
         return (
             f"{_listed(silent, names)} said nothing: stopped, cut off, its host lost, or in a call that keeps Python's "

@@ -108,9 +108,11 @@ class Watchdog:
     def _end(self, now: _Now, limit: float) -> None:
         """Say what hangs, and end. Whatever fails or hangs meanwhile, the process is gone at 1.5 times the limit."""
         try:
-            self._keep_stacks(now)
+            mine = self._report(now)
+            with suppress(OSError):  # a full disk must not hide the hang
+                self._keep_stacks(mine)
             time.sleep(min(_OTHERS_S, limit / 4) * (1 + self._us.rank / self._us.ranks) / 2)
-            self._say(now, limit)
+            self._say(mine, limit)
             if record := self._us.flight():  # last: it asks the GPU, which may not answer
                 Path(f"{self._nccl}{self._us.rank}").write_bytes(record)
         except Exception:
@@ -119,31 +121,34 @@ class Watchdog:
             readers.kill()
             os._exit(os.EX_TEMPFAIL)
 
-    def _keep_stacks(self, now: _Now) -> None:
-        rank, lasted = self._us.rank, round(time.monotonic() - now.since, 1)
+    def _report(self, now: _Now) -> Report:
+        lasted = round(time.monotonic() - now.since, 1)
         doing, place = hangs.doing(sys._current_frames()[threading.main_thread().ident or 0])
-        mine = Report(rank, self._us.host, os.getpid(), now.phase, now.step, lasted, doing, place)
-        kept = self._stacks(rank)
+        return Report(self._us.rank, self._us.host, os.getpid(), now.phase, now.step, lasted, doing, place)
+
+    def _keep_stacks(self, mine: Report) -> None:
+        kept = self._stacks(mine.rank)
         with (part := kept.with_name(f".{kept.name}")).open("w") as file:
             file.write(json.dumps(asdict(mine)) + "\n")
             file.flush()
             faulthandler.dump_traceback(file)
         os.replace(part, kept)  # whole, or not there: others look for it
         for number, (facts, stacks) in enumerate(readers.stacks()):
-            facts = {"rank": rank, "reader": number, "host": self._us.host} | facts
+            facts = {"rank": mine.rank, "reader": number, "host": mine.host} | facts
             kept.with_suffix(f".reader-{number}.stacks").write_text(json.dumps(facts) + "\n" + stacks)
 
     def _stacks(self, rank: int) -> Path:
         return self._attempt.folder / f"rank-{rank:0{len(str(self._us.ranks - 1))}}.stacks"
 
-    def _say(self, now: _Now, limit: float) -> None:
+    def _say(self, mine: Report, limit: float) -> None:
         """Once on the screen, and in the log of every rank."""
         folder = self._attempt.folder
-        first = not (folder / "outcome.json").exists()  # of thousands of ranks, few shall read what all have said
-        whose = hangs.blame(self._reports(), self._names) if first else f"{folder}/outcome.json says whose hang it is"
-        after = f" after step {now.step}" if self._beats else ""
-        reason = f"hung{after}: phase {now.phase} took longer than {limit:g} s (run.hang_seconds): {whose}"
-        first = first and self._attempt.record("failed", self._us.rank, step=now.step, reason=reason, restart=True)
+        whose = f"{folder}/outcome.json says whose hang it is"
+        if first := not (folder / "outcome.json").exists():  # of thousands of ranks, few shall read what all have said
+            whose = hangs.blame([mine, *self._others()], self._names)
+        after = f" after step {mine.step}" if self._beats else ""
+        reason = f"hung{after}: phase {mine.phase} took longer than {limit:g} s (run.hang_seconds): {whose}"
+        first = first and self._attempt.record("failed", mine.rank, step=mine.step, reason=reason, restart=True)
         said = f"fer-scale pretrain: {reason}\nwhat all threads were doing: {folder}/rank-*.stacks\n"
         if first:
             os.write(_STDERR, said.encode())  # not by log.say, whose lock the thread that hangs may have
@@ -151,7 +156,7 @@ class Watchdog:
             with self._log.open("a") as file:
                 file.write(said)
 
-    def _reports(self) -> Iterator[Report]:
-        for rank in self._names:
+    def _others(self) -> Iterator[Report]:
+        for rank in self._names.keys() - {self._us.rank}:
             with suppress(OSError, ValueError, TypeError), self._stacks(rank).open() as file:
                 yield Report(**json.loads(file.readline()))
