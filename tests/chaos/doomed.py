@@ -10,7 +10,7 @@ Phases, whose nth time in the process is the moment:
     reading       before a file of a shard is opened  publish       before a file of an encoder is written or moved
 
 What: killed; torn (half of the file is on the disk, then killed); full (no byte is left on the disk of the file
-BALLAST); or an errno's name, which the operation fails with.
+BALLAST); or an errno's name, which the operation fails with, from then on where `!` follows the name.
 
 File operations are met by Python's audit hook and os.fsync, not by the names of our functions, which may change.
 A moment that does not come is loud: exit code 99.
@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from disturbed import NEVER, without_pictures
+from disturbed import NEVER, as_a_driver
 
 from fer_scale.__main__ import main
-from fer_scale.pretrain import state
 from fer_scale.pretrain.engine import Engine
 from fer_scale.pretrain.mae import MaskedAutoencoder
 
@@ -40,7 +39,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 class Doom:
     def __init__(self, rank: int, phase: str, nth: int, what: str):
         self.here = rank == int(os.environ.get("RANK", 0))
-        self.phase, self.left, self.what = phase, nth, what
+        self.phase, self.left, self.what, self.came = phase, nth, what, False
 
     def met(self, phase: str, place: str = "", fd: int | None = None) -> None:
         """Let it happen, if this is the moment."""
@@ -49,6 +48,8 @@ class Doom:
         self.left -= 1
         if self.left:
             return
+        self.left = int(self.what.endswith("!"))
+        self.came = True
         print(f"doom: {self.what} at {phase} {place}", flush=True)
         if self.what == "torn":
             assert fd is not None
@@ -58,7 +59,7 @@ class Doom:
         elif self.what == "full":
             _fill(Path(os.environ["BALLAST"]))
         else:
-            number = getattr(errno, self.what)
+            number = getattr(errno, self.what.rstrip("!"))
             raise OSError(number, os.strerror(number), place or None)
 
 
@@ -122,10 +123,8 @@ def _meet(doom: Doom) -> None:
 
 
 if __name__ == "__main__":  # readers import this file again
-    assert state._WORTH_A_WRITER
-    state._WORTH_A_WRITER = 1 << 16  # two ranks write, as of a model that is worth it
-    without_pictures()
+    as_a_driver()
     doom = Doom(**json.loads(os.environ["DOOM"]))
     _meet(doom)
     code = main()
-    sys.exit(NEVER if doom.here and doom.left else code)
+    sys.exit(NEVER if doom.here and not doom.came else code)

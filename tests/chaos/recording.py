@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from disturbed import without_pictures
+from disturbed import as_a_driver
 
 from fer_scale import loader
 from fer_scale.__main__ import main
@@ -26,6 +26,6 @@ def recorded(*args: Any, start_step: int, rank: int, **more: Any) -> Iterator[li
 
 
 if __name__ == "__main__":
-    without_pictures()
+    as_a_driver()
     loader.batches = recorded
     sys.exit(main())

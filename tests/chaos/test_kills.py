@@ -12,7 +12,7 @@ Lives = Callable[..., Life]
 
 # phase -> how often it comes before the run's end, about, and on which ranks
 PHASES = {
-    "step": (5, 2), "gather": (90, 2), "shard write": (2, 2), "shard end": (2, 2), "progress": (2, 1),
+    "step": (5, 2), "gather": (400, 2), "shard write": (2, 2), "shard end": (2, 2), "progress": (2, 1),
     "manifest": (2, 1), "manifest end": (2, 1), "rename": (2, 1), "delete": (8, 1),
 }  # fmt: skip
 
