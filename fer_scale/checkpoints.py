@@ -88,10 +88,9 @@ def _state(folder: Path) -> tuple[str, str]:
         return "set aside", "the run found it damaged"
     try:
         checkpoint.manifest(folder)
-    except TooNew as error:
-        return "too new", str(error)
     except CheckpointError as error:
-        return "damaged", str(error)
+        why = str(error).removeprefix(str(folder)).lstrip("/: ")
+        return "too new" if isinstance(error, TooNew) else "damaged", why
     return "complete", ""
 
 

@@ -27,7 +27,7 @@ def lines(run: Path, life: Row) -> Iterator[str]:
     yield from _starts(life["starts"])
     if life["checkpoints"]["written"]:
         yield _titled("checkpoints", _checkpoints(life["checkpoints"]))
-    yield from _notes(life)
+    yield from (line.replace(f"{run}/checkpoints/", "") for line in _notes(life))
 
 
 def _titled(title: str, text: str) -> str:

@@ -96,7 +96,7 @@ def test_ls_tells_by_sizes_what_is_complete_incomplete_damaged_or_set_aside(run:
     ]  # fmt: skip
     assert rows[0]["bytes"] == sum(f.stat().st_size for f in (run / "checkpoints/step_00000010").iterdir())
     lines = said(0, "ls", run).splitlines()
-    assert len(lines) == 8 and lines[1].endswith("kB  complete") and "progress.json: 2 bytes, not" in lines[5]
+    assert len(lines) == 8 and lines[1].endswith("kB  complete") and "damaged: progress.json: 2 bytes, not" in lines[5]
 
 
 def test_what_is_whole_is_verified_to_the_last_byte(run: Path, said: SAID) -> None:
