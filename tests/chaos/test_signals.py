@@ -14,18 +14,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 def signalled(life: Life, draw: random.Random) -> str:
     """Start it, send a signal to a rank; how it ended: done, preempted, or killed where nobody listened yet."""
-    before, early = max(life.losses, default=0), draw.random() < 0.2
+    before, early = max(life.losses, default=0), draw.random() < 0.3
     run = life.start()
     until = time.monotonic() + 100
     while not early and max(life.losses, default=0) <= before and run.processes[0].poll() is None:
         assert time.monotonic() < until
         time.sleep(0.01)
-    time.sleep(draw.uniform(0, 1.5 if early else 0.4))
+    time.sleep(draw.uniform(0, 0.7 if early else 0.4))
     rank, number = draw.randrange(2), draw.choice(SIGNALS)
-    run.processes[rank].send_signal(number)
+    hit = run.processes[rank]
+    hit.send_signal(number)
+    if early and hit.wait(100):
+        assert hit.returncode in (-number, 130)
+        run.processes[1 - rank].send_signal(signal.SIGTERM)  # as a launcher does: it may wait for a peer to come
     said = life.ended(run)
     if early and any(life.codes):
-        assert life.codes[rank] in (-number, 130), said
         return "killed"
     assert life.codes == [0, 0], said
     last = max(life.losses)
@@ -48,7 +51,7 @@ def survives(life: Lives, draw: random.Random, signals: int, steps: int) -> None
 
 
 def test_a_signal_to_a_rank_loses_nothing(life: Lives) -> None:
-    survives(life, random.Random(0), signals=3, steps=60)
+    survives(life, random.Random(0), signals=2, steps=40)
 
 
 @pytest.mark.chaos
