@@ -42,7 +42,7 @@ EVENTS = [
     event(10, "start", attempt=1, step=0, ranks=4, hosts=["a", "b"], stage=1, versions=VERSIONS, changes=[]),
     event(26, "checkpoint", step=15, seconds=2.0, stall_s=0.5, bytes=1000),
     event(28, "skipped", step=17, ranks=["rank 0 on a"], samples=10, file="f.txt"),
-    event(110, "set_aside", checkpoint="/runs/r/checkpoints/step_00000020.damaged", why="progress.json: 3 bytes, not 4"),
+    event(110, "set_aside", checkpoint="/runs/r/checkpoints/step_00000020.damaged", why="progress.json: cut"),
     event(110, "rewound", step=15, reached=20, images_per_s=10.0),
     event(110, "resume", attempt=2, step=15, ranks=3, hosts=["a"], stage=1, versions=VERSIONS | {"torch": "2.14"},
           changed={"ranks": [4, 3], "versions": [VERSIONS, VERSIONS | {"torch": "2.14"}]}, changes=["optim.lr=1"]),
@@ -188,7 +188,7 @@ def test_the_words_say_all_that_happened_and_nothing_of_what_did_not() -> None:
         "unreadable    1 image, each replaced by another one",
         "              faces-0.tar[3] a.png: cannot decode",
         "slow          rank 2 on b: up to 1.8 times the others' time for forward; said 2 times, last at step 35",
-        "set aside     step_00000020.damaged: progress.json: 3 bytes, not 4",
+        "set aside     step_00000020.damaged: progress.json: cut",
     ]
     claimed = life(Record(claims={1: claim(0)}, signs={1: when(1)}), when(5))
     words = [line[:14].strip() for line in story.lines(Path("r"), claimed) if line[:14].strip()]
