@@ -41,11 +41,11 @@ SAVE, LEAVE = 1, 2  # what StopSignal.asked may say, beside 0
 
 
 class Preempted(Exception):
-    """The run was asked to end before its last step; everything is saved."""
+    """The run was asked to end before its last step; everything is saved. `again`: to be started again by itself."""
 
-    def __init__(self, reason: str, step: int):
+    def __init__(self, reason: str, step: int, *, again: bool = True):
         super().__init__(reason)
-        self.reason, self.step = reason, step
+        self.reason, self.step, self.again = reason, step, again
 
 
 class Superseded(UserError):
@@ -63,7 +63,7 @@ class Attempt:
 
     def is_newest(self) -> bool:
         """Whether no later start has claimed the run. Numbers follow one another."""
-        return not (self.out / "attempts" / f"{self.number + 1:04d}").exists()
+        return not os.path.exists(f"{self.out}/attempts/{self.number + 1:04d}")  # quicker than a Path: asked every step
 
     def superseded(self) -> Superseded:
         return Superseded(
@@ -133,7 +133,7 @@ def recorded(attempt: Attempt, rank: int, log: Path | None = None) -> Iterator[N
         yield
     except Preempted as stopped:
         if rank == 0:
-            attempt.record("preempted", rank, step=stopped.step, reason=stopped.reason, restart=True)
+            attempt.record("preempted", rank, step=stopped.step, reason=stopped.reason, restart=stopped.again)
         raise
     except BaseException as error:
         told = "".join(traceback.format_exception(error))
@@ -160,9 +160,9 @@ class StopSignal:
     """
 
     def __init__(self, attempt: Attempt, *, max_hours: float | None, rank: int):
-        self.reason = "another rank was asked to stop"
+        self.reason, self.again = "another rank was asked to stop", True
         self.attempt, self._set, self._rank = attempt, 0, rank
-        self._file, self._began = attempt.out / "stop", time.monotonic()
+        self._file, self._began = f"{attempt.out}/stop", time.monotonic()
         self._seconds = max_hours * 3600 if max_hours else None
 
     def __enter__(self) -> None:
@@ -195,14 +195,30 @@ class StopSignal:
                     self.attempt.record("failed", self._rank, reason=reason, restart=True)
                     os._exit(128 + number)
 
+    def preempted(self, step: int) -> Preempted:
+        return Preempted(self.reason, step, again=self.again)
+
     def asked(self) -> int:
         """0, SAVE (and end), or LEAVE without writing anything, as a later start has the run."""
         if self._rank == 0 and self._set < LEAVE:
             if not self.attempt.is_newest():
                 self._set = LEAVE
-            elif not self._set and self._file.exists():
-                self._set, self.reason = SAVE, f"file {self._file}"
-                self._file.unlink(missing_ok=True)
+            elif not self._set and os.path.exists(self._file):
+                self._set, (self.reason, self.again) = SAVE, _taken(Path(self._file))
             elif not self._set and self._seconds is not None and time.monotonic() - self._began > self._seconds:
                 self._set, self.reason = SAVE, "run.max_hours"
         return self._set
+
+
+def _taken(file: Path) -> tuple[str, bool]:
+    """Why RUN/stop was there, and whether the run is to be started again: supervise.py says why, a person does not."""
+    try:
+        text = file.read_text()
+        file.unlink()
+    except OSError:
+        return f"file {file}", False
+    try:
+        said = json.loads(text)
+        return f"{said['why']} on {said['host']}", True
+    except (ValueError, KeyError, TypeError):
+        return f"file {file}", False

@@ -181,9 +181,9 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
         if stopping or run.step == last or (every and run.step % every == 0):
             _save(run)
         if stopping:
-            raise Preempted(run.stop.reason, run.step)
+            raise run.stop.preempted(run.step)
     if last < stop and run.step >= last:
-        raise Preempted(f"run.stop_after_steps = {last}", run.step)
+        raise Preempted(f"run.stop_after_steps = {last}", run.step, again=False)
 
 
 def _start_from_average(run: Run) -> None:

@@ -175,11 +175,11 @@ def _train(run: Run, tick: log.Ticker) -> None:
                 _picture(run, batches[0])
         if stopping:
             run.journal.event("stop", step=run.step, reason=run.stop.reason)
-            raise Preempted(run.stop.reason, run.step)
+            raise run.stop.preempted(run.step)
     if run.saved != run.step and us.is_main:
         log.say(f"nothing to do: step {run.step} of {plan.steps} is reached")
     if last < plan.steps:
-        raise Preempted(f"run.stop_after_steps = {last}", run.step)
+        raise Preempted(f"run.stop_after_steps = {last}", run.step, again=False)
 
 
 def _views(run: Run, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,6 +5,9 @@
 On processors set DS_ACCELERATOR=cpu and OMP_NUM_THREADS=1. Runs `fer-scale pretrain` and takes the time of every call
 of a guard; before ranks agree they wait for one another untimed, as they do in a step anyway. Of a checkpoint the guard
 is tests/benchmarks/saving.py's.
+
+Measured (2026-11-26, two ranks on two slow cores, alone) with `--steps 300`: 0.79 ms, of one of 100 ms 0.79 %. Of it
+0.63 ms are for the ranks to agree, an all-reduce over gloo, 0.10 for slow ranks, 0.04 to look for a stop.
 """
 
 import argparse

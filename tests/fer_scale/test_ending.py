@@ -68,6 +68,20 @@ def test_only_rank_0_looks_at_the_clock_and_the_file(tmp_path: Path) -> None:
         assert (asked, late.asked()) == (expected, expected)
 
 
+def test_a_person_stops_a_run_for_good_and_a_supervisor_until_it_is_started_again(tmp_path: Path) -> None:
+    for text, reason, again in (
+        ("", f"file {tmp_path / 'stop'}", False),
+        ('{"why": "signal SIGTERM", "host": "node7"}', "signal SIGTERM on node7", True),
+    ):
+        attempt = ending.claim(tmp_path)
+        stop = StopSignal(attempt, max_hours=None, rank=0)
+        (tmp_path / "stop").write_text(text)
+        assert stop.asked() == SAVE and not (tmp_path / "stop").exists()
+        with pytest.raises(Preempted), ending.recorded(attempt, 0):
+            raise stop.preempted(3)
+        assert (outcome(tmp_path)["reason"], outcome(tmp_path)["restart"]) == (reason, again)
+
+
 def test_a_start_that_a_later_one_has_followed_leaves_and_the_run_shows_the_later_ones_outcome(tmp_path: Path) -> None:
     old = ending.claim(tmp_path)
     stop = StopSignal(old, max_hours=None, rank=0)
