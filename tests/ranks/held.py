@@ -34,6 +34,7 @@ def told_step(self: Engine, *args: Any) -> Stepped:
 
 
 def held_write(folder: Path, *args: Any) -> dict[str, Any]:
+    print(f"holds: {folder.name}", flush=True)
     until = time.monotonic() + 60
     while not (Path(os.environ["HELD_FOR"]).exists() if "HELD_FOR" in os.environ else stepped.is_set()):
         assert time.monotonic() < until, "no step was made beside the save"

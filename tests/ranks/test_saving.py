@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,8 @@ def test_a_save_under_way_never_counts_once_another_start_has_followed(
 ) -> None:
     run, flag = tmp_path / "run", tmp_path / "go"
     endless = [*words, "run.steps=100000", "run.checkpoint_every_steps=3"]
-    old = launch(2, str(HERE / "held.py"), *endless, LAST="6", HELD_FOR=str(flag))
-    until = time.monotonic() + 100
-    while len(log.rows(run / "metrics.jsonl")) < 3:
-        assert time.monotonic() < until and old.processes[0].poll() is None
-        time.sleep(0.02)
+    old = launch(2, str(HERE / "held.py"), *endless, LAST="0", HELD_FOR=str(flag))
+    wait(old, lambda: "holds: step_00000003" in (run / "attempts/0001/rank-0.log").read_text())
     new = ending.claim(run)
     flag.touch()
     said = "".join(p.communicate(timeout=100)[0] for p in old.processes)
@@ -80,3 +79,53 @@ def test_a_save_under_way_never_counts_once_another_start_has_followed(
     assert said.count("start 2 of this run has begun; this one, number 1, ends and writes nothing more") == 1
     assert not checkpoint.complete(run) and new.is_newest()
     assert "checkpoint" not in [row["event"] for row in log.rows(run / "events.jsonl")]
+
+
+def wait(run: Any, done: Callable[[], bool]) -> None:
+    """Until it is, while the run lives."""
+    until = time.monotonic() + 100
+    while True:
+        try:
+            if done():
+                return
+        except FileNotFoundError:
+            pass
+        assert time.monotonic() < until and run.processes[0].poll() is None
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 4 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_fills_while_a_thread_writes_ends_the_run_in_one_line_and_it_goes_on_once_there_is_room(
+    words: list[str], small_disk: Path, tmp_path: Path, launch: Any
+) -> None:
+    run, flag = small_disk / "run", tmp_path / "go"
+    words = [*words, f"run.out={run}", "run.steps=100000", "run.keep_checkpoints=1", "run.log_every_steps=99999"]
+    flag.touch()
+    started = launch(2, str(HERE / "held.py"), *words, LAST="0", HELD_FOR=str(flag))
+    wait(started, lambda: bool(checkpoint.complete(run)))
+    flag.unlink()
+    wait(started, lambda: (run / "attempts/0001/rank-0.log").read_text().splitlines()[-1].startswith("holds:"))
+    with (small_disk / "ballast").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    [before] = checkpoint.complete(run)
+    flag.touch()
+    said = "".join(p.communicate(timeout=100)[0] for p in started.processes)
+    assert all(p.returncode for p in started.processes) and "Traceback" not in said, said
+    why = r"rank \d on .*No space left on device; the checkpoint before this one is whole: free space and start"
+    assert len(re.findall(why, said)) == 1, said
+    assert [f.name for f in (run / "checkpoints").iterdir()] == [before.name]
+    (small_disk / "ballast").unlink()
+    step = checkpoint.read(before)[1]["step"]
+    said = launch(1, "-m", "fer_scale", *words, f"run.stop_after_steps={step + 1}").wait()
+    assert f"goes on from {before}" in said
