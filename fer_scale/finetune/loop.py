@@ -133,15 +133,18 @@ def _go_on(run: Run, changes: list[str]) -> None:
         run.statistics = state.statistics_of(progress)
     if run.here.rank == 0:
         finish.describe(run.start, run.table, run.recipe, run.here.ranks)
-        for line in passed:
-            log.say(f"passed over: {line}")
+        for folder, why in passed:
+            log.say(f"damaged{', set aside' * bool(found)}: {why}")
+            if found:
+                checkpoint.set_aside(folder)
         if found:
             log.say(f"goes on from {found}")
         finish.write_facts(run.table, run.recipe)
         if run.step < run.recipe.supervised.steps + run.recipe.semi.steps:
             finish.withdraw(run.recipe)
         run.journal.rewind(run.step)
-    run.journal.event("resume" if found else "start", step=run.step, processes=run.here.ranks, changes=changes)
+    kind, attempt = "resume" if found else "start", run.stop.attempt.number
+    run.journal.event(kind, step=run.step, attempt=attempt, processes=run.here.ranks, changes=changes)
     run.bad = len(run.table.bad)
     if run.here.rank == 0:
         _name(run, run.table.bad)

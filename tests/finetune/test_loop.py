@@ -152,9 +152,12 @@ def test_a_killed_run_goes_on_to_the_last_digit(recipe: Callable[..., Path], tmp
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.newest(tmp_path / "killed")[0] is not None
+    damaged, before, *_ = checkpoint.complete(tmp_path / "killed")
+    (damaged / "progress.json").write_text("{}")
+    assert checkpoint.newest(tmp_path / "killed")[0] == before
     assert not (tmp_path / "killed/model").exists()
     finetune(recipe(out="killed"), often)
+    assert damaged.with_name(f"{damaged.name}.damaged").is_dir()
     close(tmp_path / "whole", tmp_path / "killed", 0)
 
 
