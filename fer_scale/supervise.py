@@ -6,7 +6,7 @@ The signals and exit codes of launchers say little: torchrun kills after 30 s an
 one rank after another and answers 0, 1, 143 or 247. So a wish to stop goes through a file that the main rank looks for
 after every step, RUN/stop, and how a run ended is read from RUN/attempts/NNNN/outcome.json. Then this ends with
 
-    0  done    75  preempted: start me again    2  a mistake: somebody must look    1  gave up
+    0  done, or stopped for good    75  preempted: start me again    2  a mistake: somebody must look    1  gave up
 
 on every node alike, whichever of them got the signal. Each node runs one of these, and loops by itself.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 from fer_scale import arguments, config, log
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.processes import Launched
-from fer_scale.starts import GAVE_UP, MISTAKE, PREEMPTED, Start, fruitless, judge, newest
+from fer_scale.starts import DONE, GAVE_UP, MISTAKE, PREEMPTED, Start, fruitless, judge, newest
 from fer_scale.wish import Wish
 from shards.errors import UserError
 
@@ -63,11 +63,13 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
     while True:
         began, before = time.monotonic(), newest(orders.out)
         if not _meet(orders, wish, door):
-            return (PREEMPTED, wish.asked) if wish.asked else (None, f"{orders.main} was waited for in vain")
+            return _told(wish) if wish.asked else (None, f"{orders.main} was waited for in vain")
         launched = Launched(orders.command)
         _attend(launched, orders, wish, before)
         ended = launched.code() or 0
         code, why = judge(before, now := _settled(orders, before), ended, wish.asked)
+        if wish.asked and now.is_as(before):
+            return _told(wish)
         if code == PREEMPTED and not wish.asked and ended and left:
             code, why = None, f"{why}, by its launcher, which ended with {ended}"
         if code is not None:
@@ -84,7 +86,12 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
         when = f"in {log.duration(wait)}" if orders.main is None else f"with {orders.main}"
         _say(f"{why}; it is started again {when}, {left} more {'time' if left == 1 else 'times'} after that")
         if not wish.pause(wait if orders.main is None else 0):
-            return PREEMPTED, wish.asked
+            return _told(wish)
+
+
+def _told(wish: Wish) -> tuple[int, str]:
+    """As `judge`, where the wish came between two starts."""
+    return DONE if wish.by_a_person else PREEMPTED, wish.asked
 
 
 def _meet(orders: Orders, wish: Wish, door: "Door") -> bool:

@@ -6,6 +6,7 @@ and removed by the supervisor of the main node, without which no run of this gro
 """
 
 import json
+import os
 import signal
 import socket
 import time
@@ -28,6 +29,7 @@ class Wish:
     at_once: bool = False
     wrote: bool = False
     seen: bool = False  # RUN/stop was there, for this run
+    by_a_person: bool = False  # who wants it to end for good
     _first: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,14 +53,18 @@ class Wish:
         there = self._print()
         if there is None or there == self._ignored:
             return False
-        self.seen, self.asked = True, self.asked or f"file {self.file}"
+        if not self.asked:
+            self.asked, self.by_a_person = f"file {self.file}", not _is_ours(self.file)
+        self.seen = True
         return True
 
     def write(self) -> bool:
         """Whether the main rank will find it, where it looks into this folder."""
         self.wrote = self.seen = True
+        beside = self.file.with_name(f".stop.{socket.gethostname()}.{os.getpid()}")
         try:
-            self.file.write_text(json.dumps({"why": self.asked, "host": socket.gethostname()}) + "\n")
+            beside.write_text(json.dumps({"why": self.asked, "host": socket.gethostname()}) + "\n")
+            os.replace(beside, self.file)  # whole at once: by what it says, it is not a person's
         except OSError:  # as on a full disk
             return False
         return True
@@ -73,3 +79,13 @@ class Wish:
         while not self.is_there() and not self.asked and time.monotonic() < until:
             time.sleep(_POLL_S)
         return not self.asked
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a supervisor wrote it; what is gone already, the main rank has judged."""
+    try:
+        return "host" in json.loads(file.read_text())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, TypeError):
+        return False

@@ -42,6 +42,19 @@ def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the
     goes_on(over_ssh(two, run.words, tmp_path), run, plain)
 
 
+@pytest.mark.slow
+def test_a_signal_to_deepspeeds_launcher_reaches_no_rank_but_the_run_and_what_it_answers_is_not_asked(
+    hosts: Any, run: Any, tmp_path: Path
+) -> None:
+    two = hosts("node1", "node2")
+    job = over_ssh(two, [*run.words, "run.steps=100000"], tmp_path)
+    run.reach(12, job)
+    job.tell(signal.SIGTERM)
+    assert job.ended(60) == 75, job.said
+    assert run.outcome["outcome"] == "preempted" and run.outcome["reason"] == "signal SIGTERM on node1"
+    assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
+
+
 def test_pods_give_one_curve_and_when_the_first_is_lost_the_other_waits_until_it_is_back(
     hosts: Any, run: Any, plain: list[float], tmp_path: Path
 ) -> None:

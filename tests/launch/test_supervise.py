@@ -129,11 +129,11 @@ def test_a_signal_becomes_a_file_that_the_run_sees_and_nothing_of_it_is_left(nod
     assert node("trains,succeeds").ended() == 0
 
 
-def test_a_file_written_by_hand_stops_a_run_too_even_between_two_starts(node: Any, out: Path) -> None:
+def test_a_file_written_by_hand_stops_a_run_for_good_even_between_two_starts(node: Any, out: Path) -> None:
     one = node("fails,trains", "--restarts", "1", "--back-off", "30")
     until(lambda: "it is started again in" in one.said, "a failure")
     (out / "stop").touch()
-    assert one.ended() == 75
+    assert one.ended() == 0
     assert not (out / "stop").exists() and len(list((out / "attempts").iterdir())) == 1
 
 
@@ -248,8 +248,7 @@ def test_a_rank_that_stays_when_its_start_has_failed_is_killed_and_the_run_goes_
     assert "start 1 has ended, and 1 rank of it stayed: killed" in one.said
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_of_two_nodes_any_is_told_and_both_leave_alike(node: Any, out: Path, told: int) -> None:
+def test_of_two_nodes_any_is_told_and_both_leave_alike(node: Any, out: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -259,7 +258,7 @@ def test_of_two_nodes_any_is_told_and_both_leave_alike(node: Any, out: Path, tol
     claimed(out, 2)
     until(lambda: other.said.count("rank ") > 1, "the other node's second rank")
     time.sleep(0.3)  # it has looked around
-    (main, other)[told].process.send_signal(signal.SIGTERM)
+    other.process.send_signal(signal.SIGTERM)
     assert main.ended() == other.ended() == 75, other.said
     assert "start 1 failed: a machine broke" in other.said and "it is started again with 127.0.0.1" in other.said
     assert not (out / "stop").exists()
@@ -326,10 +325,22 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
     until(lambda: len(log.rows(out / "events.jsonl")) and starts_of(out) == [1, 2, 3], "the third start", 120)
     until(lambda: steps(out)[-1] > at, "a new step", 120)
     print(f"a rank killed at step {at} to step {steps(out)[-1]}: {time.monotonic() - killed:.1f} s")
+    ranks = ranks_of(one.process.pid)
+    os.kill(ranks[1], signal.SIGSTOP)  # nobody can save
     one.process.send_signal(signal.SIGTERM)
-    time.sleep(1.2)
-    one.process.send_signal(signal.SIGTERM)  # at once, unless it has saved by now
-    assert one.ended(60) == 75, one.said
+    time.sleep(2)
+    assert one.process.poll() is None and all(map(lives, ranks))
+    one.process.send_signal(signal.SIGTERM)
+    assert one.ended(10) == 75 and not any(map(lives, ranks)), one.said
+
+    one = training(out, faces, tmp_path / "three")
+    until(lambda: starts_of(out) == [1, 2, 3, 4] and steps(out)[-1] > at, "the fourth start", 120)
+    ranks = ranks_of(one.process.pid)
+    one.process.kill()  # its launcher is told, and passes that on
+    one.process.wait()
+    until(lambda: not any(map(lives, ranks)), "the end of the ranks", 60)
+    outcome = json.loads((out / "attempts/0004/outcome.json").read_text())
+    assert outcome["outcome"] == "preempted" and outcome["step"] == steps(out)[-1]
 
 
 def starts_of(out: Path) -> list[int]:
