@@ -89,6 +89,7 @@ def launch() -> None:
     if port := os.environ.get("LISTEN"):
         store = socket.create_server(("127.0.0.1", int(port)))
     process = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {"RANK": "0"})
+    signal.signal(signal.SIGTERM, lambda *_: process.kill())  # of a supervisor that is gone
     print(f"rank {process.pid}", flush=True)
     code = process.wait()
     if port:
