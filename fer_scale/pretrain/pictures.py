@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fer_scale import plots
@@ -15,8 +16,10 @@ def reconstructions(rec: Pretrain, weights: dict[str, Tensor], views: Tensor, ke
     With a model of its own, with these weights: at ZeRO stage 3 a forward pass of the one that is trained would wait
     for the other ranks.
     """
-    module = setup.fresh(rec).to(views.device).eval()
-    module.load_state_dict(weights)
+    with torch.device("meta"):  # no weights are drawn to be overwritten: seconds of a large model
+        module = setup.fresh(rec)
+    module.load_state_dict({name: tensor.to(views.device) for name, tensor in weights.items()}, assign=True)
+    module.eval()
     masked, filled = module.reconstruct(views, keys)
     mean, std = (views.new_tensor(v)[None, :, None, None] for v in (rec.model.mean, rec.model.std))
     real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))

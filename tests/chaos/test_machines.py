@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.chaos  # tests/ranks/test_runs.py fills a disk in the ordinary suite
+@pytest.mark.chaos  # tests/ranks/test_saving.py fills a disk in the ordinary suite
 @pytest.mark.parametrize(
     ("phase", "nth"),
     [("gather", 200), ("shard write", 2), ("progress", 2), ("manifest", 2), ("rename", 2), ("delete", 1)],
