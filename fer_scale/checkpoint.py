@@ -24,7 +24,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fer_scale import log, tensors
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 VERSION = 1
 _READS = (1,)
@@ -36,6 +36,10 @@ class CheckpointError(UserError):
 
 class TooNew(CheckpointError):
     """A checkpoint in a form that this code does not know: no damage."""
+
+
+class NotSaved(CheckpointError, Broken):
+    """A checkpoint that a machine failed to write; the one before it is whole, and may be gone on from."""
 
 
 class Damaged(NamedTuple):
@@ -208,8 +212,11 @@ def _same(file: Path, sha256: str, listed: str) -> None:
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """progress.json of a complete checkpoint."""
-    return json.loads(read_file(folder, "progress.json", _sha256(folder, "progress.json")))
+    """progress.json of a complete checkpoint; CheckpointError where the folder has the name of another step."""
+    progress = json.loads(read_file(folder, "progress.json", _sha256(folder, "progress.json")))
+    if folder.name.startswith("step_") and folder.name != folder_of(folder, progress["step"]).name:
+        raise CheckpointError(f"{folder}: holds step {progress['step']}, so it was renamed; use another step")
+    return progress
 
 
 def state_files(folder: Path) -> list[str]:

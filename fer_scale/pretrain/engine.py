@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_scale import optim
-from fer_scale.checkpoint import CheckpointError
+from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.pretrain.layout import layout_for, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.stragglers import Spent
@@ -205,7 +205,7 @@ class Engine:
         if master is None:
             return live
         if not torch.equal(master.to(live.dtype).reshape(live.shape), live):
-            raise CheckpointError(f"{name}: the gathered weights are not the live ones; nothing was saved")
+            raise NotSaved(f"{name}: the gathered weights are not the live ones; nothing was saved")
         return master.reshape(live.shape)
 
     def _moment(self, p: nn.Parameter, key: str) -> Tensor:

@@ -124,6 +124,7 @@ class Run:
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
     saved: int = -1  # step of the newest checkpoint that this process has begun
+    due: bool = False  # a checkpoint that waits for a step that is not skipped
     meter: Meter = field(default_factory=Meter)
 
 
@@ -167,7 +168,9 @@ def _train(run: Run, tick: log.Ticker) -> None:
         if run.saver.under_way and not writing:
             with run.watchdog.phase("save"):
                 _saved(run, run.saver.settle())
-        if stopping or run.step % rec.run.checkpoint_every_steps == 0 or run.step == last:
+        # Steps may be skipped because a weight was hit in memory: such a state is not to be what the run goes on from.
+        run.due |= run.step % rec.run.checkpoint_every_steps == 0
+        if stopping or run.step == last or (run.due and not run.skips.in_a_row):
             with run.watchdog.phase("save"):
                 _save(run, wait=bool(stopping) or run.step == last or not rec.run.checkpoint_async)
         if run.saved == run.step and not stopping:
@@ -255,7 +258,7 @@ def _save(run: Run, *, wait: bool) -> None:
         "recipe": config.dump(run.recipe),
         "versions": {"fer_scale": __version__} | versions(),
     })  # fmt: skip
-    run.saved = run.step
+    run.saved, run.due = run.step, False
     if wait:
         _saved(run, run.saver.finish())
 

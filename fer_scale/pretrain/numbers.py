@@ -63,7 +63,7 @@ class Skips:
         if self.in_a_row >= self.most:
             raise UserError(
                 f"{self.in_a_row} steps in a row were skipped, up to step {step}: loss or gradient is not finite, "
-                "nothing is learned any more.\nThe same command goes on from the newest checkpoint. Try a lower "
-                f"learning rate (now {lr:.2g}) by --change optim.lr=..., a lower optim.clip_norm or "
+                "nothing is learned any more.\nThe same command goes on from the newest checkpoint, of before. "
+                f"Try a lower learning rate (now {lr:.2g}) by --change optim.lr=..., a lower optim.clip_norm or "
                 f"run.precision=fp32, and look at the samples: {self.folder}/skipped-*.txt"
             )

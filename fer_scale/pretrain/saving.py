@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from fer_scale import checkpoint
-from fer_scale.checkpoint import CheckpointError
+from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.pretrain import failures
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine
 from fer_scale.pretrain.recipe import Run
 from fer_scale.pretrain.world import World
-from shards.errors import Broken, UserError
+from shards.errors import UserError
 
 _MOST_WRITERS = 16
 _WORTH_A_WRITER = 256 << 20  # bytes
@@ -39,10 +39,6 @@ class Saved:
     seconds: float  # until it counted
     stall_s: float  # of them, those that the training waited
     bytes: int
-
-
-class NotSaved(CheckpointError, Broken):
-    """A checkpoint that could not be written; the one before it is whole, and may be gone on from."""
 
 
 class Saver:

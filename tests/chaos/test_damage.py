@@ -122,3 +122,11 @@ def test_every_damage_is_found_and_what_a_run_goes_on_from_is_whole(
 def resumed(run: Path) -> begin.Found:
     """What a run goes on from: what all its ranks would decide and read."""
     return begin.resume(recipe(run), [], ["print"], Alone(), [0])  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_found(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    exchange(checkpoint.folder_of(run, 30), checkpoint.folder_of(run, 20))
+    found = resumed(run)
+    assert found.folder is not None and found.folder.name == "step_00000010"

@@ -68,3 +68,12 @@ def test_a_bit_that_flips_in_what_the_optimizer_steps_is_told_and_brings_no_nan_
     run.go(BAD="master")
     assert "doom: a bit flips" in run.said and "Traceback" not in run.said, run.said
     assert "not finite or too large for fp16" in run.said or "3 steps in a row were skipped" in run.said
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_flipped_bit_is_not_saved_as_the_newest_checkpoint_while_steps_are_skipped(life, tmp_path, stage) -> None:
+    run = life("run", layout(tmp_path, stage), "run.max_skipped=3", "run.keep_checkpoints=2", driver=DRIVER)
+    run.go(BAD="master")
+    run.go(BAD="nothing")
+    assert run.codes == [0, 0] and all(loss is not None for loss in run.losses.values()), run.said
