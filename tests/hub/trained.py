@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from fer_scale import checkpoint, encoder
@@ -49,15 +50,19 @@ def weights(seed: int) -> dict[str, Tensor]:
 def save_checkpoint(run: Path, step: int, *, broken: bool = False) -> dict[str, Tensor]:
     """A checkpoint as pre-training writes it, in two files; the encoder in it."""
     state = weights(step)
-    if broken:
-        state["norm.bias"][3] = float("nan")
     whole = {f"{'f' if name == 'pos_embed' else 'w'}.encoder.{name}": value for name, value in state.items()}
     whole |= {f"{kind}{name[1:]}": value.clone() for name, value in whole.items() if name[0] == "w" for kind in "mv"}
     whole |= {"w.decoder_embed.weight": torch.ones(2, 2), "w.mask_token": torch.ones(1)}
     place = checkpoint.folder_of(run, step)
-    part = place.with_suffix(".part")
+    part = checkpoint.part_of(place)
     names = sorted(whole)
     lines = [checkpoint.write_part(part, k, 2, {name: whole[name] for name in names[k::2]}) for k in (0, 1)]
+    if broken:  # as another program may have written it: ours refuses to
+        whole["w.encoder.norm.bias"][3] = float("nan")
+        lines = [
+            checkpoint._put(part / line["name"], [save({name: whole[name] for name in names[k::2]}, {"format": "pt"})])
+            for k, line in enumerate(lines)
+        ]
     progress = {"step": step, "images": step * 16, "adam_step": step, "recipe": (run / "recipe.toml").read_text()}
     checkpoint.finish(part, place, lines, progress)
     return state
