@@ -87,8 +87,7 @@ class Attempt:
     def _keep(self, name: str, facts: dict[str, Any]) -> bool:
         line = json.dumps(facts) + "\n"
         try:
-            with (self.folder / name).open("x") as file:
-                file.write(line)
+            _write_first(self.folder / name, line)
         except FileExistsError:
             return False
         except OSError:
@@ -99,6 +98,22 @@ class Attempt:
                 beside.write_text(line)
                 os.replace(beside, self.out / name)
         return True
+
+
+def _write_first(file: Path, text: str) -> None:
+    """FileExistsError where another was first. Whole or absent: on a full disk an empty file would silence all."""
+    beside = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        try:
+            os.link(beside, file)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with file.open("x") as out:
+                out.write(text)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def claim(out: Path) -> Attempt:

@@ -86,7 +86,9 @@ def starts(record: Record, now: float) -> list[Start]:
         if not start.outcome:
             killed = ("killed", "without a word") if start.number is not None else ("unknown", "")
             start.outcome, start.reason = killed
-    _count([start for start in found if start.first_step is not None], record, found[-1].outcome if found else "")
+    begun = [start for start in found if start.first_step is not None]
+    dead = bool(found) and (found[-1].outcome in _DEAD or found[-1] not in begun)  # the newest has not got so far yet
+    _count(begun, record, dead=dead)
     return found
 
 
@@ -158,13 +160,13 @@ def _how_it_stands(start: Start, record: Record, now: float) -> None:
         start.outcome = "running" if now - start.ended <= max(_PATIENCE_S, 5 * between_s) else "silent"
 
 
-def _count(begun: Sequence[Start], record: Record, outcome: str) -> None:
+def _count(begun: Sequence[Start], record: Record, *, dead: bool) -> None:
     """Which steps of each start count and which are lost, and their time."""
     if begun and record.metrics:
         begun[-1].last_step = max(begun[-1].last_step, record.metrics[-1]["step"])
     lines = _lines(begun, record)
     mean_s = _mean([line for each in lines for line in each])
-    until = max(record.saved, default=0) if outcome in _DEAD else math.inf
+    until = max(record.saved, default=0) if dead else math.inf
     for start, mine in reversed(list(zip(begun, lines, strict=True))):
         first = start.first_step or 0
         if first < until < math.inf:  # somebody goes on from there, so it came so far

@@ -42,7 +42,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def fruitless(out: Path) -> int:
-    """How many starts in a row, up to the newest, failed as machines do and wrote no checkpoint."""
+    """How many starts in a row, up to the newest, failed as machines do and wrote no checkpoint.
+
+    0 where run.out is another folder than the main rank's: what was saved stands there.
+    """
     fruitful, number = set[int](), 0
     for row in log.rows(out / "events.jsonl"):
         if row.get("event") in ("start", "resume"):
@@ -50,7 +53,7 @@ def fruitless(out: Path) -> int:
         elif row.get("event") == "checkpoint":
             fruitful.add(number)
     count = 0
-    for start in reversed(starts(out)):
+    for start in reversed([start for start in starts(out) if start.shared]):
         failed = start.outcome is None or (start.outcome["outcome"] == "failed" and start.outcome.get("restart"))
         if not failed or start.number in fruitful:
             break

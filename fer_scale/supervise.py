@@ -12,6 +12,7 @@ on every node alike, whichever of them got the signal. Each node runs one of the
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +61,7 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
     """Start the command until it is done, preempted, or not to be started again; as `judge`."""
     if orders.main is None:
         wish.withdraw()
-    left, doublings, unclaimed, door = orders.restarts, 0, 0, Door(orders.main or "")
+    left, doublings, door = orders.restarts, 0, Door(orders.main or "")
     while True:
         began, before = time.monotonic(), newest(orders.out)
         if not _meet(orders, wish, door):
@@ -70,11 +72,13 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
         code, why = judge(before, now := _settled(orders, before), ended, wish.asked)
         if wish.asked and now.is_as(before):
             return _told(wish)
+        if wish.by_a_person and code in (None, PREEMPTED):  # saved or not, it is to end for good
+            return DONE, f"{wish.asked}; {why}"
         if code == PREEMPTED and not wish.asked and ended and left:
             code, why = None, f"{why}, by its launcher, which ended with {ended}"
         if code is not None:
             return code, why
-        unclaimed = unclaimed + 1 if now.is_as(before) and orders.main is None else 0
+        unclaimed = _unclaimed(orders.out, now) if now.is_as(before) and orders.main is None else 0
         in_a_row = max(fruitless(orders.out), unclaimed)
         if in_a_row >= FRUITLESS:
             return GAVE_UP, f"{why}; the last {in_a_row} starts brought no checkpoint: somebody must look"
@@ -87,6 +91,20 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
         _say(f"{why}; it is started again {when}, {left} more {'time' if left == 1 else 'times'} after that")
         if not wish.pause(wait if orders.main is None else 0):
             return _told(wish)
+
+
+def _unclaimed(out: Path, newest: Start) -> int:
+    """How many launches in a row have ended before they began a start, this one included.
+
+    Counted on disk: under Slurm each of them has a supervisor of its own.
+    """
+    file, count = out / "attempts" / "unclaimed.json", 1
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads(file.read_text())
+        count += said["launches"] if said["after"] == newest.number else 0
+    with suppress(OSError):
+        file.write_text(json.dumps({"after": newest.number, "launches": count}) + "\n")
+    return count
 
 
 def _told(wish: Wish) -> tuple[int, str]:

@@ -18,6 +18,7 @@ use_venv
 environment
 take_options "$@"
 main=${MAIN:-localhost:29500}
+[[ $main =~ ^.+:[0-9]+$ ]] || stop "MAIN=$main: write HOST:PORT"
 if [[ ${NODE:-0} != 0 ]]; then
     supervisor+=(--main "$main")
 fi

@@ -43,6 +43,8 @@ def begin(wanted: Pretrain, us: World) -> Begun:
     file = attempt.folder / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
     told = us.collect((_kept(file, us), sees, us.name, us.host))
     if problem := next((problem for problem, *_ in told if problem), ""):
+        if us.is_main:
+            attempt.record("failed", us.rank, reason=problem, restart=False)
         _refuse(problem, us)
     apart = [name for _, sees, name, _ in told if not sees]
     if apart and us.is_main:

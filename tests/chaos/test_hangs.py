@@ -31,7 +31,7 @@ KINDS = {  # how rank 1 hangs: what is said of it, exit codes (None: it cannot e
     "stopped": (SILENT, (AGAIN, None), BOTH[:1]),
     "locked": (SILENT, (AGAIN, 1), BOTH[:1]),
 }
-CASES = [pytest.param("looping", 3), *(pytest.param(how, 10, marks=pytest.mark.chaos) for how in KINDS)]
+CASES = [pytest.param("looping", 5), *(pytest.param(how, 10, marks=pytest.mark.chaos) for how in KINDS)]
 
 
 def words(faces: Path, run: Path, limit_s: float, *more: str) -> list[str]:

@@ -18,7 +18,8 @@ import pytest
 from fer_scale import log
 from fer_scale.ending import Attempt, claim
 from fer_scale.processes import children
-from fer_scale.starts import fruitless
+from fer_scale.starts import fruitless, newest
+from fer_scale.supervise import _unclaimed
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -226,8 +227,8 @@ def test_how_many_starts_were_in_vain_is_read_from_the_folder_alone(out: Path) -
     start("failed")
     start("failed", restart=False)  # somebody has looked since
     assert fruitless(out) == 0
-    (out / "attempts/0009.1f2e3d").mkdir()  # on a host with another folder of this name
-    assert fruitless(out) == 1
+    (out / "attempts/0009.1f2e3d").mkdir()  # on a host with another folder of this name: it cannot know
+    assert fruitless(out) == 0
 
 
 def test_a_launcher_that_is_killed_takes_its_ranks_along_and_comes_back(node: Any, out: Path) -> None:
@@ -284,14 +285,26 @@ def test_it_imports_no_torch() -> None:
 # --- a real training --------------------------------------------------------------------------------------------------
 
 
-def training(out: Path, faces: Path, said: Path, *options: str) -> Node:
-    words = ["pretrain", "tests/ranks/pretrain.toml", f"data.shards={faces}", f"run.out={out}", "run.steps=100000"]
-    command = ["bash", "launch/node.sh", *options, *words, "run.checkpoint_every_steps=20"]
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CUDA_VISIBLE_DEVICES": "", "RANKS": "2"}
-    with socket.socket() as free, said.open("ab") as file:
-        free.bind(("127.0.0.1", 0))
-        env["MAIN"] = f"127.0.0.1:{free.getsockname()[1]}"
-        return Node(subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT), said)
+@pytest.fixture
+def training(out: Path, faces: Path) -> Iterator[Callable[..., Node]]:
+    """training(said, *options): launch/node.sh with a real run."""
+    started: list[Node] = []
+
+    def start(said: Path, *options: str) -> Node:
+        words = ["pretrain", "tests/ranks/pretrain.toml", f"data.shards={faces}", f"run.out={out}", "run.steps=100000"]
+        command = ["bash", "launch/node.sh", *options, *words, "run.checkpoint_every_steps=20"]
+        env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "CUDA_VISIBLE_DEVICES": ""}
+        with socket.socket() as free, said.open("ab") as file:
+            free.bind(("127.0.0.1", 0))
+            env |= {"RANKS": "2", "MAIN": f"127.0.0.1:{free.getsockname()[1]}"}
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+        started.append(Node(process, said))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()  # its launcher is told, and passes it on
+        one.process.wait()
 
 
 def steps(out: Path) -> list[int]:
@@ -305,9 +318,9 @@ def ranks_of(supervisor: int) -> list[int]:
 
 @pytest.mark.slow
 def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank_is_killed(
-    out: Path, faces: Path, tmp_path: Path
+    training: Callable[..., Node], out: Path, tmp_path: Path
 ) -> None:
-    one = training(out, faces, tmp_path / "one")
+    one = training(tmp_path / "one")
     until(lambda: len(steps(out)) > 30, "step 30", 120)
     ranks = ranks_of(one.process.pid)
     told = time.monotonic()
@@ -318,7 +331,7 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
     assert (out / f"checkpoints/step_{saved:08d}/manifest.json").exists() and not any(map(lives, ranks))
     assert len(ranks) == 2 and not (out / "stop").exists()
 
-    one = training(out, faces, tmp_path / "two", "--restarts", "3", "--back-off", "1")
+    one = training(tmp_path / "two", "--restarts", "3", "--back-off", "1")
     until(lambda: steps(out)[-1] > saved + 30, "30 more steps", 120)
     killed, at = time.monotonic(), steps(out)[-1]
     os.kill(ranks_of(one.process.pid)[1], signal.SIGKILL)
@@ -333,7 +346,7 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
     one.process.send_signal(signal.SIGTERM)
     assert one.ended(10) == 75 and not any(map(lives, ranks)), one.said
 
-    one = training(out, faces, tmp_path / "three")
+    one = training(tmp_path / "three")
     until(lambda: starts_of(out) == [1, 2, 3, 4] and steps(out)[-1] > at, "the fourth start", 120)
     ranks = ranks_of(one.process.pid)
     one.process.kill()  # its launcher is told, and passes that on
@@ -345,3 +358,13 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
 
 def starts_of(out: Path) -> list[int]:
     return [row["attempt"] for row in log.rows(out / "events.jsonl") if row["event"] in ("start", "resume")]
+
+
+def test_launches_that_never_begin_a_start_are_counted_over_supervisors_as_slurm_queues_again(
+    out: Path, tmp_path: Path
+) -> None:
+    (out / "attempts").mkdir(parents=True)
+    before = newest(out)
+    assert [_unclaimed(out, before) for _ in range(3)] == [1, 2, 3]
+    claim(out)
+    assert _unclaimed(out, newest(out)) == 1
