@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -130,9 +131,9 @@ def _sync(folder: Path) -> None:
 
 
 def complete(run: Path) -> list[Path]:
-    """The checkpoints of a run that have a manifest, the newest first; damaged or not."""
+    """The checkpoints of a run that have a manifest, the newest first; damaged or not. A person's copies are none."""
     found = sorted((run / "checkpoints").glob("step_*"), reverse=True)
-    return [folder for folder in found if not folder.suffix and (folder / "manifest.json").exists()]
+    return [f for f in found if f.name.removeprefix("step_").isdecimal() and (f / "manifest.json").exists()]
 
 
 def newest(run: Path, *, verify: bool = False, but: Collection[Path] = ()) -> tuple[Path | None, list[Damaged]]:
@@ -252,7 +253,8 @@ def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
     for folder in complete(run)[keep:] if found and not damaged else ():
         step = int(folder.name.removeprefix("step_"))
         if not (keep_every_steps and step % keep_every_steps == 0):
-            _delete(folder)
+            with suppress(OSError):  # somebody reads it: the save counts all the same, and `sweep` has what is left
+                _delete(folder)
 
 
 def sweep(run: Path) -> None:

@@ -101,17 +101,15 @@ class Attempt:
 
 
 def _write_first(file: Path, text: str) -> None:
-    """FileExistsError where another was first. Whole or absent: on a full disk an empty file would silence all."""
-    beside = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}")
+    """FileExistsError where another was first: a mark says so, since on a full disk there is room for that alone.
+
+    The file itself is whole or absent.
+    """
+    os.close(os.open(file.with_name(f".{file.name}.first"), os.O_CREAT | os.O_EXCL))
+    beside = file.with_name(f".{file.name}.part")
     try:
         beside.write_text(text)
-        try:
-            os.link(beside, file)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            with file.open("x") as out:
-                out.write(text)
+        os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)
 

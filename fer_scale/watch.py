@@ -48,7 +48,8 @@ def watch(
 
 def _ended(run: Path) -> bool:
     try:
-        return json.loads((run / "outcome.json").read_text())["outcome"] in ("done", "failed")
+        said = json.loads((run / "outcome.json").read_text())
+        return said["outcome"] == "done" or (said["outcome"] == "failed" and not said.get("restart"))
     except (FileNotFoundError, ValueError):  # not there, or being written
         return False
 
@@ -56,9 +57,7 @@ def _ended(run: Path) -> bool:
 def _next(run: Path) -> Path | None:
     """The oldest whole checkpoint that was not measured."""
     seen = {row["step"] for row in log.rows(run / LINES)}
-    for folder in sorted((run / "checkpoints").glob("step_*")):
-        if folder.suffix == ".part" or not (folder / "manifest.json").exists():
-            continue
+    for folder in reversed(checkpoint.complete(run)):
         if int(folder.name.removeprefix("step_")) not in seen:
             return folder
     return None

@@ -16,9 +16,10 @@ from fer_scale.checkpoint import CheckpointError, Damaged
 from fer_scale.ending import Attempt
 from fer_scale.pretrain import setup, state
 from fer_scale.pretrain.here import versions
+from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 _LATE_S = 5  # a network file system may show another node's new folder so late
 
@@ -32,10 +33,10 @@ class Begun:
     hosts: list[str]
 
 
-def begin(wanted: Pretrain, us: World) -> Begun:
+def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
     """Claim the run for this start, keep what every rank says, and compare recipes, code and versions."""
     out = wanted.run.out
-    claimed = us.tell(_claim(out) if us.is_main else None)
+    claimed = us.tell(_claim(wanted, changes) if us.is_main else None)
     if isinstance(claimed, str):
         _refuse(claimed, us)
     sees = us.is_main or _sees(claimed)
@@ -58,9 +59,15 @@ def begin(wanted: Pretrain, us: World) -> Begun:
     return Begun(attempt, file, writers, names, sorted({host for *_, host in told}))
 
 
-def _claim(out: Path) -> Attempt | str:
+def _claim(wanted: Pretrain, changes: list[str]) -> Attempt | str:
+    run = wanted.run
+    alive = (run.out / "recipe.toml").exists() and not (run.out / "outcome.json").exists()
     try:
-        return ending.claim(out)
+        if alive:  # perhaps: a slip must not end it, as the claim would
+            setup.refuse_another(wanted, changes)
+            if run.resume == "never":
+                raise UserError(f"{run.out}: holds a run already and run.resume is never; use another run.out")
+        return ending.claim(run.out)
     except UserError as error:
         return str(error)
 
@@ -91,6 +98,12 @@ def _kept(file: Path, us: World) -> str:
     except OSError as error:
         return f"{us.name}: run.out: {file}: {error.strerror}"
     return ""
+
+
+def is_ours(begun: Begun, us: World) -> None:
+    """Superseded where the run is another start's by now: before anything in it is changed."""
+    if us.tell(not begun.attempt.is_newest() if us.is_main else None):
+        raise begun.attempt.superseded()
 
 
 def same_everywhere(us: World, **facts: Any) -> None:
@@ -125,7 +138,8 @@ def code_and_recipe(wanted: Pretrain) -> dict[str, Any]:
     for key, field in config.keys(Pretrain):
         section, _, _ = key.partition(".")
         recipe[key] = str(getattr(getattr(wanted, section), field.name))
-    return {"version of": versions(), "recipe:": recipe}
+    layout = zero_layout(wanted.run.deepspeed)
+    return {"version of": versions(), "recipe:": recipe, f"{wanted.run.deepspeed}:": layout}
 
 
 def describe(begun: Begun, us: World, *, stage: int) -> dict[str, Any]:
@@ -161,6 +175,8 @@ def resume(wanted: Pretrain, changes: list[str], prints: list[str], us: World, r
         try:
             saved, progress = state.load(found, us, readers)
         except CheckpointError as damaged:
+            if us.tell(_verifies(found) if us.is_main else None):  # another host sees it late, or had a bad moment
+                raise Broken(f"{damaged}, but on rank 0's host it is whole; nothing was set aside") from None
             passed.append(Damaged(found, str(damaged)))
             continue
         if refusal := us.tell(_refusal(wanted, progress, prints, changes, found) if us.is_main else None):
@@ -196,6 +212,16 @@ def _newest(wanted: Pretrain, changes: list[str], passed: list[Damaged]) -> Path
         except UserError as error:
             return str(error)
     return found
+
+
+def _verifies(folder: Path) -> bool:
+    """Whether the main rank finds nothing wrong with it."""
+    try:
+        for name, sha256 in checkpoint.manifest(folder).items():
+            checkpoint.read_file(folder, name, sha256)
+        return bool(checkpoint.progress_of(folder))
+    except (CheckpointError, OSError):
+        return False
 
 
 def _refusal(wanted: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], found: Path) -> str:

@@ -43,7 +43,7 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
         raise
     us = world.join(wanted.run.hang_limits["start"])
     us.limit_waiting(wanted.run.waiting_s)
-    begun = begin.begin(wanted, us)
+    begun = begin.begin(wanted, changes, us)
     try:
         watchdog = Watchdog(wanted.run.hang_limits, us, begun)
         with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
@@ -71,6 +71,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
+    begin.is_ours(begun, us)
     with watchdog.phase("load"):
         found = begin.resume(wanted, changes, prints, us, begun.writers)
     progress = found.progress
@@ -85,6 +86,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     saver = Saver(engine, us, wanted.run, begun)
     saver.has_room()
 
+    begin.is_ours(begun, us)
     journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
     if us.is_main:
         setup.write_facts(wanted, plan, sets, fell_out)

@@ -47,7 +47,10 @@ class Skips:
             return None
         self.files += 1
         file = self.folder / f"skipped-{step:08d}.txt"
-        file.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            file.write_text("".join(f"{line}\n" for line in lines))
+        except OSError:  # no reason to end a run
+            return None
         return str(file)
 
     def say(self, facts: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ _WORTH_A_WRITER = 256 << 20  # bytes
 @dataclass(frozen=True, slots=True)
 class Saved:
     step: int
-    seconds: float  # until it counted
-    stall_s: float  # of them, those that the training waited
+    seconds: float  # of gathering, writing and committing it; not of the steps meanwhile
+    stall_s: float  # that the training waited
     bytes: int
 
 
@@ -79,7 +79,7 @@ class Saver:
         """Take the state as it is now, and start to write it. `progress` holds its step."""
         assert not self.under_way, "finish the save before"
         self._refuse_without_room(1)
-        self._began = time.monotonic()
+        began, self._took = time.monotonic(), 0.0
         self._progress = progress | {"adam_step": self._engine.adam_step}
         self._files = self._found = self._problem = None
         place = checkpoint.folder_of(self._run.out, progress["step"])
@@ -88,7 +88,7 @@ class Saver:
         if self._us.rank in self._writers:
             number, count = self._writers.index(self._us.rank), len(self._writers)
             self._start(lambda: checkpoint.write_part(self._part, number, count, mine, self._given_up))
-        self._stall = time.monotonic() - self._began
+        self._stall = self._gathering = time.monotonic() - began
 
     def _gathered(self) -> dict[str, Tensor]:
         """The tensors that this rank writes, on the CPU."""
@@ -110,10 +110,12 @@ class Saver:
         self._thread.start()
 
     def _work(self, work: Callable[[], Any]) -> None:
+        began = time.monotonic()
         try:
             self._found = work()
         except Exception as error:
             self._problem = error
+        self._took = time.monotonic() - began
 
     def finish(self) -> Saved | None:
         """Wait for the save under way; None where there is none."""
@@ -131,8 +133,9 @@ class Saver:
         began = time.monotonic()
         self._raise_on_all()
         if self._files is None:
-            self._files = [line for line in self._us.collect(self._found) if line]
-            self._found = None
+            told = self._us.collect((self._found, self._took))
+            self._files, self._found = [line for line, _ in told if line], None
+            self._wrote = max(took for _, took in told)
             if self._us.is_main:
                 self._start(self._commit)
             self._stall += time.monotonic() - began
@@ -141,8 +144,8 @@ class Saver:
         step, self._progress = self._progress["step"], None
         if not self._us.tell(self._found):
             raise self._attempt.superseded()
-        now = time.monotonic()
-        return Saved(step, now - self._began, self._stall + now - began, sum(f["bytes"] for f in self._files))
+        stall, seconds = self._stall + time.monotonic() - began, self._gathering + self._wrote + self._took
+        return Saved(step, seconds, stall, sum(f["bytes"] for f in self._files))
 
     def _commit(self) -> bool:
         assert self._files is not None and self._progress is not None
@@ -155,14 +158,14 @@ class Saver:
     def _raise_on_all(self) -> None:
         """Where a thread has failed, on whichever rank: nothing of this save stays."""
         problem = self._problem
-        if problem and not isinstance(problem, OSError | UserError):
-            raise problem  # our own bug, or no memory: not in one line
         mine = (
             (f"{self._us.name}: {self._part}: {_why(problem)}", failures.needs_somebody(problem)) if problem else None
         )
         if told := next(filter(None, self._us.collect(mine)), None):
             shutil.rmtree(self._part, ignore_errors=True)
             self._progress = None
+            if problem and not isinstance(problem, OSError | UserError):
+                raise problem  # our own bug, or no memory: not in one line
             text, look = told
             hint = "free space and start the run again" if look else "the same command goes on from it"
             kind = CheckpointError if look else NotSaved

@@ -131,16 +131,14 @@ def test_the_first_failure_is_kept_with_host_rank_and_traceback_until_the_next_s
     assert (attempt.folder / "first_failure.json").exists()
 
 
-def test_an_outcome_is_whole_or_absent_and_a_disk_that_was_full_silences_nobody(
+def test_on_a_full_disk_the_first_rank_speaks_alone_and_no_torn_outcome_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt = ending.claim(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        assert attempt.record("failed", 1, reason="full"), "it tells the screen"
-    assert not list(attempt.folder.glob("*outcome*"))
-    assert attempt.record("failed", 0, reason="of rank 0") and not attempt.record("failed", 2, reason="of rank 2")
-    assert outcome(tmp_path)["reason"] == "of rank 0"
+        assert attempt.record("failed", 1, reason="full") and not attempt.record("failed", 0, reason="lost rank 1")
+    assert not (attempt.folder / "outcome.json").exists() and not (tmp_path / "outcome.json").exists()
 
 
 def test_a_run_that_was_stopped_says_where_and_why(tmp_path: Path) -> None:
