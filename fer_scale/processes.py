@@ -110,6 +110,6 @@ class Launched:
 
 
 def _told_of_our_death() -> None:
-    """In the child: SIGTERM when its parent is gone, so that a supervisor that is killed leaves no run behind."""
+    """In the child: SIGTERM when its parent is gone, which torchrun and srun pass on to the ranks, DeepSpeed's not."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

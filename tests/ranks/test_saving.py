@@ -2,9 +2,8 @@
 
 import json
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +91,6 @@ def wait(run: Any, done: Callable[[], bool]) -> None:
             pass
         assert time.monotonic() < until and run.processes[0].poll() is None
         time.sleep(0.02)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 4 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_disk_that_fills_while_a_thread_writes_ends_the_run_in_one_line_and_it_goes_on_once_there_is_room(
