@@ -98,6 +98,13 @@ def serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator
             yield memoryview(piece.numpy())
 
 
+def sum_of_bits(values: Tensor) -> int:
+    """Of fp32 values, modulo 2**64, which any flipped bit changes. In pairs where it can be, thirty times as fast."""
+    flat = values.flatten()
+    odd = flat.numel() % 2 or flat.storage_offset() % 2
+    return int(flat.view(torch.int32 if odd else torch.int64).sum())
+
+
 def _finite(values: Tensor) -> bool:
     """Whether all are. Their sum tells, a quick one, unless it is too large itself."""
     if not values.is_floating_point():

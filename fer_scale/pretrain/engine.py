@@ -15,7 +15,7 @@ DeepSpeed 0.19.8 does that this goes round:
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,6 +67,15 @@ class Slice(NamedTuple):
     betas: tuple[float, float]
     eps: float
     weight_decay: float
+
+
+class Piece(NamedTuple):
+    """A tensor of the training state, by its name in the checkpoint."""
+
+    name: str
+    bytes: int
+    home: int | None  # the rank that has it, and gets it alone; None: all ranks get it, at the same time
+    get: Callable[[], Tensor]
 
 
 class Engine:
@@ -183,23 +192,27 @@ class Engine:
         with deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self.stage == 3):
             return {k: v.clone() for k, v in self.module.state_dict().items()} if self._world.is_main else {}
 
-    def tensors(self) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-        """(name in the checkpoint, how to get it), in one fixed order; every rank must get each of them.
+    def tensors(self, writers: Collection[int]) -> Iterator[Piece]:
+        """The training state in one fixed order, to be written by these ranks.
 
-        Which is why getting is apart from naming: a rank that does not write a tensor drops it at once. What is got may
-        be the live tensor itself.
+        What is got may be the live tensor itself; a rank that does not write it drops it at once.
         """
         for name, p in self.module.named_parameters():
-            yield f"{'w' if p.requires_grad else 'f'}.{name}", partial(self._weight, name, p)
-            if p.requires_grad:
-                for letter, key in MOMENTS:
-                    yield f"{letter}.{name}", partial(self._moment, p, key)
+            size, home = 4 * getattr(p, "ds_numel", p.numel()), self._home(p, writers)
+            get = partial(self._weight, name, p, home)
+            yield Piece(f"{'w' if p.requires_grad else 'f'}.{name}", size, home, get)
+            for letter, key in MOMENTS if p.requires_grad else ():
+                yield Piece(f"{letter}.{name}", size, home, partial(self._moment, p, key, home))
         for name, buffer in self.module.state_dict(keep_vars=True).items():
             if not isinstance(buffer, nn.Parameter):
-                yield f"b.{name}", buffer.detach
+                yield Piece(f"b.{name}", buffer.numel() * buffer.element_size(), None, buffer.detach)
 
-    def _weight(self, name: str, p: nn.Parameter) -> Tensor:
-        master = self._whole(p) if self.stage and p.requires_grad else None
+    def _home(self, p: Any, writers: Collection[int]) -> int | None:
+        lying = self._parts.get(p, [])
+        return lying[0][0] if len(lying) == 1 and lying[0][0] in writers else None
+
+    def _weight(self, name: str, p: nn.Parameter, home: int | None) -> Tensor:
+        master = self._whole(p, None, home) if self.stage and p.requires_grad else None
         with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
             live = p.detach().clone() if self.stage == 3 else p.detach()
         if master is None:
@@ -208,14 +221,14 @@ class Engine:
             raise NotSaved(f"{name}: the gathered weights are not the live ones; nothing was saved")
         return master.reshape(live.shape)
 
-    def _moment(self, p: nn.Parameter, key: str) -> Tensor:
+    def _moment(self, p: nn.Parameter, key: str, home: int | None) -> Tensor:
         if self.stage:
-            return self._whole(p, key)
+            return self._whole(p, key, home)
         state = self._adamw.state.get(p)
         return state[key] if state else torch.zeros_like(p)
 
-    def _whole(self, p: Any, key: str | None = None) -> Tensor:
-        """The master of a weight, or one of its moments, on all ranks.
+    def _whole(self, p: Any, key: str | None, home: int | None) -> Tensor:
+        """The master of a weight, or one of its moments: on all ranks, or on the one that has it and is asked alone.
 
         DeepSpeed's way at stages 1 and 2, a sum in which a rank counts with 0 where it has nothing, takes three times
         as long over gloo, and makes 0.0 of -0.0.
@@ -226,7 +239,8 @@ class Engine:
         for rank, length in self._parts[p]:
             mine = rank == self._world.rank
             part = p._hp_mapping.get_hp_fragment(key).to(p.device) if mine else torch.empty(length, device=p.device)
-            self._world.spread(part, of=rank)
+            if home is None:
+                self._world.spread(part, of=rank)
             parts.append(part)
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(p.shape)
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import checkpoint
+from fer_scale import checkpoint, tensors
 from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.pretrain import failures
 from fer_scale.pretrain.begin import Begun
@@ -84,26 +84,51 @@ class Saver:
         self._files = self._found = self._problem = None
         place = checkpoint.folder_of(self._run.out, progress["step"])
         self._place, self._part = place, checkpoint.part_of(place, self._attempt.number)
+        self._refuse_unlike_weights()
         mine = self._gathered()
-        if self._us.rank in self._writers:
+        if self._us.rank in self._writers and not self._problem:
             number, count = self._writers.index(self._us.rank), len(self._writers)
             self._start(lambda: checkpoint.write_part(self._part, number, count, mine, self._given_up))
         self._stall = self._gathering = time.monotonic() - began
 
+    def _refuse_unlike_weights(self) -> None:
+        """Where a machine has spoilt what its model computes with, since the ranks were last given the weights."""
+        live = (
+            self._engine.module.named_parameters() if self._engine.stage in (1, 2) else ()
+        )  # gathered from one master
+        first, *others = self._us.collect((self._us.name, {name: tensors.sum_of_bits(p.detach()) for name, p in live}))
+        for name, sums in others:
+            if unlike := [weight for weight, total in first[1].items() if sums[weight] != total]:
+                self._progress = None
+                text = f"{unlike[0]}: {name} has other weights than {first[0]}, so one of the two machines has a fault"
+                raise NotSaved(f"{text}; nothing was saved, and the same command goes on from the checkpoint before")
+
     def _gathered(self) -> dict[str, Tensor]:
-        """The tensors that this rank writes, on the CPU."""
-        loads, on_gpu = [0] * len(self._writers), self._us.device.type == "cuda"
-        for name, get in self._engine.tensors():
-            tensor = get().detach()
-            writer = loads.index(min(loads))  # dealt by bytes
-            loads[writer] += tensor.numel() * tensor.element_size()
-            if self._writers[writer] == self._us.rank:
-                if name not in self._buffers:
-                    self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
-                self._buffers[name].copy_(tensor, non_blocking=True)
+        """The tensors that this rank writes, on the CPU. A problem with them waits until all ranks can be told."""
+        loads, on_gpu = dict.fromkeys(self._writers, 0), self._us.device.type == "cuda"
+        for piece in self._engine.tensors(self._writers):
+            writer = min(loads, key=loads.__getitem__) if piece.home is None else piece.home
+            loads[writer] += piece.bytes  # dealt by bytes, but for what lies on one rank alone
+            if piece.home not in (None, self._us.rank):
+                continue
+            try:
+                tensor = piece.get()
+            except NotSaved as problem:
+                self._problem = self._problem or problem
+                continue
+            if writer == self._us.rank:
+                self._keep(piece.name, tensor.detach(), on_gpu)
         if on_gpu:
             torch.cuda.synchronize()
         return self._buffers
+
+    def _keep(self, name: str, tensor: Tensor, pinned: bool) -> None:
+        try:
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+            self._buffers[name].copy_(tensor, non_blocking=True)
+        except RuntimeError as problem:  # no memory
+            self._problem = self._problem or problem
 
     def _start(self, work: Callable[[], Any]) -> None:
         self._thread = threading.Thread(target=self._work, args=(work,), name="saving")

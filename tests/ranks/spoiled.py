@@ -1,8 +1,13 @@
-"""fer-scale, but before the checkpoint of step 6 one value of Adam's memory of rank SPOILED is not finite any more."""
+"""fer-scale, but before the checkpoint of step 6 rank SPOILED has one value spoilt.
+
+Of Adam's memory, which is then not finite, or with BIT=1 of the weights that its model computes with: their last bit.
+"""
 
 import os
 import sys
 from typing import Any
+
+import torch
 
 from fer_scale.__main__ import main
 from fer_scale.pretrain import saving
@@ -13,6 +18,9 @@ begin = Saver.begin
 
 def spoiled(self: Saver, progress: dict[str, Any]) -> None:
     if progress["step"] == 6 and self._us.rank == int(os.environ["SPOILED"]):
+        if "BIT" in os.environ:
+            list(self._engine.module.parameters())[-1].data.view(-1)[:1].view(torch.int32).bitwise_xor_(1)
+            return begin(self, progress)
         memory = list(self._engine._adamw.state.values())[-1]
         memory["exp_avg_sq"].view(-1)[0] = float("nan")
     begin(self, progress)

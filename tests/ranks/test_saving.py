@@ -64,6 +64,17 @@ def test_a_state_with_a_value_that_is_not_finite_never_counts_and_the_tensor_is_
     assert not list((tmp_path / "run/checkpoints").glob("*.part"))
 
 
+def test_a_weight_that_one_rank_computes_with_and_no_other_ends_the_run_and_the_machine_is_named(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    for rank, why in ((1, r"rank 1 on \S+ has other weights than rank 0 on \S+,"), (0, "rank 1 on")):
+        run = launch(2, str(HERE / "spoiled.py"), *words, layout(tmp_path, 1), SPOILED=str(rank), BIT="1")
+        said = "".join(p.communicate(timeout=100)[0] for p in run.processes)
+        assert sorted(p.returncode for p in run.processes) == [1, 75] and "Traceback" not in said, said
+        assert len(re.findall(rf"decoder\S+: {why}.* nothing was saved", said)) == 1, said
+        assert checkpoint.complete(tmp_path / "run")[0].name == "step_00000004"
+
+
 def test_a_save_under_way_never_counts_once_another_start_has_followed(
     words: list[str], tmp_path: Path, launch: Any
 ) -> None:
