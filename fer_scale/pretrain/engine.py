@@ -30,6 +30,7 @@ from fer_scale.pretrain.layout import layout_for, refuse
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.stragglers import Spent
 from fer_scale.pretrain.world import World
+from fer_scale.tensors import sum_of_bits
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -47,6 +48,7 @@ with warnings.catch_warnings():
     )
 
 State = dict[str, Tensor]
+NOT_LIVE = "the gathered weights are not the live ones; nothing was saved"
 MOMENTS = (("m", "exp_avg"), ("v", "exp_avg_sq"))
 
 
@@ -101,18 +103,14 @@ class Engine:
             "communication_data_type": recipe.run.reduce_dtype,
         }
         if recipe.run.precision == "bf16":
-            if recipe.run.reduce_dtype == "bf16":  # each parameter's own type goes before the key above
-                self._reduced_in_bf16()
+            for p in trained if recipe.run.reduce_dtype == "bf16" else ():  # whose own type goes before the key above
+                setattr(p, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
             safe: list[str] = []
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": safe}
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._adamw, config=config)
         self._prime()
         self._parts = self._parts_of_weights() if self.stage in (1, 2) else {}
         world.limit_waiting(recipe.run.waiting_s)
-
-    def _reduced_in_bf16(self) -> None:
-        for p in self._trained:
-            setattr(p, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
 
     @property
     def module(self) -> nn.Module:
@@ -137,7 +135,7 @@ class Engine:
             self._engine.backward(loss * weight)
             total += loss.detach()
             if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
-                norm = self._clipped_norm()
+                norm = nn.utils.clip_grad_norm_(self._trained, self._clip or float("inf")).item()
                 with self._skipping(not torch.isfinite(torch.tensor(norm))):
                     self._engine.step()
             else:
@@ -147,9 +145,6 @@ class Engine:
             norm = float(self._engine.get_global_grad_norm() or 0.0) if skipped == self._skipped else float("nan")
             self._skipped = skipped
         return Stepped(total, norm)
-
-    def _clipped_norm(self) -> float:
-        return torch.nn.utils.clip_grad_norm_(self._trained, self._clip or float("inf")).item()
 
     @contextmanager
     def _skipping(self, skip: bool) -> Iterator[None]:
@@ -212,14 +207,14 @@ class Engine:
         return lying[0][0] if len(lying) == 1 and lying[0][0] in writers else None
 
     def _weight(self, name: str, p: nn.Parameter, home: int | None) -> Tensor:
-        master = self._whole(p, None, home) if self.stage and p.requires_grad else None
+        if not (self.stage and p.requires_grad):
+            with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
+                return p.detach().clone() if self.stage == 3 else p.detach()
+        master = self._whole(p, None, home)
         with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
-            live = p.detach().clone() if self.stage == 3 else p.detach()
-        if master is None:
-            return live
-        if not torch.equal(master.to(live.dtype).reshape(live.shape), live):
-            raise NotSaved(f"{name}: the gathered weights are not the live ones; nothing was saved")
-        return master.reshape(live.shape)
+            if self.stage == 3 and not torch.equal(master.reshape(p.shape), p):  # at 1 and 2: see `sums_of_live_bits`
+                raise NotSaved(f"{name}: {NOT_LIVE}")
+            return master.reshape(p.shape)
 
     def _moment(self, p: nn.Parameter, key: str, home: int | None) -> Tensor:
         if self.stage:
@@ -243,6 +238,11 @@ class Engine:
                 self._world.spread(part, of=rank)
             parts.append(part)
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(p.shape)
+
+    def sums_of_live_bits(self) -> dict[str, int]:
+        """Of each weight that at stages 1 and 2 every rank computes with: equal on all, and to its master's."""
+        trained = ((name, p) for name, p in self.module.named_parameters() if self._parts and p.requires_grad)
+        return {f"w.{name}": sum_of_bits(p.detach()) for name, p in trained}
 
     def _parts_of_weights(self) -> dict[Any, list[tuple[int, int]]]:
         """Of each trained weight, flat, the (rank, length) of the parts that it lies in, in their order."""

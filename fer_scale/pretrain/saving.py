@@ -24,11 +24,12 @@ from fer_scale import checkpoint, tensors
 from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.pretrain import failures
 from fer_scale.pretrain.begin import Begun
-from fer_scale.pretrain.engine import Engine
+from fer_scale.pretrain.engine import NOT_LIVE, Engine
 from fer_scale.pretrain.recipe import Run
 from fer_scale.pretrain.world import World
 from shards.errors import UserError
 
+THREAD = "saving"
 _MOST_WRITERS = 16
 _WORTH_A_WRITER = 256 << 20  # bytes
 
@@ -64,6 +65,11 @@ class Saver:
         """1 while this rank has not done its part: for the ranks to agree on."""
         return int(self._thread is not None and self._thread.is_alive())
 
+    @property
+    def writing_s(self) -> float:
+        """Seconds that this rank's thread has been at its part; 0 where it is done."""
+        return time.monotonic() - self._since if self.writing else 0.0
+
     def has_room(self) -> None:
         """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
         there = len(checkpoint.complete(self._run.out)) if self._us.is_main else 0
@@ -84,23 +90,21 @@ class Saver:
         self._files = self._found = self._problem = None
         place = checkpoint.folder_of(self._run.out, progress["step"])
         self._place, self._part = place, checkpoint.part_of(place, self._attempt.number)
-        self._refuse_unlike_weights()
+        live = self._engine.sums_of_live_bits()
+        self._refuse_unlike(live)
         mine = self._gathered()
         if self._us.rank in self._writers and not self._problem:
             number, count = self._writers.index(self._us.rank), len(self._writers)
-            self._start(lambda: checkpoint.write_part(self._part, number, count, mine, self._given_up))
+            self._start(lambda: self._write(number, count, mine, live))
         self._stall = self._gathering = time.monotonic() - began
 
-    def _refuse_unlike_weights(self) -> None:
+    def _refuse_unlike(self, live: dict[str, int]) -> None:
         """Where a machine has spoilt what its model computes with, since the ranks were last given the weights."""
-        live = (
-            self._engine.module.named_parameters() if self._engine.stage in (1, 2) else ()
-        )  # gathered from one master
-        first, *others = self._us.collect((self._us.name, {name: tensors.sum_of_bits(p.detach()) for name, p in live}))
+        (first, wanted), *others = self._us.collect((self._us.name, live))
         for name, sums in others:
-            if unlike := [weight for weight, total in first[1].items() if sums[weight] != total]:
+            if unlike := [weight for weight, total in wanted.items() if sums[weight] != total]:
                 self._progress = None
-                text = f"{unlike[0]}: {name} has other weights than {first[0]}, so one of the two machines has a fault"
+                text = f"{unlike[0]}: {name} has other weights than {first}, so one of the two machines has a fault"
                 raise NotSaved(f"{text}; nothing was saved, and the same command goes on from the checkpoint before")
 
     def _gathered(self) -> dict[str, Tensor]:
@@ -130,8 +134,15 @@ class Saver:
         except RuntimeError as problem:  # no memory
             self._problem = self._problem or problem
 
+    def _write(self, number: int, count: int, mine: dict[str, Tensor], live: dict[str, int]) -> dict[str, Any]:
+        for name in mine.keys() & live.keys():
+            if tensors.sum_of_bits(mine[name]) != live[name]:
+                raise NotSaved(f"{name}: {NOT_LIVE}")
+        return checkpoint.write_part(self._part, number, count, mine, self._given_up)
+
     def _start(self, work: Callable[[], Any]) -> None:
-        self._thread = threading.Thread(target=self._work, args=(work,), name="saving")
+        self._since = time.monotonic()
+        self._thread = threading.Thread(target=self._work, args=(work,), name=THREAD)
         self._thread.start()
 
     def _work(self, work: Callable[[], Any]) -> None:
