@@ -113,6 +113,11 @@ def keys(schema: type) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
             yield f"{name}.{field.name}", field
 
 
+def values(recipe: Any) -> dict[str, str]:
+    """Every `section.key` of a recipe, with its value as text."""
+    return {key: str(getattr(getattr(recipe, key.split(".")[0]), field.name)) for key, field in keys(type(recipe))}
+
+
 def describe(schema: type) -> list[tuple[str, str, str, str]]:
     """(key, default, kind, help) of every key of a recipe, as `fer-scale keys` prints them."""
     rows = []

@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from fer_scale import checkpoint, config, ending, log, tee
-from fer_scale.checkpoint import CheckpointError, Damaged
+from fer_scale import config, ending, log, resume, tee
+from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
-from fer_scale.pretrain import setup, state
+from fer_scale.peers import by_main
+from fer_scale.pretrain import setup, world
 from fer_scale.pretrain.here import versions
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
-from shards.errors import Broken, UserError
+from fer_scale.resume import Found
+from shards.errors import UserError
 
 _LATE_S = 5  # a network file system may show another node's new folder so late
+_TELL_S = 60.0  # a rank that has made a mistake waits so long for the others, to tell them
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,36 @@ class Begun:
     writers: list[int]  # ranks that see the main rank's run.out: they can write and read checkpoints
     names: list[str]  # of all ranks
     hosts: list[str]
+
+
+def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
+    """The recipe, with the other ranks, once all of them have loaded it. Else all end, and rank 0 says whose mistake.
+
+    On one host all have the same file, and make the same mistake; another host may have an older one, or older code.
+    """
+    wanted, mistake = None, ""
+    try:
+        wanted = config.load(Pretrain, recipe_file, words)
+    except UserError as error:
+        mistake = str(error)
+        if world.is_alone():
+            raise
+    try:
+        us = world.join(wanted.run.hang_limits["start"] if wanted else _TELL_S)
+    except RuntimeError:  # somebody did not come
+        if mistake:
+            raise UserError(f"{world.own_name()}: {mistake}") from None
+        raise
+    told = us.collect((us.name, mistake))
+    mistaken = [(name, mistake) for name, mistake in told if mistake]
+    if mistaken and len(mistaken) < us.ranks:
+        name, mistake = mistaken[0]
+        more = f", and {log.plural(len(mistaken) - 1, 'rank')} more" if len(mistaken) > 1 else ""
+        mistake = f"{name}{more}, but not all ranks: {mistake}\nmake all hosts alike (`fer-scale doctor` compares them)"
+    if mistake:
+        _refuse(mistake, us)
+    assert wanted
+    return wanted, us
 
 
 def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
@@ -100,46 +131,10 @@ def _kept(file: Path, us: World) -> str:
     return ""
 
 
-def is_ours(begun: Begun, us: World) -> None:
-    """Superseded where the run is another start's by now: before anything in it is changed."""
-    if us.tell(not begun.attempt.is_newest() if us.is_main else None):
-        raise begun.attempt.superseded()
-
-
-def same_everywhere(us: World, **facts: Any) -> None:
-    """Refuse to train where a rank has another value than rank 0: all ranks raise, naming rank and difference."""
-    told = us.collect((us.name, facts))
-    _, wanted = told[0]
-    for name, found in told[1:]:
-        lines = [
-            f"{what}{f' {key}' * bool(key)}: {a} there, {b} on rank 0"
-            for what in wanted
-            for key, a, b in _differences(found[what], wanted[what])
-        ]
-        if lines:
-            raise UserError(
-                f"{name} differs from rank 0 and would train something else:\n  " + "\n  ".join(lines[:10])
-                + "\nmake all hosts alike (`fer-scale doctor` compares them) and start again"
-            )  # fmt: skip
-
-
-def _differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
-    """(where, in `a`, in `b`) for every part that is not the same."""
-    if a == b:
-        return []
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    return [("", a, b)]
-
-
 def code_and_recipe(wanted: Pretrain) -> dict[str, Any]:
     """For `same_everywhere`, before anything is read: what decides what a rank computes."""
-    recipe = {}
-    for key, field in config.keys(Pretrain):
-        section, _, _ = key.partition(".")
-        recipe[key] = str(getattr(getattr(wanted, section), field.name))
     layout = zero_layout(wanted.run.deepspeed)
-    return {"version of": versions(), "recipe:": recipe, f"{wanted.run.deepspeed}:": layout}
+    return {"version of": versions(), "recipe:": config.values(wanted), f"{wanted.run.deepspeed}:": layout}
 
 
 def describe(begun: Begun, us: World, *, stage: int) -> dict[str, Any]:
@@ -151,90 +146,25 @@ def describe(begun: Begun, us: World, *, stage: int) -> dict[str, Any]:
     return {"attempt": begun.attempt.number} | facts | {"changed": changed}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a run goes on from; without a folder it begins."""
-
-    folder: Path | None
-    state: dict[str, Tensor]
-    progress: dict[str, Any]
-
-
-def resume(wanted: Pretrain, changes: list[str], prints: list[str], us: World, readers: list[int]) -> Found:
-    """The newest checkpoint that verifies, on all ranks, each file read once; damaged ones are named and set aside.
-
-    Nothing is written to the run before it is clear that it goes on, or begins, as was asked for.
-    """
-    passed = list[Damaged]()
-    while True:
-        found = us.tell(_newest(wanted, changes, passed) if us.is_main else None)
-        if isinstance(found, str):
-            raise CheckpointError(found)
-        if found is None:
-            return Found(None, {}, {"step": 0})
-        try:
-            saved, progress = state.load(found, us, readers)
-        except CheckpointError as damaged:
-            if us.tell(_verifies(found) if us.is_main else None):  # another host sees it late, or had a bad moment
-                raise Broken(f"{damaged}, but on rank 0's host it is whole; nothing was set aside") from None
-            passed.append(Damaged(found, str(damaged)))
-            continue
-        if refusal := us.tell(_refusal(wanted, progress, prints, changes, found) if us.is_main else None):
-            raise CheckpointError(refusal)
-        if us.is_main:
-            _set_aside(passed, log.Journal(wanted.run.out))
-            log.say(f"goes on from {found}")
-        return Found(found, saved, progress)
-
-
-def _newest(wanted: Pretrain, changes: list[str], passed: list[Damaged]) -> Path | str | None:
-    """Where to go on from, None for a fresh start, or what is wrong. Adds to `passed` what is damaged by its sizes."""
-    run = wanted.run
-    checkpoint.sweep(run.out)
-    try:
-        found, damaged = checkpoint.newest(run.out, but=[folder for folder, _ in passed])
-    except CheckpointError as error:
-        return str(error)
-    passed += damaged
-    if passed and not found:  # a fresh start would write over what may still be mended
-        lines = "".join(f"\n  {line}" for line in passed)
-        return (
-            f"{run.out}: every checkpoint is damaged, none is left to go on from:{lines}\n"
-            f"put back a copy of one, or remove {run.out / 'checkpoints'} to start anew"
-        )
-    if run.resume == "never" and found:
-        return f"{run.out}: holds a run already ({found.name}) and run.resume is never; use another run.out"
-    if run.resume == "must" and not found:
-        return f"{run.out}: no complete checkpoint to go on from, and run.resume is must"
-    if not found and (run.out / "recipe.toml").exists():
-        try:  # killed before its first save; where there is a save, `_refusal` asks
-            setup.refuse_another(wanted, changes)
-        except UserError as error:
-            return str(error)
+def go_on(wanted: Pretrain, changes: list[str], prints: list[str], us: World, readers: list[int]) -> Found:
+    """What the run goes on from, on all ranks, once it is clear that this is what was asked for."""
+    found = resume.find(wanted.run.out, us, readers)
+    by_main(us, lambda: _may(wanted, changes, prints, found))
+    if us.is_main:
+        resume.set_aside(found, log.Journal(wanted.run.out))
     return found
 
 
-def _verifies(folder: Path) -> bool:
-    """Whether the main rank finds nothing wrong with it."""
-    try:
-        for name, sha256 in checkpoint.manifest(folder).items():
-            checkpoint.read_file(folder, name, sha256)
-        return bool(checkpoint.progress_of(folder))
-    except (CheckpointError, OSError):
-        return False
-
-
-def _refusal(wanted: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], found: Path) -> str:
-    """Why the checkpoint `found` is not one of this run, or ""."""
-    try:
-        setup.same_run(wanted, progress, prints, changes, found)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _set_aside(passed: list[Damaged], journal: log.Journal) -> None:
-    for folder, why in passed:
-        aside = checkpoint.set_aside(folder)
-        log.say(f"damaged, set aside as {aside.name}: {why}")
-        journal.event("set_aside", checkpoint=str(aside), why=why)
+def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) -> None:
+    """Refuse to go on with, or to begin, another run than the one that is there."""
+    run = wanted.run
+    if run.resume == "never" and found.folder:
+        raise CheckpointError(
+            f"{run.out}: holds a run already ({found.folder.name}) and run.resume is never; use another run.out"
+        )
+    if run.resume == "must" and not found.folder:
+        raise CheckpointError(f"{run.out}: no complete checkpoint to go on from, and run.resume is must")
+    if found.folder:
+        setup.same_run(wanted, found.progress, prints, changes, found.folder)
+    elif (run.out / "recipe.toml").exists():  # killed before its first save
+        setup.refuse_another(wanted, changes)

@@ -16,18 +16,20 @@ from torch import Tensor
 from fer_scale import __version__, config, ending, images, loader, log, plots
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
+from fer_scale.numbers import Skips
 from fer_scale.optim import lr_at
+from fer_scale.peers import same_everywhere
 from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start, world
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
-from fer_scale.pretrain.numbers import Skips
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.saving import Saved, Saver
 from fer_scale.pretrain.stragglers import Slow, Stragglers
 from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.watchdog import Watchdog
 from fer_scale.pretrain.world import World
+from fer_scale.resume import is_ours
 from shards.errors import ShardError, UserError
 from shards.mix import Mix
 from shards.order import Order
@@ -63,7 +65,7 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
 
 def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watchdog: Watchdog) -> "Run":
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
-    begin.same_everywhere(us, **begin.code_and_recipe(wanted))
+    same_everywhere(us, **begin.code_and_recipe(wanted))
     sets = setup.opened(wanted.data)
     faces, order, fell_out = setup.table(wanted, sets)
     plan = recipe.plan(wanted, us.ranks, order)
@@ -71,22 +73,22 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     if us.is_main:
         setup.describe(wanted, plan, order, sets, fell_out, sum(p.numel() for p in model.parameters()))
     prints = faces.prints()
-    begin.is_ours(begun, us)
+    is_ours(begun.attempt, us)
     with watchdog.phase("load"):
-        found = begin.resume(wanted, changes, prints, us, begun.writers)
+        found = begin.go_on(wanted, changes, prints, us, begun.writers)
     progress = found.progress
     if found.folder:
         load_weights(model, found.state)
     elif wanted.model.start_from:
         progress["start"] = start.begin(model.encoder, wanted.model, us)
-    begin.same_everywhere(us, **{"data.shards": prints, "step": progress["step"], "steps": plan.steps})
+    same_everywhere(us, **{"data.shards": prints, "step": progress["step"], "steps": plan.steps})
     engine = Engine(model, wanted, plan, us)
     if found.folder:
         engine.restore(found.state, progress["adam_step"])
     saver = Saver(engine, us, wanted.run, begun)
     saver.has_room()
 
-    begin.is_ours(begun, us)
+    is_ours(begun.attempt, us)
     journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
     if us.is_main:
         setup.write_facts(wanted, plan, sets, fell_out)
@@ -159,7 +161,8 @@ def _train(run: Run, tick: log.Ticker) -> None:
             raise run.stop.attempt.superseded()
         if any_bad:
             _report_bad(run, bad)
-        if skipped := run.skips.seen(stepped, run.step, us, run.faces, batches):
+        samples = (run.faces.where(number) for batch in batches for number in batch.ids.tolist())
+        if skipped := run.skips.seen(stepped.grad_norm, stepped.loss, run.step, us, samples):
             _report_skipped(run, skipped, lr)
         for slow, host in run.stragglers.after(waited, took):
             _report_slow(run, slow, host)
@@ -246,7 +249,7 @@ def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
     if run.us.is_main:
         run.skips.say(facts)
     run.journal.event("skipped", **facts)
-    run.skips.refuse_more(run.step, lr)
+    run.skips.refuse_more(run.step, lr, "optim.lr", "optim.clip_norm")
 
 
 def _save(run: Run, *, wait: bool) -> None:

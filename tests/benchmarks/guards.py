@@ -21,8 +21,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from fer_scale import ending
-from fer_scale.pretrain import loop, numbers, stragglers, watchdog, world
+from fer_scale import ending, numbers
+from fer_scale.pretrain import loop, stragglers, watchdog, world
 
 ROOT = Path(__file__).parents[2]
 GUARDS = (

@@ -13,6 +13,7 @@ from disturbed import RECIPE
 from fer_scale import checkpoint, config, log
 from fer_scale.pretrain import begin
 from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.resume import Found
 
 Draw = random.Random
 Damage = Callable[[Path, Draw], None]
@@ -119,9 +120,9 @@ def test_every_damage_is_found_and_what_a_run_goes_on_from_is_whole(
         assert all(torch.equal(found.state[name], tensor) for name, tensor in original.items())
 
 
-def resumed(run: Path) -> begin.Found:
+def resumed(run: Path) -> Found:
     """What a run goes on from: what all its ranks would decide and read."""
-    return begin.resume(recipe(run), [], ["print"], Alone(), [0])  # type: ignore[arg-type]
+    return begin.go_on(recipe(run), [], ["print"], Alone(), [0])  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_found(whole: Path, tmp_path: Path) -> None:

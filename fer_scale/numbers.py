@@ -5,14 +5,15 @@ with the next batch, until `run.max_skipped` steps in a row had to be skipped.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fer_scale import log
-from fer_scale.loader import Batch, Faces
-from fer_scale.pretrain.engine import Stepped
-from fer_scale.pretrain.world import World
+from fer_scale.peers import Peers
 from shards.errors import UserError
 
 _FILES = 100  # of one start: a run that skips now and then for weeks shall not fill its disk
@@ -27,18 +28,21 @@ class Skips:
     in_a_row: int = 0
     files: int = 0
 
-    def seen(self, stepped: Stepped, step: int, us: World, faces: Faces, batches: list[Batch]) -> dict[str, Any] | None:
-        """What there is to tell of a step, on the main rank; None where it was taken. All ranks must call it."""
-        if math.isfinite(stepped.grad_norm):
+    def seen(
+        self, grad_norm: float, loss: Tensor, step: int, us: Peers, samples: Iterable[str]
+    ) -> dict[str, Any] | None:
+        """What there is to tell of a step, on the main rank; None where it was taken. All ranks must call it.
+
+        `grad_norm` is over all ranks; `loss` and the names of the `samples`, read only where needed, are this rank's.
+        """
+        if math.isfinite(grad_norm):
             self.in_a_row = 0
             return None
         self.in_a_row += 1
-        finite = math.isfinite(stepped.loss.item())
-        samples = [faces.where(number) for batch in batches for number in batch.ids.tolist()]
-        told = us.collect((us.name, finite, samples))
-        wrong = [(name, samples) for name, finite, samples in told if not finite]
+        told = us.collect((us.name, math.isfinite(loss.item()), list(samples)))
+        wrong = [(name, mine) for name, finite, mine in told if not finite]
         facts: dict[str, Any] = {"step": step, "ranks": [name for name, _ in wrong]}
-        lines = [f"{name}  {sample}" for name, samples in wrong or [(n, s) for n, _, s in told] for sample in samples]
+        lines = [f"{name}  {sample}" for name, mine in wrong or [(n, s) for n, _, s in told] for sample in mine]
         facts |= {"samples": len(lines), "file": self._kept(step, lines) if us.is_main else None}
         return facts
 
@@ -61,12 +65,12 @@ class Skips:
         where = f": {facts['file']}" if facts["file"] else ""
         log.say(f"step {facts['step']} skipped: {what} is not finite; its {facts['samples']} samples{where}")
 
-    def refuse_more(self, step: int, lr: float) -> None:
-        """End the run where nothing has been learned for too long."""
+    def refuse_more(self, step: int, lr: float, lr_key: str, clip_key: str) -> None:
+        """End the run where nothing has been learned for too long; `lr_key` and `clip_key` are the recipe's."""
         if self.in_a_row >= self.most:
             raise UserError(
                 f"{self.in_a_row} steps in a row were skipped, up to step {step}: loss or gradient is not finite, "
                 "nothing is learned any more.\nThe same command goes on from the newest checkpoint, of before. "
-                f"Try a lower learning rate (now {lr:.2g}) by --change optim.lr=..., a lower optim.clip_norm or "
+                f"Try a lower learning rate (now {lr:.2g}) by --change {lr_key}=..., a lower {clip_key} or "
                 f"run.precision=fp32, and look at the samples: {self.folder}/skipped-*.txt"
             )

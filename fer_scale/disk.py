@@ -1,0 +1,40 @@
+"""What a file system does to a run, in one line that names host and rank, and whether the same command may help."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fer_scale.checkpoint import CheckpointError, NotSaved
+from shards.errors import Broken, UserError
+
+# Somebody must make room or give a right; the others may pass, or another host does better.
+_LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT)
+
+
+@contextmanager
+def in_words(name: str) -> Iterator[None]:
+    """Raise as a UserError what a file system raises inside; `name` is the rank's, with its host."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*_LOOK, *_PASS):
+            raise
+        kind = UserError if needs_somebody(error) else Broken
+        place = error.filename or "a file"
+        raise kind(f"{name}: {place}: {error.strerror}; nothing that was saved is lost") from error
+
+
+def needs_somebody(error: Exception) -> bool:
+    """Whether it comes again until somebody makes room, or gives a right."""
+    return isinstance(error, OSError) and error.errno in _LOOK
+
+
+def not_saved(name: str, part: Path, error: Exception) -> CheckpointError:
+    """What to raise where rank `name` could not write the checkpoint `part`."""
+    look = needs_somebody(error)
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    hint = "free space and start the run again" if look else "the same command goes on from it"
+    kind = CheckpointError if look else NotSaved
+    return kind(f"{name}: {part}: {why}; the checkpoint before this one is whole: {hint}")
