@@ -245,16 +245,25 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
-    """Delete all but the newest `keep` whole checkpoints; every `keep_every_steps`-th step stays.
+    """Delete all but the newest `keep` whole checkpoints, and what is `for_good` by `keep_every_steps`.
 
     Nothing is deleted while the newest is not whole: those before it may be all that there is.
     """
     found, damaged = newest(run)
-    for folder in complete(run)[keep:] if found and not damaged else ():
-        step = int(folder.name.removeprefix("step_"))
-        if not (keep_every_steps and step % keep_every_steps == 0):
+    steps = {folder: int(folder.name.removeprefix("step_")) for folder in complete(run)}
+    stay = for_good(steps.values(), keep_every_steps) if keep_every_steps else set()
+    for folder in list(steps)[keep:] if found and not damaged else ():
+        if steps[folder] not in stay:
             with suppress(OSError):  # somebody reads it: the save counts all the same, and `sweep` has what is left
                 _delete(folder)
+
+
+def for_good(steps: Iterable[int], every: int) -> set[int]:
+    """The first of these steps at or after each multiple of `every`: a save may come late, as a stop may come early."""
+    first: dict[int, int] = {}
+    for step in sorted(steps):
+        first.setdefault(step // every, step)
+    return {step for multiple, step in first.items() if multiple}
 
 
 def sweep(run: Path) -> None:

@@ -62,8 +62,14 @@ class Attempt:
     folder: Path
 
     def is_newest(self) -> bool:
-        """Whether no later start has claimed the run. Numbers follow one another."""
-        return not os.path.exists(f"{self.out}/attempts/{self.number + 1:04d}")  # quicker than a Path: asked every step
+        """Whether no later start has claimed the run.
+
+        The folder is listed, since a network file system may go on saying for a minute that a name is not there.
+        """
+        try:
+            return max(_numbers(f"{self.out}/attempts"), default=0) <= self.number
+        except OSError:
+            return True
 
     def superseded(self) -> Superseded:
         return Superseded(
@@ -120,20 +126,38 @@ def claim(out: Path) -> Attempt:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (where := out / "attempts").mkdir(exist_ok=True)
-        taken = [int(p.name) for p in where.iterdir() if p.name.isdecimal()]
-        for number in itertools.count(max(taken, default=0) + 1):
+        for number in itertools.count(max(_numbers(where), default=0) + 1):
             with suppress(FileExistsError):  # two starts at one time
                 (folder := where / f"{number:04d}").mkdir()
                 break
         nonce = secrets.token_hex(8)
         facts = {"attempt": number, "host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce}
-        facts["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        facts |= {"time": datetime.now(UTC).isoformat(timespec="seconds")} | this_process()
         (folder / "claim.json").write_text(json.dumps(facts) + "\n")
         for name in ("outcome.json", "first_failure.json"):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"run.out: {where}: {error.strerror}; give another folder") from None
     return Attempt(out, number, nonce, folder)
+
+
+def _numbers(attempts: Path | str) -> list[int]:
+    return [int(name) for name in os.listdir(attempts) if name.isdecimal()]
+
+
+def this_process() -> dict[str, Any]:
+    """What tells it from others of its id: the machine and the namespace that count ids, and when it began, in ticks.
+
+    Hosts and containers may share a name, and ids are given away again. Empty where there is no /proc.
+    """
+    try:
+        return {
+            "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "pid_namespace": os.readlink("/proc/self/ns/pid"),
+            "began": int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]),
+        }
+    except OSError:
+        return {}
 
 
 @contextmanager

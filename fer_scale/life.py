@@ -62,6 +62,7 @@ def life(record: Record, now: float) -> Row:
         "state": newest.outcome,
         "reason": newest.reason,
         "restart": newest.restart,
+        "process": {True: "there", False: "gone", None: "not seen from here"}[record.alive],
         "step": step,
         "steps": record.steps,
         "loss": row.get("loss"),

@@ -138,12 +138,19 @@ class Journal:
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         if self._folder is not None:
-            with (self._folder / name).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(self._folder / name, row)
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    """Add an object to a .jsonl file: on a line of its own, also where the last one was cut short."""
+    with file.open("ab+") as lines:
+        lines.seek(max(0, lines.seek(0, os.SEEK_END) - 1))
+        cut_short = lines.read(1) not in (b"", b"\n")
+        lines.write(b"\n" * cut_short + json.dumps(row).encode() + b"\n")
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a kill cut short is left out."""
+    """The objects of a .jsonl file; a line that a kill or a full disk cut short is left out."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text().splitlines() if _step_of(line) is not None]

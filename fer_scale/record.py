@@ -7,14 +7,14 @@ Runs of before there was attempts/ have only their events, and the outcome of th
 
 import json
 import os
-import socket
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_scale import log
+from fer_scale import ending, log
+from fer_scale.processes import Process
 from shards.errors import UserError
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ class Record:
     stacks: dict[int, list[str]] = field(default_factory=dict)  # files with what hung there
     outcome: Row = field(default_factory=dict)  # RUN/outcome.json
     saved: Sequence[int] = ()  # steps of the checkpoints that have a manifest, in order
-    alive: bool | None = None  # whether the newest start's main process is there; None: it ran on another host
+    alive: bool | None = None  # whether the newest start's main process is there; None: it cannot be seen from here
 
 
 def is_run(folder: Path) -> bool:
@@ -81,12 +81,16 @@ def _json(file: Path) -> Row:
 
 
 def _is_alive(claim: Row) -> bool | None:
-    if claim.get("host") != socket.gethostname():
+    """None where it cannot be seen from here: another machine's, another container's, or hidden from this user."""
+    here = ending.this_process()
+    if not here or any(claim.get(key) != here[key] for key in ("boot", "pid_namespace")):
         return None
+    if Process(claim["pid"], claim["began"]).lives():
+        return True
     try:
         os.kill(claim["pid"], 0)
+    except PermissionError:
+        return None
     except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+        pass
+    return False

@@ -38,11 +38,14 @@ def _state(life: Row) -> str:
     done = f"step {life['step']:,}" + (f" of {life['steps']:,}" if life["steps"] else "")
     loss = f", loss {life['loss']:.4f}" if life["loss"] is not None else ""
     ago = f"{duration(life['quiet_s'])} ago"
+    seen = life["process"] == "there"
     if life["state"] == "running":
         left = f"; about {duration(life['left_s'])} left" if life["left_s"] is not None else ""
-        return f"running: {done}{loss}, last heard of {ago}{left}"
+        by = "" if seen else " (by its files: its process cannot be seen from here)"
+        return f"running: {done}{loss}, last heard of {ago}{left}{by}"
     if life["state"] == "silent":
-        return f"silent: {done}{loss}, last heard of {ago}: it hangs, or died with its host"
+        why = "it hangs, its process is there" if seen else "it hangs, or died with its host"
+        return f"silent: {done}{loss}, last heard of {ago}: {why}"
     reason = f": {life['reason']}" if life["reason"] else ""
     return f"{life['state']} at {done}{loss}, {ago}{reason}"
 

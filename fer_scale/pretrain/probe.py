@@ -4,7 +4,6 @@ Started once a rank by whatever will start the job. fitness.py judges what they 
 """
 
 import json
-import math
 import os
 import select
 import signal
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import log
+from fer_scale import checkpoint, log
 from fer_scale.pretrain import fitness, saving, setup, shared_folder, world
 from fer_scale.pretrain.cost import FP32
 from fer_scale.pretrain.doctor import MARK, read
@@ -104,7 +103,8 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
     for_good = 0
     if run.keep_every_steps and run.steps:
         last = min(run.steps, run.stop_after_steps or run.steps)
-        for_good = last // math.lcm(run.keep_every_steps, run.checkpoint_every_steps)
+        steps = {*range(run.checkpoint_every_steps, last, run.checkpoint_every_steps), last}
+        for_good = len(checkpoint.for_good(steps, run.keep_every_steps))
     return Needs(
         str(run.out),
         checkpoint_gb=3 * FP32 * weights / 1e9,

@@ -178,7 +178,9 @@ class Run:
     checkpoint_every_steps: int = knob(1000, kind="watch", help="steps between checkpoints")
     checkpoint_async: bool = knob(True, kind="layout", help="checkpoints are written while training goes on")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
-    keep_every_steps: int | None = knob(None, kind="watch", help="checkpoints of every so many steps are kept for good")
+    keep_every_steps: int | None = knob(
+        None, kind="watch", help="the first checkpoint at or after every so many steps is kept for good"
+    )
     stop_after_steps: int | None = knob(None, kind="watch", help="end early at this step; the schedule stays")
     max_hours: float | None = knob(None, kind="watch", help="save and end after this time, to be started again")
     grace_s: float = knob(

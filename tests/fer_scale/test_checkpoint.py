@@ -166,6 +166,14 @@ def test_the_newest_are_kept_and_every_nth_for_good(tmp_path: Path) -> None:
     assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == [f"step_{n:08d}" for n in (3, 6, 7, 8)]
 
 
+def test_a_checkpoint_that_came_late_is_kept_for_good_in_the_place_of_the_one_that_was_due(tmp_path: Path) -> None:
+    for step in (3, 6, 9, 12, 13, 16, 22, 25, 30):  # every third; some steps were skipped, one was a stop's
+        save(tmp_path, step)
+        checkpoint.prune(tmp_path, keep=1, keep_every_steps=10)
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == [f"step_{n:08d}" for n in (12, 22, 30)]
+    assert checkpoint.for_good(range(5, 100, 5), 20) == {20, 40, 60, 80}
+
+
 def test_the_same_step_again_replaces_the_folder(tmp_path: Path) -> None:
     save(tmp_path, 4)
     state, _ = checkpoint.read(save(tmp_path, 4, writers=1))

@@ -82,10 +82,17 @@ def test_a_person_stops_a_run_for_good_and_a_supervisor_until_it_is_started_agai
         assert (outcome(tmp_path)["reason"], outcome(tmp_path)["restart"]) == (reason, again)
 
 
-def test_a_start_that_a_later_one_has_followed_leaves_and_the_run_shows_the_later_ones_outcome(tmp_path: Path) -> None:
+def test_a_start_that_a_later_one_has_followed_leaves_and_the_run_shows_the_later_ones_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = ending.claim(tmp_path)
     stop = StopSignal(old, max_hours=None, rank=0)
     assert old.is_newest() and not stop.asked()
+    with monkeypatch.context() as stale:  # a network file system that remembers which names were not there
+        stale.setattr(os.path, "exists", lambda _: False)
+        (old.folder.parent / "0002").mkdir()
+        assert not old.is_newest()
+    (old.folder.parent / "0002").rmdir()
     new = ending.claim(tmp_path)
     assert new.number == old.number + 1 and new.is_newest() and not old.is_newest()
     (tmp_path / "stop").touch()

@@ -2,6 +2,9 @@
 
 import json
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,13 +134,15 @@ def test_steps_of_a_run_that_runs_count() -> None:
     told, words = third(outcome={}, alive=None)
     assert told["state"] == "running" and told["time"]["effective"] == pytest.approx(67 / 250)
     assert told["left_s"] == 43, "43 steps at a second each"
-    assert "running: step 57 of 100, loss 0.5000, last heard of 10s ago; about 43s left" in words
+    assert "running: step 57 of 100, loss 0.5000, last heard of 10s ago; about 43s left (by its files: its" in words
+    assert "about 43s left\n" in third(outcome={}, alive=True)[1], "its process is there"
     assert "touch /runs/r/stop" in words
 
 
 def test_whether_a_run_without_an_outcome_runs_is_told_by_its_process_here_and_by_silence_elsewhere() -> None:
     assert third(outcome={}, alive=False)[0]["state"] == "killed"
-    assert third(outcome={}, alive=True, now=900)[0]["state"] == "silent", "ten minutes without a line"
+    told, words = third(outcome={}, alive=True, now=900)
+    assert told["state"] == "silent" and "ago: it hangs, its process is there\n" in words, "ten minutes without a line"
     assert third(outcome={}, alive=None, now=840)[0]["state"] == "running"
     told, words = third(outcome={}, alive=None, now=900)
     assert told["state"] == "silent" and told["starts"][-1]["lost_steps"] == 7
@@ -303,6 +308,48 @@ def test_files_cut_short_by_a_kill_are_read_as_far_as_they_go(tmp_path: Path) ->
     found = record.read(tmp_path)
     assert found.claims == {1: {}} and len(found.events) == 1 and list(found.saved) == [15]
     assert life(found, when(0))["starts"][0]["ranks"] == 4
+
+
+def test_half_a_line_that_a_full_disk_left_costs_no_other_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.jsonl").write_text(json.dumps(EVENTS[0]) + '\n{"time": "20')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "images_per_s": 10}\n{"st')
+    journal = log.Journal(tmp_path)
+    journal.event("checkpoint", step=2, seconds=1.0, stall_s=0.1, bytes=1)
+    journal.metrics(**line(2))
+    assert [row["event"] for row in log.rows(tmp_path / "events.jsonl")] == ["start", "checkpoint"]
+    assert [row["step"] for row in log.rows(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert main(["show", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "step 2, loss 0.5" in said and "1 written" in said
+
+
+SLEEPS = "import sys; from pathlib import Path; from fer_scale import ending; ending.claim(Path(sys.argv[1])); input()"
+
+
+def test_whether_the_newest_starts_process_is_there_is_told_by_more_than_its_id(tmp_path: Path) -> None:
+    run = subprocess.Popen([sys.executable, "-c", SLEEPS, str(tmp_path)], stdin=subprocess.PIPE)
+    file = tmp_path / "attempts" / "0001" / "claim.json"
+    until = time.monotonic() + 30
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    said = json.loads(file.read_text())
+    for changed, alive in (
+        ({}, True),
+        ({"host": "another name"}, True),
+        ({"began": said["began"] - 1}, False),  # the id was given to another process
+        ({"pid_namespace": "pid:[1]"}, None),
+        ({"boot": "another machine of that name"}, None),
+    ):
+        file.write_text(json.dumps(said | changed))
+        assert record.read(tmp_path).alive is alive, changed
+    file.write_text(json.dumps({name: said[name] for name in ("attempt", "host", "pid", "time")}))
+    assert record.read(tmp_path).alive is None, "a claim of before"
+    file.write_text(json.dumps(said))
+    run.communicate(b"\n")
+    assert record.read(tmp_path).alive is False
 
 
 def test_show_tells_a_run_from_a_shard_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
