@@ -1,159 +1,133 @@
-"""The Hub behind a client that neither waits for ever nor gives up at once, and its errors in plain words.
+"""The Hub behind a client that neither waits for ever, nor gives up at once, nor believes everything.
 
-Measured with huggingface_hub 2.4: its HTTP client has no time limit (a silent peer hangs an upload for good), and
+Measured with huggingface_hub 2.4: its HTTP client has no time limit (a silent peer hangs an upload for good);
 `create_repo`, `model_info`, tags, commits and the first byte of a download are not tried again after a 500 or a cut
-connection. hub.py is the only user of this file; these two alone know the Hub.
+connection; and it makes a file's name of the ETag that a server sends: `"../../../x"` was written outside the cache.
 """
 
 import functools
+import ipaddress
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, get_session, get_token, is_offline_mode, set_client_factory
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
-from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]  # exported lazily
+from huggingface_hub import HfApi, constants, get_session, set_client_factory
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
 
-from fer_scale import artifact
+from fer_scale.hub_errors import HubError, Strange, asked_pause_s, clean, may_pass
 from shards.errors import UserError
 
 Result = TypeVar("Result")
 
-SILENCE_S = 30.0  # a peer that says nothing for so long is given up
+SILENCE_S = 20.0  # a peer that says nothing for so long is given up
+TRICKLE_BPS = 100  # so is one that sends less, on the average of a SILENCE_S
+PATIENCE_S = 80.0  # no call is begun again after so long
 TRIES = 5
 WAIT_S = 0.5  # before the second try; doubles with each
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be gone at the next try
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-
-
-class HubError(UserError):
-    """A model that could not be pushed or pulled, with what to do about it."""
+TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is to be believed
 
 
 @functools.cache
 def connect() -> HfApi:
     """The Hub's API, over a client whose every request has a time limit (some of its calls ask for none)."""
+    _trusted(constants.ENDPOINT)
     hooks = list(get_session().event_hooks["request"])
-
-    def limit(request: httpx.Request) -> None:
-        asked = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {
-            phase: min(asked.get(phase) or SILENCE_S, SILENCE_S) for phase in ("connect", "read", "write", "pool")
-        }
-
-    set_client_factory(lambda: httpx.Client(event_hooks={"request": [*hooks, limit]}, follow_redirects=True))
+    ours: dict[str, list[Callable[..., None]]] = {"request": [*hooks, _limit], "response": [_refuse_strange, _watch]}
+    set_client_factory(lambda: httpx.Client(event_hooks=ours, follow_redirects=True))
     return HfApi()
+
+
+def _trusted(endpoint: str) -> None:
+    """Refuse an HF_ENDPOINT that anybody on the way may answer for, unless the user says that it is meant."""
+    url = urlsplit(endpoint)
+    host = url.hostname or ""
+    if url.scheme == "https" or host == "localhost" or os.environ.get(TRUSTED, "").rstrip("/") == endpoint:
+        return
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise HubError(
+        f"HF_ENDPOINT={endpoint}: anybody on the way could answer for it, and would get the token; use https, or set "
+        f"{TRUSTED}={endpoint} if the network is your own"
+    )
+
+
+def _limit(request: httpx.Request) -> None:
+    asked = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        phase: min(asked.get(phase) or SILENCE_S, SILENCE_S) for phase in ("connect", "read", "write", "pool")
+    }
+
+
+def _refuse_strange(response: httpx.Response) -> None:
+    """huggingface_hub makes names of files of these headers: whatever could lead out of its folders is refused."""
+    headers = response.headers
+    if response.request.method == "HEAD":
+        tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        if not re.fullmatch(r"\w[\w+=.-]*|", tag):
+            raise Strange(f"ETag {tag[:80]!r}")
+    if not re.fullmatch("[0-9a-f]{40}|", commit := headers.get("X-Repo-Commit") or ""):
+        raise Strange(f"X-Repo-Commit {commit[:80]!r}")
+
+
+def _watch(response: httpx.Response) -> None:
+    """Has the body give up on a peer that keeps a connection open by a few bytes now and then."""
+    assert isinstance(response.stream, httpx.SyncByteStream)
+    response.stream = _Watched(response.stream)
+
+
+class _Watched(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        since, arrived = time.monotonic(), 0
+        for piece in self._stream:
+            yield piece
+            arrived += len(piece)
+            if (now := time.monotonic()) - since > SILENCE_S:
+                if arrived < TRICKLE_BPS * (now - since):
+                    raise httpx.ReadTimeout(f"only {arrived} bytes in {now - since:.0f} s")
+                since, arrived = now, 0
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def patiently(call: Callable[[], Result]) -> Result:
     """The call's result, tried again while what fails may pass."""
+    began = time.monotonic()
     for attempt in range(TRIES - 1):
         try:
-            return call()
+            return _asked(call)
         except Exception as error:
-            if not may_pass(error):
+            if not may_pass(error) or time.monotonic() - began > PATIENCE_S:
                 raise
             wait(attempt, error)
-    return call()
+    return _asked(call)
+
+
+def _asked(call: Callable[[], Result]) -> Result:
+    """The result; what huggingface_hub stumbles over in an answer is the answer's fault."""
+    try:
+        return call()
+    except (HFValidationError, UserError):
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+        if "Invalid metadata in README.md" in str(error):
+            raise HubError(f"the Hub refuses the card's front matter: {clean(str(error))}; mend README.md") from error
+        raise Strange(f"{type(error).__name__}: {error}") from error
 
 
 def wait(attempt: int, error: Exception) -> None:
     """Wait after a failed attempt, as the Hub asks or twice as long each time; raise `error` if that is too long."""
-    seconds = _asked_pause_s(error) or WAIT_S * 2**attempt
-    if seconds > SILENCE_S:
+    seconds = asked_pause_s(error) or WAIT_S * 2**attempt
+    if seconds > 1.5 * SILENCE_S:
         raise error
     time.sleep(seconds)
-
-
-def _asked_pause_s(error: BaseException) -> float | None:
-    """What the Hub says about when to come again, in either of its two headers."""
-    if not isinstance(error, HfHubHTTPError):
-        return None
-    if limit := parse_ratelimit_headers(error.response.headers):
-        return float(limit.reset_in_seconds)
-    wanted = error.response.headers.get("Retry-After", "")
-    return float(wanted) if wanted.isdigit() else None
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status behind an error, if any; an upload's is hidden under a RuntimeError."""
-    return next((e.response.status_code for e in _causes(error) if isinstance(e, HfHubHTTPError)), None)
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed a moment later."""
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):  # tried often enough by huggingface_hub
-        return False
-    if (status := status_of(error)) is not None:
-        return status in _PASSING
-    cut = "Consistency check failed"  # a response shorter than promised
-    return any(isinstance(e, httpx.TransportError) or cut in str(e) for e in _causes(error))
-
-
-@contextmanager
-def plain_words(address: str, repo: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises inside into a HubError about `address`."""
-    try:
-        with artifact.disk_errors(Path(constants.HF_HUB_CACHE)):
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        if (words := _words(error, f"{constants.ENDPOINT}/{repo}")) is None:
-            raise
-        raise HubError(f"{address}: {words}") from error
-
-
-def _words(error: Exception, page: str) -> str | None:
-    """What happened and what to do, or None for an error that is nobody's but ours."""
-    status, token = status_of(error), get_token()
-    if isinstance(error, GatedRepoError):
-        return f"is gated: ask for access at {page}, then {_LOG_IN}"
-    if isinstance(error, RepositoryNotFoundError):
-        hint = "one that this token may not see" if token else f"a private one: then {_LOG_IN}"
-        return f"no such repository at {page}, or {hint}"
-    if status == 401:
-        return (
-            f"the Hub does not accept this token (has it expired?); {_LOG_IN}" if token else f"not logged in; {_LOG_IN}"
-        )
-    if status == 403:
-        return f"this token may not do that; it needs the right to write to {page}"
-    if status == 429:
-        pause = _asked_pause_s(error)
-        return f"too many requests for the Hub's rate limit; try again {f'in {pause:.0f} s' if pause else 'later'}"
-    if isinstance(error, HFValidationError):
-        return f"not a name that the Hub allows ({_clean(str(error))})"
-    if isinstance(error, OfflineModeIsEnabled) or (isinstance(error, LocalEntryNotFoundError) and is_offline_mode()):
-        return "not in the cache, and HF_HUB_OFFLINE=1 is set; pull it once where there is a network"
-    if status is not None:
-        said = next((e.server_message for e in _causes(error) if isinstance(e, HfHubHTTPError)), None)
-        return f"the Hub answered {status} ({_clean(said or 'no reason given')}); try again later"
-    if isinstance(error, LocalEntryNotFoundError | ConnectionError) or may_pass(error):
-        cause = list(_causes(error))[-1]
-        return (
-            f"no answer from {constants.ENDPOINT} ({_clean(str(cause)) or type(cause).__name__}); look at network and "
-            "proxy; a model that was pulled before can be used with HF_HUB_OFFLINE=1"
-        )
-    return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what lies under it."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _clean(text: str) -> str:
-    """One line without anything that looks like a token."""
-    return re.sub(r"hf_\w{4,}", "hf_...", " ".join(text.split()))[:200]

@@ -20,14 +20,16 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "finetune": "finetune",
     "publish.py": "publish",
     "card.py": "publish",
+    "sets.py": "publish",
+    "set_card.py": "publish",
     "predict.py": "predict",
 }
 ABOVE = {"__main__.py", "verbs.py", "arguments.py", "supervise.py", "demo", "watch.py"}  # may know every stage
 DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},
     "torch.distributed": {"fer_scale/pretrain/world.py"},
-    "accelerate": {"fer_scale/finetune/loop.py"},
-    "huggingface_hub": {"fer_scale/hub.py", "fer_scale/hub_client.py"},
+    "accelerate": {"fer_scale/finetune/processes.py"},
+    "huggingface_hub": {f"fer_scale/hub{part}.py" for part in ("", "_client", "_errors", "_pull", "_push", "_tree")},
     "matplotlib": {"fer_scale/plots.py"},
     "webdataset": set(),  # reads what we pack, to the byte what its TarWriter writes; it would bring torch into packing
     "rich": {"fer_scale/log.py"},

@@ -57,7 +57,7 @@ def test_a_tag_is_set_where_it_is_asked_for_and_never_moves(
     second = hub.push(other, "hf://lab/faces", message="newer")
     assert hub.pull("hf://lab/faces@v1").address == first != second == hub.pull("hf://lab/faces").address
     assert hub.push(encoder_folder, "hf://lab/faces@v1", message="v1 again") == first
-    with pytest.raises(HubError, match="@v1: this tag marks another model already"):
+    with pytest.raises(HubError, match="@v1: this tag marks something else already"):
         hub.push(other, "hf://lab/faces@v1", message="moved")
     assert commits(hub_server) == 2
     with pytest.raises(HubError, match="'main' is a branch"):
