@@ -15,9 +15,10 @@ from torch import nn
 from fer_scale import config, encoder, log, plots
 from fer_scale.finetune import apply, fold, targets
 from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
-from fer_scale.finetune.steps import Input, Processes
+from fer_scale.finetune.steps import Input
 from fer_scale.finetune.table import Table, accept
 
 

@@ -55,6 +55,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def where(self, number: int) -> str:
+        """How messages name the face of this number."""
+        return self.faces.where(int(self._numbers[number]))
+
     def known(self) -> list[Face]:
         """What the set's JSON says of each face; a face without one gets an empty Face."""
         places = zip(self._shard.tolist(), self._row.tolist(), strict=True)

@@ -13,16 +13,16 @@ Shape letters: B unlabeled images on this process, K expressions. What is averag
 `total` sums a tensor over them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fer_scale.finetune.ema import decay_at
+from fer_scale.finetune.recipe import Labeler
 
-Labeler = Literal["fixed", "softmatch", "soft"]
 Total = Callable[[Tensor], Tensor]
 
 DECAY = 0.999  # of the running statistics (SoftMatch, section 4.1); reached slowly, see `decay_at`
@@ -42,6 +42,10 @@ class Statistics:
     def fresh(cls, classes: int) -> "Statistics":
         """Before the first image: uniform, and as unsure as can be (SoftMatch's initial values)."""
         return cls(0, (1 / classes,) * classes, 1 / classes, 1.0)
+
+    @property
+    def are_finite(self) -> bool:
+        return all(map(math.isfinite, (*self.mean, self.top_mean, self.top_variance)))
 
 
 @dataclass(frozen=True, slots=True)

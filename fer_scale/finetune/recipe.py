@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from fer_scale.config import above_0, at_least, in_0_to_1, knob, require
-from fer_scale.finetune.facemix import Weighting
-from fer_scale.finetune.pseudo_labels import Labeler
 from shards.remote import CACHE_DIR, CACHE_GB
 
 Range = tuple[float, float]
+# Here and not where they are at work: what reads a recipe needs no torch.
+Weighting = Literal["none", "mixup", "additive", "convex"]
+Labeler = Literal["fixed", "softmatch", "soft"]
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -178,13 +179,22 @@ class Run:
     precision: Literal["fp32", "bf16"] = knob("fp32", help="of matrix products; weights and losses stay float32")
     log_every_steps: int = knob(20, kind="watch", help="a line of metrics.jsonl")
     checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
+    keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
+    keep_every_steps: int = knob(0, kind="watch", help="checkpoints of every so many steps are kept for good; 0: none")
     stop_after_steps: int = knob(0, kind="watch", help="end early, to be resumed; steps over both stages, 0: do not")
     max_hours: float = knob(0.0, kind="watch", help="hours after which the run saves and ends, to be resumed; 0: never")
+    grace_s: float = knob(
+        25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
+    )
+    max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
 
     def __post_init__(self) -> None:
         require(
             *above_0(self, "log_every_steps"),
-            *at_least(self, 0, "checkpoint_every_steps", "stop_after_steps", "max_hours"),
+            *at_least(self, 1, "keep_checkpoints", "max_skipped"),
+            *at_least(
+                self, 0, "checkpoint_every_steps", "keep_every_steps", "stop_after_steps", "max_hours", "grace_s"
+            ),
         )
 
 

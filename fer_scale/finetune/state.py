@@ -7,43 +7,69 @@ progress.json holds the step over both stages, the labeler's statistics, the rec
 """
 
 import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from fer_scale import checkpoint, config
+from fer_scale import checkpoint, config, disk
 from fer_scale.checkpoint import CheckpointError
+from fer_scale.ending import Attempt
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.recipe import Run as Wanted
 
-KEEP = 2
 
-
-def save(run: Path, student: nn.Module, teacher: nn.Module, optimizer: AdamW, progress: dict[str, Any]) -> Path:
-    """Write the checkpoint of progress["step"], whole or not at all; its folder. One process only."""
-    place = checkpoint.folder_of(run, progress["step"])
-    part = checkpoint.part_of(place)
-    shutil.rmtree(part, ignore_errors=True)  # a save that was killed
-    tensors = {f"e.{name}": value for name, value in teacher.state_dict().items()}
+def tensors(student: nn.Module, teacher: nn.Module, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
+    """The state, tensor by tensor, where it lies."""
+    for name, value in teacher.state_dict().items():
+        yield f"e.{name}", value
     for name, p in student.named_parameters():
-        tensors[f"{'w' if p.requires_grad else 'f'}.{name}"] = p.detach()
+        yield f"{'w' if p.requires_grad else 'f'}.{name}", p.detach()
         if p.requires_grad:
             moments = optimizer.state.get(p, {})
-            tensors[f"m.{name}"] = moments.get("exp_avg", torch.zeros_like(p))
-            tensors[f"v.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(p))
+            yield f"m.{name}", moments.get("exp_avg", torch.zeros_like(p))
+            yield f"v.{name}", moments.get("exp_avg_sq", torch.zeros_like(p))
     parameters = dict(student.named_parameters())
-    tensors |= {f"b.{name}": value for name, value in student.state_dict().items() if name not in parameters}
-    whole = {name: value.to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    for name, value in student.state_dict().items():
+        if name not in parameters:
+            yield f"b.{name}", value
+
+
+def has_room_to_begin(run: Wanted, size: int) -> None:
+    """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
+    has_room(run, size, max(1, run.keep_checkpoints + 1 - len(checkpoint.complete(run.out))))
+
+
+def has_room(run: Wanted, size: int, count: int) -> None:
+    """CheckpointError where the disk cannot take `count` more checkpoints of `size` bytes."""
+    if told := checkpoint.no_room(run.out, size, count):
+        raise CheckpointError(told)
+
+
+def save(
+    run: Wanted, attempt: Attempt, name: str, state: Iterator[tuple[str, Tensor]], progress: dict[str, Any]
+) -> dict[str, float]:
+    """Write the checkpoint of progress["step"], whole or not at all; its seconds and bytes. The main process `name`."""
+    began = time.monotonic()
+    place = checkpoint.folder_of(run.out, progress["step"])
+    part = checkpoint.part_of(place, attempt.number)
+    whole = {key: value.to("cpu", copy=True).contiguous() for key, value in state}
+    has_room(run, sum(value.nbytes for value in whole.values()), 1)
     try:
-        checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, whole)], progress)
-        checkpoint.prune(run, KEEP)
-    except OSError as error:
-        raise CheckpointError(f"{part}: {error.strerror}; free space and start the run again, it goes on") from None
-    return place
+        file = checkpoint.write_part(part, 0, 1, whole)
+        kept = checkpoint.finish(part, place, [file], progress, attempt.is_newest)
+    except (OSError, CheckpointError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise disk.not_saved(name, part, error) from error
+    if not kept:
+        raise attempt.superseded()
+    checkpoint.prune(run.out, run.keep_checkpoints, run.keep_every_steps)
+    return {"seconds": time.monotonic() - began, "bytes": file["bytes"]}
 
 
 def restore(state: dict[str, Tensor], student: nn.Module, teacher: nn.Module) -> None:
@@ -71,12 +97,13 @@ def statistics_of(progress: dict[str, Any]) -> Statistics:
 
 
 def facts(
-    recipe: Finetune, step: int, adam_step: int, statistics: Statistics, made_for: dict[str, str]
+    recipe: Finetune, step: int, adam_step: int, skipped: int, statistics: Statistics, made_for: dict[str, str]
 ) -> dict[str, Any]:
     """progress.json."""
     return {
         "step": step,
         "adam_step": adam_step,
+        "skipped": skipped,
         "statistics": asdict(statistics),
         "made_for": made_for,
         "recipe": config.dump(recipe),

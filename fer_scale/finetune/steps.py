@@ -7,8 +7,6 @@ mathematics is that of one process with the whole batch, however it is cut.
 Shape letters: B pictures of a part, K expressions.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from fer_scale import images
 from fer_scale.finetune import facemix, pseudo_labels, views
 from fer_scale.finetune.pool import take
+from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import draw_paths
@@ -26,17 +25,6 @@ from fer_scale.loader import Batch
 from shards.order import Keys, key, uniform
 
 _MIXTURE = 51  # the stream of a step's key that lambda is drawn from
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """This process among its peers, as plain values and two functions; loop.py makes it of an Accelerator."""
-
-    rank: int
-    ranks: int
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager[None]]
-    total: Callable[[Tensor], Tensor]  # the sum of a tensor over all processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import torch
 from fer_scale.finetune import targets
 from fer_scale.finetune.pairs import parts
 from fer_scale.finetune.pool import Pool, Stream
+from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.split import Split
-from fer_scale.finetune.steps import Labels, Processes
+from fer_scale.finetune.steps import Labels
 from fer_scale.loader import Batch
 from shards.errors import ShardError
 from shards.index import ShardSet

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from safetensors.torch import load_file
 
 from fer_scale import checkpoint
 from fer_scale.config import ConfigError
-from fer_scale.finetune import loop
 from fer_scale.finetune.loop import TrainingError, finetune
 from fer_scale.log import rows
 from fer_scale.publish import PublishError, publish
@@ -136,46 +133,6 @@ def test_a_stopped_run_goes_on_to_the_last_digit(recipe: Callable[..., Path], tm
     assert json.loads((tmp_path / "parts/outcome.json").read_text())["outcome"] == "preempted"
     finetune(recipe(out="parts"), [])
     close(tmp_path / "whole", tmp_path / "parts", 0)
-
-
-def test_a_killed_run_goes_on_to_the_last_digit(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """SIGKILL at an unknown moment of stage 3, a checkpoint every 4 steps."""
-    often = ["run.checkpoint_every_steps=4", "semi.steps=60"]
-    finetune(recipe(out="whole"), often)
-    command = [sys.executable, "-c", RUN, str(recipe(out="killed")), *often]
-    # the last digit depends on how many threads share a sum: as many there as here
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | threads, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed/checkpoints/step_00000016/manifest.json").exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    damaged, before, *_ = checkpoint.complete(tmp_path / "killed")
-    (damaged / "progress.json").write_text("{}")
-    assert checkpoint.newest(tmp_path / "killed")[0] == before
-    assert not (tmp_path / "killed/model").exists()
-    finetune(recipe(out="killed"), often)
-    assert damaged.with_name(f"{damaged.name}.damaged").is_dir()
-    close(tmp_path / "whole", tmp_path / "killed", 0)
-
-
-def test_sigterm_saves_and_says_so(
-    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    gradients = loop._gradients
-
-    def and_a_signal(run: loop.Run, *parts: Any) -> Any:
-        if run.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return gradients(run, *parts)
-
-    monkeypatch.setattr(loop, "_gradients", and_a_signal)
-    assert finetune(recipe(), [])["reason"] == "signal SIGTERM"
-    assert checkpoint.progress_of(tmp_path / "run/checkpoints/step_00000005")["step"] == 5
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_recipe_is_refused_by_its_keys_and_let_through_by_change(recipe: Callable[..., Path]) -> None:

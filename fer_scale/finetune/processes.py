@@ -1,0 +1,69 @@
+"""Who this process is among its peers, and the few things that they do together.
+
+The only file that imports accelerate. `accelerate launch`, torchrun, or nobody starts us (then we are alone).
+"""
+
+import socket
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """`rank` of `ranks`; methods must be called by all of them together, in one order (but for `autocast`)."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+    accelerator: Accelerator
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def host(self) -> str:
+        return socket.gethostname()
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} on {self.host}"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """In which matrix products have the precision of the run."""
+        return self.accelerator.autocast()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return self.accelerator.reduce(values, "sum")
+
+    def tell(self, value: Any, *, of: int = 0) -> Any:
+        """What rank `of` has."""
+        [told] = broadcast_object_list([value], from_process=of)
+        self.accelerator.wait_for_everyone()  # who ends now must not do so while gloo's thread lets go of what was sent
+        return told
+
+    def collect(self, value: Any) -> list[Any]:
+        """What every rank has, in the order of the ranks."""
+        everything = gather_object([value])
+        self.accelerator.wait_for_everyone()
+        return list(everything)
+
+    def broadcast(self, tensor: Tensor, *, of: int) -> Tensor:
+        """Rank `of`'s tensor, on the CPU; the others give an empty one of its shape."""
+        told: Tensor = broadcast(tensor.to(self.device), from_process=of)
+        return told.cpu()
+
+
+def join(precision: str) -> Processes:
+    """Meet the other processes; `precision` is run.precision."""
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no", cpu=not torch.cuda.is_available()
+    )
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, accelerator)
