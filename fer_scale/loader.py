@@ -9,7 +9,8 @@ named in the batch.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
@@ -224,9 +225,10 @@ def batches(
     accumulation: int,
     workers: int,
     device: torch.device = CPU,
+    copying: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[list[Batch]]:
     """This rank's micro-batches of each step, from `start_step` on, their pixels on `device`; good until the next ones
-    are asked for.
+    are asked for. Copies to a GPU are waited for inside `copying`.
 
     `workers` processes read them into memory that they and the rank have. As many decoding threads of one process hold
     less memory, but wait for one another between two decodings: 1.1 to 1.3 times the processor time an image (two on
@@ -251,7 +253,7 @@ def batches(
         return
     if slots and (refused := slots.lock()):
         log.say(f"note     copies to the GPU wait for this process: its memory cannot be locked ({refused})")
-    yield from _one_step_ahead(grouped, device)
+    yield from _one_step_ahead(grouped, device, copying)
 
 
 def _grouped(read: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]]:
@@ -259,7 +261,9 @@ def _grouped(read: Iterator[Batch], accumulation: int) -> Iterator[list[Batch]]:
         yield found
 
 
-def _one_step_ahead(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+def _one_step_ahead(
+    steps: Iterator[list[Batch]], device: torch.device, copying: Callable[[], AbstractContextManager[None]]
+) -> Iterator[list[Batch]]:
     """The steps on a GPU. The pixels of the next one are copied while it computes: on a stream of their own, from
     locked memory, and a slot goes back to the readers when its copy is done."""
     copies, computes = torch.cuda.Stream(device), torch.cuda.current_stream(device)
@@ -272,7 +276,8 @@ def _one_step_ahead(steps: Iterator[list[Batch]], device: torch.device) -> Itera
             if ready:
                 yield ready
         finally:  # also where nobody wants more: the slots' memory goes
-            copied.synchronize()
+            with copying():
+                copied.synchronize()
         for batch in moved:  # allocated by one stream, used by the other
             batch.pixels.record_stream(computes)
         ready = moved

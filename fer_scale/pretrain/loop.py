@@ -7,6 +7,7 @@ what `World.agree` says.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fer_scale.loader import Batch, Faces
 from fer_scale.numbers import Skips
 from fer_scale.optim import lr_at
 from fer_scale.peers import same_everywhere
-from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start, world
+from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
@@ -30,20 +31,14 @@ from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.watchdog import Watchdog
 from fer_scale.pretrain.world import World
 from fer_scale.resume import is_ours
-from shards.errors import ShardError, UserError
+from shards.errors import ShardError
 from shards.mix import Mix
 from shards.order import Order
 
 
 def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str:
     """Run or go on with a recipe; how it ended (`done` or `preempted`). `changes` may alter a run that goes on."""
-    try:
-        wanted = config.load(Pretrain, recipe_file, [*overrides, *changes])
-    except UserError:
-        if world.another_rank_speaks():
-            raise SystemExit(2) from None
-        raise
-    us = world.join(wanted.run.hang_limits["start"])
+    wanted, us = begin.meet(recipe_file, [*overrides, *changes])
     us.limit_waiting(wanted.run.waiting_s)
     begun = begin.begin(wanted, changes, us)
     try:
@@ -87,6 +82,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
         engine.restore(found.state, progress["adam_step"])
     saver = Saver(engine, us, wanted.run, begun)
     saver.has_room()
+    watchdog.saver = saver
 
     is_ours(begun.attempt, us)
     journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
@@ -139,6 +135,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
     steps = loader.batches(
         run.faces, run.order, start_step=run.step, stop_step=last, rank=us.rank, ranks=us.ranks,
         accumulation=plan.accumulation, workers=rec.data.workers, device=us.device,
+        copying=partial(run.engine.spent.waiting, "copy"),
     )  # fmt: skip
     if rec.run.profile_steps and us.is_main:
         steps = traced(steps, rec.run.profile_steps, rec.run.out / "trace.json.gz")

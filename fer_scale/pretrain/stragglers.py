@@ -5,8 +5,8 @@ So each is judged by what it does without the others, summed over WINDOW steps a
 forward       of the model; by CUDA's events on a GPU, so that nothing waits for it. Not at ZeRO stage 3, where weights
               come from the others meanwhile: there the augmentation stands for how fast a device is
 augmentation  of the images into views, on the device, with what is copied for it
-data wait     for readers and, on a GPU, for what they read to be copied; without the longest one of the window, since a
-              single one makes no slow rank
+data wait     for readers; without the longest one of the window, since a single one makes no slow rank
+copy          of what was read to a GPU, as far as the rank waits for it: it is made a step ahead
 
 Backward is left out, since gradients are exchanged in it.
 """
@@ -23,7 +23,7 @@ import torch
 
 from fer_scale.pretrain.world import World
 
-KINDS = ("forward", "augmentation", "data wait")
+KINDS = ("forward", "augmentation", "data wait", "copy")
 WINDOW = 25  # steps: a rank that becomes slow is named within two of them
 # Times the median of the others: named from the first on, forgotten below the second. Shares of a batch differ by one
 # image, which is less from three images a rank on.
@@ -74,9 +74,15 @@ class Spent:
             end.record()
             self._marks.append((kind, begin, end))
         else:
-            began = time.perf_counter()
-            yield
-            self._seconds[kind] += time.perf_counter() - began
+            with self.waiting(kind):
+                yield
+
+    @contextmanager
+    def waiting(self, kind: str) -> Iterator[None]:
+        """The same by this process's clock: it waits for what lies inside."""
+        began = time.perf_counter()
+        yield
+        self._seconds[kind] += time.perf_counter() - began
 
     def making(self, kind: str, items: Iterator[T]) -> Iterator[T]:
         """The items; to make one is of this kind."""
@@ -128,7 +134,8 @@ class Stragglers:
         spent = self._spent.take()
         forward = spent["forward"] if self._stage < 3 else 0.0
         table = torch.zeros(self._us.ranks, len(KINDS) + 1, device=self._us.device)
-        own = (forward, spent["views"], self._waited - self._longest, self._seconds)
+        waited = max(0.0, self._waited - self._longest - spent["copy"])
+        own = (forward, spent["views"], waited, spent["copy"], self._seconds)
         table[self._us.rank] = torch.tensor(own)
         self._us.add_up(table)
         self._begin()

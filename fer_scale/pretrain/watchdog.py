@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fer_scale import readers
-from fer_scale.pretrain import hangs
+from fer_scale.pretrain import hangs, saving
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.hangs import Report
 from fer_scale.pretrain.limits import BEYOND
+from fer_scale.pretrain.saving import Saver
 from fer_scale.pretrain.world import World
 
 # For the other ranks to say what they do, at most; they stepped together, so it is the same moment. Each rank looks
@@ -43,6 +44,17 @@ class _Now(NamedTuple):
     since: float  # time.monotonic()
 
 
+@contextmanager
+def _then_gone() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        os.write(_STDERR, traceback.format_exc().encode())
+    finally:
+        readers.kill()
+        os._exit(os.EX_TEMPFAIL)
+
+
 class Watchdog:
     """Inside `with`, a phase that lasts longer than its limit ends the process. It begins in the phase `start`."""
 
@@ -53,6 +65,7 @@ class Watchdog:
         self._now = _Now("start", 0, time.monotonic())
         self._beats = False  # whether it has
         self._changed, self._over = threading.Event(), False
+        self.saver: Saver | None = None  # whose thread writes beside the steps, for as long as `save` allows
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         us.record_flight(self._nccl)
 
@@ -97,33 +110,47 @@ class Watchdog:
             now = self._now
             limit = self._limits[now.phase]
             left = now.since + limit - time.monotonic()
+            if self.saver and (wrote_s := self.saver.writing_s) > self._limits["save"]:
+                self._end_save(_Now("save", now.step, time.monotonic() - wrote_s))
             if left <= 0:
                 self._end(now, limit)
             self._wind_up()
-            self._changed.wait(min(left, limit / 8))
+            self._changed.wait(min(left, limit / 8, self._limits["save"] / 8))
 
     def _wind_up(self) -> None:
         faulthandler.dump_traceback_later(BEYOND * self._limits[self._now.phase], exit=True, file=_STDERR)
 
     def _end(self, now: _Now, limit: float) -> None:
         """Say what hangs, and end. Whatever fails or hangs meanwhile, the process is gone at 1.5 times the limit."""
-        try:
-            mine = self._report(now)
+        with _then_gone():
+            mine = self._report(now, threading.main_thread().name)
             with suppress(OSError):  # a full disk must not hide the hang
                 self._keep_stacks(mine)
             time.sleep(min(_OTHERS_S, limit / 4) * (1 + self._us.rank / self._us.ranks) / 2)
             self._say(mine, limit)
             if record := self._us.flight():  # last: it asks the GPU, which may not answer
                 Path(f"{self._nccl}{self._us.rank}").write_bytes(record)
-        except Exception:
-            os.write(_STDERR, traceback.format_exc().encode())
-        finally:
-            readers.kill()
-            os._exit(os.EX_TEMPFAIL)
 
-    def _report(self, now: _Now) -> Report:
+    def _end_save(self, now: _Now) -> None:
+        """The same of the thread that writes a checkpoint beside the steps, which go on.
+
+        It is said before a file is written: what hangs may be the disk that the run's folder lies on.
+        """
+        threading.Timer(_OTHERS_S, os._exit, (os.EX_TEMPFAIL,)).start()
+        with _then_gone():
+            mine = self._report(now, saving.THREAD)
+            reason = (
+                f"hung after step {now.step}: {self._us.name} has been writing to {self._attempt.out}/checkpoints for "
+                f"more than {self._limits['save']:g} s (run.hang_seconds, save), {mine.doing} {mine.place}"
+            )
+            os.write(_STDERR, f"fer-scale pretrain: {reason}\n".encode())
+            self._attempt.record("failed", mine.rank, step=now.step, reason=reason, restart=True)
+            self._keep_stacks(mine)
+
+    def _report(self, now: _Now, thread: str) -> Report:
         lasted = round(time.monotonic() - now.since, 1)
-        doing, place = hangs.doing(sys._current_frames()[threading.main_thread().ident or 0])
+        [ident] = [one.ident or 0 for one in threading.enumerate() if one.name == thread]
+        doing, place = hangs.doing(sys._current_frames()[ident])
         return Report(self._us.rank, self._us.host, os.getpid(), now.phase, now.step, lasted, doing, place)
 
     def _keep_stacks(self, mine: Report) -> None:

@@ -187,6 +187,18 @@ def another_rank_speaks() -> bool:
     return os.environ["RANK"] != "0"
 
 
+def is_alone() -> bool:
+    """Before `join`: whether there is no other rank."""
+    _name_ourselves()
+    return os.environ["WORLD_SIZE"] == "1"
+
+
+def own_name() -> str:
+    """Before `join`: what World.name says after it."""
+    _name_ourselves()
+    return f"rank {os.environ['RANK']} on {socket.gethostname()}"
+
+
 _LAUNCHERS = (  # rank, number of ranks, rank on this node
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     (

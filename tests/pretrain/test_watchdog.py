@@ -13,7 +13,8 @@ import pytest
 from fer_scale.pretrain import hangs
 from fer_scale.pretrain.hangs import READS, WAITS, WORKS, Report
 
-WATCHED = str(Path(__file__).parents[1] / "ranks" / "watched.py")
+RANKS = Path(__file__).parents[1] / "ranks"
+WATCHED = str(RANKS / "watched.py")
 NAMES = {rank: f"rank {rank} on node{rank // 2}" for rank in range(8)}
 
 
@@ -86,3 +87,19 @@ def test_a_step_that_lasts_too_long_ends_the_process_and_neither_short_steps_nor
     assert said.count(outcome["reason"]) == 1 and ": in watched.py:" in outcome["reason"]
     first, stacks = (folder / "rank-0.stacks").read_text().split("\n", 1)
     assert json.loads(first)["place"].endswith(" hang") and " in hang\n" in stacks
+
+
+def test_a_save_that_hangs_beside_the_steps_ends_the_run_and_its_folder_is_named(
+    faces: Path, tmp_path: Path, launch: Any
+) -> None:
+    words = ["pretrain", str(RANKS / "pretrain.toml"), f"data.shards={faces}", f"run.out={tmp_path}"]
+    words += ["run.steps=100000", "run.hang_seconds=save=1", "run.log_every_steps=1000"]
+    held = {"HELD_FOR": str(tmp_path / "never"), "LAST": "-1"}
+    [process] = launch(1, str(RANKS / "held.py"), *words, "run.checkpoint_every_steps=50", **held).processes
+    said = process.communicate(timeout=50)[0]
+    assert process.returncode == os.EX_TEMPFAIL, said
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert f" has been writing to {tmp_path}/checkpoints for more than 1 s" in outcome["reason"]
+    assert outcome["reason"].endswith("held_write") and outcome["restart"] and outcome["step"] > 50, "steps went on"
+    assert said.count(outcome["reason"]) == 1
+    assert (tmp_path / "attempts" / "0001" / "rank-0.stacks").exists()

@@ -54,15 +54,70 @@ def test_a_peer_with_another_recipe_or_other_versions_is_named_before_the_first_
     assert "Traceback" not in said and not (tmp_path / "run/metrics.jsonl").exists()
 
 
+def test_a_peer_whose_recipe_does_not_load_is_named_at_once_and_a_mistake_of_all_is_one_line(
+    words: list[str], launch: Any
+) -> None:
+    for command, name in (
+        ([str(HERE / "other.py"), *words], f"rank 1 on {os.uname().nodename}, but not all ranks: "),
+        (["-m", "fer_scale", *words, "optim.lrr=1"], ""),
+    ):
+        run = launch(2, *command, OTHER="optim.lrr=1")
+        said = "".join(p.communicate(timeout=100)[0] for p in run.processes)
+        assert [p.returncode for p in run.processes] == [2, 2], said
+        assert said.startswith(f"fer-scale pretrain: {name}") and said.count("optim.lrr") == 1, said
+        assert ("make all hosts alike" in said) == bool(name) and "Traceback" not in said
+
+
+def test_a_slip_typed_at_a_run_that_runs_does_not_end_it(words: list[str], tmp_path: Path, launch: Any) -> None:
+    run = tmp_path / "run"
+    runs = launch(1, "-m", "fer_scale", *words, "run.steps=100000", "run.checkpoint_every_steps=100000")
+    steps_of(run, 1, runs)
+    for slip, line in (
+        ("optim.betas=[0.9,0.99]", "optim.betas"),
+        ("run.resume=never", "holds a run already and run.resume is never"),
+    ):
+        [process] = launch(1, "-m", "fer_scale", *words, "run.steps=100000", slip).processes
+        said = process.communicate(timeout=100)[0]
+        assert process.returncode == 2 and line in said
+    assert [folder.name for folder in (run / "attempts").iterdir()] == ["0001"]
+    steps_of(run, len(log.rows(run / "metrics.jsonl")) + 1, runs)
+
+
+def test_what_another_host_sees_damaged_stays_and_a_start_that_came_late_changes_nothing(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    run, driver = tmp_path / "run", str(HERE / "begins.py")
+    launch(2, driver, *words, "run.stop_after_steps=3", BEGINS="").wait()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4}\n')  # what a start that goes on from step 3 takes away first
+    kept = {file: file.read_bytes() for file in run.glob("*") if file.is_file() and file.name[0] not in "of."}
+    assert {file.name for file in kept} >= {"events.jsonl", "metrics.jsonl", "recipe.toml", "plan.json"}
+    for happens, code, line in (
+        ("blind", os.EX_TEMPFAIL, "but on rank 0's host it is whole; nothing was set aside"),
+        ("behind", 2, "start 4 of this run has begun; this one, number 3, ends and writes nothing more"),
+        ("late", 2, "start 6 of this run has begun; this one, number 5, ends and writes nothing more"),
+    ):
+        ended = launch(2, driver, *words, BEGINS=happens)
+        said = "".join(p.communicate(timeout=100)[0] for p in ended.processes)
+        assert sorted(p.returncode for p in ended.processes) == sorted([1, code]) and said.count(line) == 1, said
+        assert kept == {file: file.read_bytes() for file in kept}, happens
+        assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step_00000003"]
+
+
+def steps_of(run: Path, count: int, running: Any) -> None:
+    """Wait until it has so many lines of metrics."""
+    until = time.monotonic() + 150
+    while len(log.rows(run / "metrics.jsonl")) < count:
+        assert time.monotonic() < until and running.processes[0].poll() is None
+        time.sleep(0.05)
+
+
 def test_a_start_that_a_later_one_has_followed_leaves_without_saving(
     words: list[str], tmp_path: Path, launch: Any
 ) -> None:
     run = tmp_path / "run"
     old = launch(2, "-m", "fer_scale", *words, "run.steps=100000", "run.checkpoint_every_steps=100000")
-    until = time.monotonic() + 150
-    while len(log.rows(run / "metrics.jsonl")) < 3:
-        assert time.monotonic() < until and old.processes[0].poll() is None
-        time.sleep(0.05)
+    steps_of(run, 3, old)
     new = ending.claim(run)
     said = "".join(p.communicate(timeout=100)[0] for p in old.processes)
     assert sorted(p.returncode for p in old.processes) == [1, 2]
