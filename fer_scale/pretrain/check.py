@@ -161,7 +161,8 @@ class _Known:
             "read_mb_per_s_a_node": rate / nodes * image_bytes / 1e6,
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
-            "checkpoints_gb": (run.keep_checkpoints + 1) * 3 * cost.FP32 * self.shape.trained / 1e9,
+            "checkpoints_gb": (run.keep_checkpoints + 1) * cost.saved(self.shape) / 1e9,
+            "saving_gb": cost.saved(self.shape) / 1e9,
             "memory_gb": _gb(self._memory(planned, self.layout)),
             "memory_gb_by_stage": {s: _gb(self._memory(planned, self._at(s)))["total"] for s in range(4)},
             "device_gb": self.device.memory / 1e9,
@@ -237,6 +238,7 @@ _LINES: tuple[tuple[str, str, str], ...] = (  # what, key, format
     ("reader cores a node", "reader_cores_a_node", ",.3g"),
     ("shards a rank", "shards_a_rank", ",.3g"),
     ("checkpoints, GB", "checkpoints_gb", ",.3g"),
+    ("  in host memory, GB", "saving_gb", ",.3g"),
 )
 
 
@@ -281,10 +283,11 @@ def _notes(found: dict[str, Any]) -> Iterator[str]:
     for key in found["ignored"]:
         yield f"{key} is counted at its default, {_MODELLED[key]:,}"
     for p in plans:
-        if p["memory_gb"]["total"] > p["device_gb"]:
-            fits = [stage for stage, total in p["memory_gb_by_stage"].items() if total <= p["device_gb"]]
+        room = p["device_gb"] - (p["saving_gb"] if device["name"] == CPU else 0)  # a GPU's host keeps it
+        if p["memory_gb"]["total"] > room:
+            fits = [stage for stage, total in p["memory_gb_by_stage"].items() if total <= room]
             way_out = f"ZeRO stage {fits[0]} fits" if fits else "lower batch.micro, or set run.recompute=true"
-            needs = f"{p['memory_gb']['total']:.0f} GB are more than {p['device_gb']:.0f}"
+            needs = f"{p['memory_gb']['total']:.0f} GB are more than {room:.0f}"
             yield f"{log.plural(p['ranks'], 'rank')}: {needs}: {way_out}"
         if p["rate_of_one_rank"] < _PAYS:
             yield (

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from fer_scale import config
 from fer_scale.__main__ import main
-from fer_scale.pretrain import check
+from fer_scale.pretrain import check, setup
 from fer_scale.pretrain.check import Wish
+from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,29 @@ def test_json_has_every_figure_of_the_table(faces: Path, capsys: pytest.CaptureF
     assert parts["total"] == pytest.approx(always + max(parts["activations"], parts["gradients"]))
     assert 0 < plan["weak_rate_of_one_rank"] <= 1 and plan["weak_images_per_s"] > 0
     assert set(plan["memory_gb_by_stage"]) == {"0", "1", "2", "3"}
+
+
+def test_the_memory_of_saves_is_that_of_the_whole_state(faces: Path) -> None:
+    words = [f"data.shards={faces}", "run.out=none"]
+    model = setup.build(config.load(Pretrain, RECIPE, words))
+    whole = sum((12 if weight.requires_grad else 4) * weight.numel() for weight in model.parameters())
+    [plan] = checked(faces, Wish())["plans"]
+    assert plan["saving_gb"] == whole / 1e9 and plan["checkpoints_gb"] == 3 * whole / 1e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", ["true", "false"])
+def test_a_run_keeps_as_much_memory_for_its_saves_as_is_foretold(
+    beside: str, faces: Path, tmp_path: Path, launch: Any
+) -> None:
+    large = ["model.encoder=512x10x8", "model.decoder_width=128", "model.decoder_heads=4"]  # 32 M weights
+    words = [f"data.shards={faces}", f"run.out={tmp_path}", *large, f"run.checkpoint_async={beside}"]
+    steps = ["batch.size=5", "run.steps=4", "run.checkpoint_every_steps=2"]
+    said = launch(1, str(RECIPE.with_name("resident.py")), "pretrain", str(RECIPE), *words, *steps).wait()
+    first, *more = [int(line.split()[-1]) for line in said.splitlines() if line.startswith("saving keeps ")]
+    foretold = check.check(RECIPE, words, Wish())["plans"][0]["saving_gb"] * 1e9
+    print(f"{first / 1e6:.0f} MB where {foretold / 1e6:.0f} are foretold, then {[round(m / 1e6) for m in more]}")
+    assert first == pytest.approx(foretold, rel=0.1) and max(more) < foretold / 20
 
 
 def test_gradients_in_bf16_halve_what_is_reduced(faces: Path) -> None:
