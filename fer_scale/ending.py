@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import secrets
+import select
 import signal
 import socket
 import threading
@@ -34,10 +35,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fer_scale import stop_file
+from fer_scale.starts import ask_anew, outcome_of
 from shards.errors import Broken, UserError
 
 _SAME_S = 1.0  # signals of a kind within it are one: a terminal sends it to all, and a launcher passes it on
-SAVE, LEAVE = 1, 2  # what StopSignal.asked may say, beside 0
+_MAIN_LOOK_S, _LOOK_S = 1, 5  # between looks for what is to end a run at once, by the main rank and by the many others
+SAVE, SAVE_FOR_GOOD, LEAVE = 1, 2, 3  # what StopSignal.asked may say, beside 0; of several ranks' the greatest counts
 
 
 class Preempted(Exception):
@@ -125,6 +129,7 @@ def claim(out: Path) -> Attempt:
     where = out
     try:
         out.mkdir(parents=True, exist_ok=True)
+        stop_file.heed(out / "stop")
         (where := out / "attempts").mkdir(exist_ok=True)
         for number in itertools.count(max(_numbers(where), default=0) + 1):
             with suppress(FileExistsError):  # two starts at one time
@@ -197,9 +202,9 @@ class StopSignal:
     """
 
     def __init__(self, attempt: Attempt, *, max_hours: float | None, rank: int):
-        self.reason, self.again = "another rank was asked to stop", True
+        self.reason = "another rank was asked to stop"
         self.attempt, self._set, self._rank = attempt, 0, rank
-        self._file, self._began = f"{attempt.out}/stop", time.monotonic()
+        self._file, self._began = attempt.out / "stop", time.monotonic()
         self._seconds = max_hours * 3600 if max_hours else None
 
     def __enter__(self) -> None:
@@ -209,7 +214,7 @@ class StopSignal:
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        threading.Thread(target=self._count, args=(reading, frozenset(signals)), daemon=True).start()
+        threading.Thread(target=self._listen, args=(reading, frozenset(signals)), daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -221,41 +226,67 @@ class StopSignal:
         """Only a flag: saving needs all ranks, and they meet at the end of the step."""
         self._set, self.reason = SAVE, f"signal {signal.Signals(number).name}"
 
-    def _count(self, pipe: int, asking: frozenset[int]) -> None:
+    def _listen(self, pipe: int, asking: frozenset[int]) -> None:
         """End at once when a signal comes a second time: who sends it does not want to wait for the save."""
         first: dict[int, float] = {}
+        readable = select.poll()
+        readable.register(pipe, select.POLLIN)
         with os.fdopen(pipe, "rb", buffering=0) as heard:
-            while said := heard.read(1):
-                number, now = said[0], time.monotonic()
-                if number in asking and now - first.setdefault(number, now) > _SAME_S:
-                    reason = f"signal {signal.Signals(number).name} for the second time; not saved"
-                    self.attempt.record("failed", self._rank, reason=reason, restart=True)
-                    os._exit(128 + number)
+            while True:
+                if not readable.poll(1000 * (_LOOK_S if self._rank else _MAIN_LOOK_S)):
+                    self._look()
+                elif not (said := heard.read(1)):
+                    return
+                elif (number := said[0]) in asking:
+                    now = time.monotonic()
+                    if now - first.setdefault(number, now) > _SAME_S:
+                        self._end(number, f"signal {signal.Signals(number).name}")
 
-    def preempted(self, step: int) -> Preempted:
-        return Preempted(self.reason, step, again=self.again)
+    def _look(self) -> None:
+        """The same without a signal: a supervisor says so to the main rank in RUN/stop, its outcome to the others."""
+        if self._rank == 0:
+            ask_anew(self.attempt.out)
+            self._heed(stop_file.word(self._file))
+        elif "at_once" in (outcome_of(self.attempt.folder) or {}):  # else they would wait for it, or one another
+            os._exit(128 + signal.SIGTERM)
+
+    def _heed(self, word: dict[str, Any]) -> None:
+        if "at_once" in word:
+            with suppress(OSError):
+                self._file.unlink()
+            self._end(signal.SIGTERM, f"{word['why']} on {word['host']}")
+
+    def _end(self, number: int, why: str) -> None:
+        reason = f"{why} for the second time; not saved"
+        self.attempt.record("failed", self._rank, reason=reason, restart=True, at_once=True)
+        os._exit(128 + number)
+
+    def preempted(self, step: int, agreed: int = 0) -> Preempted:
+        """What ends the loop; `agreed`: what `asked` said of all ranks.
+
+        A host with another run.out than the main rank's finds it in a folder of its own.
+        """
+        again = max(agreed, self._set) != SAVE_FOR_GOOD
+        if self.attempt.folder.suffix:
+            self.attempt.record("preempted", self._rank, step=step, reason=self.reason, restart=again)
+        return Preempted(self.reason, step, again=again)
 
     def asked(self) -> int:
-        """0, SAVE (and end), or LEAVE without writing anything, as a later start has the run."""
+        """0, SAVE (and end), SAVE_FOR_GOOD, or LEAVE without writing anything, as a later start has the run."""
         if self._rank == 0 and self._set < LEAVE:
             if not self.attempt.is_newest():
                 self._set = LEAVE
             elif not self._set and os.path.exists(self._file):
-                self._set, (self.reason, self.again) = SAVE, _taken(Path(self._file))
+                self._take()
             elif not self._set and self._seconds is not None and time.monotonic() - self._began > self._seconds:
                 self._set, self.reason = SAVE, "run.max_hours"
         return self._set
 
-
-def _taken(file: Path) -> tuple[str, bool]:
-    """Why RUN/stop was there, and whether the run is to be started again: supervise.py says why, a person does not."""
-    try:
-        text = file.read_text()
-        file.unlink()
-    except OSError:
-        return f"file {file}", False
-    try:
-        said = json.loads(text)
-        return f"{said['why']} on {said['host']}", True
-    except (ValueError, KeyError, TypeError):
-        return f"file {file}", False
+    def _take(self) -> None:
+        """Read RUN/stop, and remove it: it has done its work."""
+        word = stop_file.word(self._file)
+        self._heed(word)
+        self._set = SAVE if word else SAVE_FOR_GOOD
+        self.reason = f"{word['why']} on {word['host']}" if word else f"file {self._file}"
+        with suppress(OSError):
+            self._file.unlink()

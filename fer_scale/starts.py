@@ -1,7 +1,9 @@
 """How the starts of a run ended, read from its folder (ending.py writes it), and what follows from that."""
 
 import json
-from dataclasses import dataclass
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +19,51 @@ class Start:
     number: int = 0
     outcome: dict[str, Any] | None = None
     shared: bool = True  # False: this host's run.out is another folder than the main rank's
+    folder: Path | None = None
 
     def is_as(self, before: "Start") -> bool:
         return (self.number, self.outcome is None) == (before.number, before.outcome is None)
 
 
-def starts(out: Path) -> list[Start]:
-    """All starts of the run, in order."""
-    folders = {f.name: f for f in (out / "attempts").glob("[0-9]*")}
-    numbers = {name: int(name.partition(".")[0]) for name in folders if name.partition(".")[0].isdecimal()}
-    names = sorted(numbers, key=lambda name: (numbers[name], name))
-    return [Start(numbers[name], _read(folders[name] / "outcome.json"), "." not in name) for name in names]
+def _folders(out: Path) -> list[Path]:
+    """Those of all starts of the run, in order."""
+    found = [f for f in (out / "attempts").glob("[0-9]*") if _number(f).isdecimal()]
+    return sorted(found, key=lambda folder: (int(_number(folder)), folder.name))
+
+
+def _number(folder: Path) -> str:
+    return folder.name.partition(".")[0]
+
+
+def _start(folder: Path) -> Start:
+    return Start(int(_number(folder)), outcome_of(folder), not folder.suffix, folder)
 
 
 def newest(out: Path) -> Start:
-    return next(reversed(starts(out)), Start())
+    folders = _folders(out)
+    return _start(folders[-1]) if folders else Start()
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def outcome_of(folder: Path) -> dict[str, Any] | None:
+    """How the start in this folder ended, None where it has not, or nobody said so."""
+    ask_anew(folder)
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads((folder / "outcome.json").read_text()))
     except (OSError, ValueError):
         return None
 
 
-def fruitless(out: Path) -> int:
-    """How many starts in a row, up to the newest, failed as machines do and wrote no checkpoint.
+def ask_anew(folder: Path) -> None:
+    """Have a network file system see what other hosts have made in a folder.
+
+    NFS answers from what it saw up to a minute ago (acdirmax of nfs(5)), but asks the server where a folder is opened.
+    """
+    with suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
+
+
+def fruitless(out: Path, since: int) -> int:
+    """How many starts in a row, from number `since` + 1 up to the newest, failed as machines do without a checkpoint.
 
     0 where run.out is another folder than the main rank's: what was saved stands there.
     """
@@ -53,12 +74,46 @@ def fruitless(out: Path) -> int:
         elif row.get("event") == "checkpoint":
             fruitful.add(number)
     count = 0
-    for start in reversed([start for start in starts(out) if start.shared]):
+    for start in filter(lambda start: start.shared, map(_start, reversed(_folders(out)))):
         failed = start.outcome is None or (start.outcome["outcome"] == "failed" and start.outcome.get("restart"))
-        if not failed or start.number in fruitful:
+        if start.number <= since or not failed or start.number in fruitful:
             break
         count += 1
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """What the main node's supervisor notes in RUN/attempts/launches.json, for other nodes and the one after it."""
+
+    since: int = 0  # the newest start when a person began this; what failed before that, they have seen
+    after: int = 0  # the newest start at the newest launch; is there a newer one, that launch has begun it
+    count: int = 0  # launches in a row after that start
+
+    def one_more(self, out: Path) -> "Launches":
+        """With a launch that is now to begin, noted."""
+        number = newest(out).number
+        noted = Launches(self.since, number, 1 + (self.count if self.after == number else 0))
+        file = _launches_file(out)
+        beside = file.with_name(f".{file.name}.part")
+        try:
+            beside.write_text(json.dumps(asdict(noted)) + "\n")
+            os.replace(beside, file)
+        except OSError:  # as on a full disk: better none than an old one
+            with suppress(OSError):
+                file.unlink()
+        return noted
+
+
+def launches(out: Path) -> Launches | None:
+    """None where there are none, as where run.out is another folder than the main node's."""
+    with suppress(OSError, ValueError, TypeError):
+        return Launches(**json.loads(_launches_file(out).read_text()))
+    return None
+
+
+def _launches_file(out: Path) -> Path:
+    return out / "attempts" / "launches.json"
 
 
 def judge(before: Start, now: Start, code: int, asked: str) -> tuple[int | None, str]:
@@ -72,8 +127,8 @@ def judge(before: Start, now: Start, code: int, asked: str) -> tuple[int | None,
         return None, f"the launcher ended with {code} before a run was begun; above: why"
     name, outcome = f"start {now.number}", now.outcome
     if outcome is None:
-        if code == 0 and not now.shared:  # its outcome stands in the folder of the main rank
-            return (PREEMPTED if asked else DONE), asked
+        if code == 0 and not now.shared:  # "done" stands in the folder of the main rank alone
+            return DONE, f"{name} done"
         return (PREEMPTED if asked else None), f"{name} ended without a word: killed?"
     reason = str(outcome.get("reason", "")).partition("\n")[0]
     why = f"{name} {outcome['outcome']}" + f": {reason}" * bool(reason)

@@ -1,8 +1,9 @@
 """The wish that a run may stop, as its supervisor hears it and passes it on: signals, and the file RUN/stop.
 
-RUN/stop is for the run that is on, never for the next one. The main rank removes it when it has seen it, or whoever
-wrote it when that run has ended. What stands there when a supervisor begins is left of an earlier run: it is ignored,
-and removed by the supervisor of the main node, without which no run of this group can be on.
+stop_file.py says what RUN/stop is. A supervisor's is for the run that is on, never for the next one: the main rank
+removes it when it has seen it, or whoever wrote it when that run has ended. Of what stands there when a supervisor
+begins, only a person's that counts is heeded; the rest is removed by the supervisor of the main node, without which no
+run of this group can be on.
 """
 
 import json
@@ -15,8 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fer_scale import stop_file
+from fer_scale.starts import ask_anew
+
 _SAME_S = 1.0  # signals of a kind within it are one, as in ending.py
-_POLL_S = 0.1
+_POLL_S = 0.25
 
 
 @dataclass
@@ -33,11 +37,12 @@ class Wish:
     _first: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ignored = self._print()
+        self._ignored = None if stop_file.refusal(self.file) else self._print()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._heard)
 
     def _print(self) -> tuple[int, int] | None:
+        ask_anew(self.file.parent)
         with suppress(OSError):
             found = self.file.stat()
             return found.st_ino, found.st_mtime_ns
@@ -54,18 +59,20 @@ class Wish:
         if there is None or there == self._ignored:
             return False
         if not self.asked:
-            self.asked, self.by_a_person = f"file {self.file}", not _is_ours(self.file)
+            # What is gone already, the main rank has judged.
+            self.asked, self.by_a_person = f"file {self.file}", not stop_file.word(self.file) and self.file.exists()
         self.seen = True
         return True
 
     def write(self) -> bool:
         """Whether the main rank will find it, where it looks into this folder."""
-        if self.is_there():  # a person's stays what it is
+        if self.is_there() and not self.at_once:  # a person's stays what it is
             return True
         self.wrote = self.seen = True
+        word = {"why": self.asked, "host": socket.gethostname()} | ({"at_once": True} if self.at_once else {})
         beside = self.file.with_name(f".stop.{socket.gethostname()}.{os.getpid()}")
         try:
-            beside.write_text(json.dumps({"why": self.asked, "host": socket.gethostname()}) + "\n")
+            beside.write_text(json.dumps(word) + "\n")
             os.replace(beside, self.file)  # whole at once: by what it says, it is not a person's
         except OSError:  # as on a full disk
             return False
@@ -81,13 +88,3 @@ class Wish:
         while not self.is_there() and not self.asked and time.monotonic() < until:
             time.sleep(_POLL_S)
         return not self.asked
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a supervisor wrote it; what is gone already, the main rank has judged."""
-    try:
-        return "host" in json.loads(file.read_text())
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError, TypeError):
-        return False

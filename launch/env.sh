@@ -89,11 +89,12 @@ environment() {
 # Of a script's arguments: what stands before the verb, for `supervisor` or in `min_nodes`, and the verb with its `words`.
 # shellcheck disable=SC2034 # the scripts use them
 take_options() {
-    supervisor=(python -m fer_scale.supervise) min_nodes=
+    supervisor=(python -m fer_scale.supervise) restarts=0 min_nodes=
     while [[ ${1:-} == --* ]]; do
         [[ ${2:-} =~ ^[0-9.]+$ ]] || stop "$1: needs a number"
         case $1 in
-            --restarts | --back-off) supervisor+=("$1" "$2") ;;
+            --restarts) supervisor+=("$1" "$2") restarts=$2 ;;
+            --back-off) supervisor+=("$1" "$2") ;;
             --min-nodes) min_nodes=$2 ;;
             *) stop "$1: unknown; before the verb may stand --restarts N, --back-off SECONDS and, for node.sh, --min-nodes M" ;;
         esac

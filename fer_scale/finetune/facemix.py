@@ -9,13 +9,11 @@ N - 1 - i, so a batch is mixed with itself backwards; a part of a batch is mixed
 Nothing here changes its input: the authors' code mixes in place, so its "real" loss sees mixed images.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Weighting = Literal["none", "mixup", "additive", "convex"]
+from fer_scale.finetune.recipe import Weighting
 
 
 def iou(first_N4: Tensor, second_N4: Tensor) -> Tensor:

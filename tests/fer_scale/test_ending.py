@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fer_scale import ending
-from fer_scale.ending import LEAVE, SAVE, Attempt, Preempted, StopSignal, Superseded
+from fer_scale.ending import LEAVE, SAVE, SAVE_FOR_GOOD, Attempt, Preempted, StopSignal, Superseded
 from shards.errors import Broken, UserError
 
 
@@ -59,13 +59,13 @@ def test_a_second_signal_of_a_kind_ends_at_once_but_not_its_echo_nor_one_of_anot
 
 
 def test_only_rank_0_looks_at_the_clock_and_the_file(tmp_path: Path) -> None:
-    for rank, expected in ((0, SAVE), (1, 0)):
+    for rank, by_file, by_clock in ((0, SAVE_FOR_GOOD, SAVE), (1, 0, 0)):
         attempt = ending.claim(tmp_path / str(rank))
         late = StopSignal(attempt, max_hours=0.01 / 3600, rank=rank)
         (attempt.out / "stop").touch()
         asked = StopSignal(attempt, max_hours=None, rank=rank).asked()
         time.sleep(0.05)
-        assert (asked, late.asked()) == (expected, expected)
+        assert (asked, late.asked()) == (by_file, by_clock)
 
 
 def test_a_person_stops_a_run_for_good_and_a_supervisor_until_it_is_started_again(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_person_stops_a_run_for_good_and_a_supervisor_until_it_is_started_agai
         attempt = ending.claim(tmp_path)
         stop = StopSignal(attempt, max_hours=None, rank=0)
         (tmp_path / "stop").write_text(text)
-        assert stop.asked() == SAVE and not (tmp_path / "stop").exists()
+        assert stop.asked() == (SAVE if again else SAVE_FOR_GOOD) and not (tmp_path / "stop").exists()
         with pytest.raises(Preempted), ending.recorded(attempt, 0):
             raise stop.preempted(3)
         assert (outcome(tmp_path)["reason"], outcome(tmp_path)["restart"]) == (reason, again)

@@ -17,6 +17,7 @@ from fer_scale import log
 sys.path.append(str(Path(__file__).parent))
 from hosts import ROOT, Hosts, Running, environment, until
 from slurm import Slurm
+from supervised import START, Node
 
 PACKAGE_OF = {
     "ip": "iproute2",
@@ -119,3 +120,35 @@ def plain(tools: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) ->
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return alone.losses
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def node(tmp_path: Path, out: Path) -> Iterator[Callable[..., Node]]:
+    """node(plan, *options, **environment): a supervisor around tests/launch/fake_run.py."""
+    started: list[Node] = []
+
+    def start(plan: str, *options: str, grace_s: float = 0.3, verb: str = "pretrain", **env: str) -> Node:
+        words = {
+            "pretrain": ["pretrain", str(ROOT / "tests/ranks/pretrain.toml"), f"run.grace_s={grace_s}"],
+            "finetune": ["finetune", str(ROOT / "configs/finetune/demo.toml"), "data.split=s", "model.start_from=e"],
+        }[verb]
+        fake = [str(ROOT / "tests/launch/fake_run.py"), plan, "-m", "fer_scale", *words]
+        command = [sys.executable, *fake, "data.shards=none", f"run.out={out}"]
+        said = tmp_path / f"said{len(started)}"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START, "--back-off", "0.05", *options, *command],
+                cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, stdout=file, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        started.append(Node(process, said))
+        return started[-1]
+
+    yield start
+    for some in started:
+        some.process.kill()
+        some.process.wait()

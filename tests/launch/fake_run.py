@@ -1,6 +1,6 @@
 """A launcher whose ranks do what a run does to its folder, without training: for tests of fer_scale/supervise.py.
 
-    fake_run.py PLAN[,PLAN...] -m fer_scale pretrain RECIPE ... run.out=OUT
+    fake_run.py PLAN[,PLAN...] -m fer_scale pretrain|finetune RECIPE ... run.out=OUT
 
 Start N of the run does what the N-th plan says, the last one for ever. As torchrun, the launcher answers 1 where a rank
 failed. FOLLOW: it is another node's, whose rank has no word in anything. LISTEN: the port of the main node's launcher.
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from fer_scale.ending import Attempt, claim
+from fer_scale.starts import newest
 
 OUT = Path(next(word.removeprefix("run.out=") for word in sys.argv if word.startswith("run.out=")))
 
@@ -46,7 +47,7 @@ def train(attempt: Attempt, *, saves: bool = True) -> None:
 
 
 def rank(plans: list[str]) -> None:
-    before = len(list((OUT / "attempts").iterdir()))
+    before = newest(OUT).number
     plan = plans[min(before, len(plans) - 1)]
     if plan == "starts":
         time.sleep(60)
@@ -69,23 +70,28 @@ def rank(plans: list[str]) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(60)
         sys.exit(1)
+    if plan == "late":  # what it says reaches other hosts late, as over NFS
+        time.sleep(6)
+        save_and_leave(attempt, "told to")
     if plan == "mistake":
         attempt.record("failed", 0, reason="no such shards", restart=False)
         sys.exit(2)
     attempt.record("done", 0, restart=False)
 
 
-def follow() -> None:
+def follow(plans: list[str]) -> None:
     """The rank of another node: it ends as the run does."""
-    before = len(list((OUT / "attempts").iterdir()))
-    outcome = OUT / f"attempts/{before + 1:04d}/outcome.json"
+    before = newest(OUT).number
     (OUT / "come").touch()
-    while not outcome.exists() or not outcome.read_text():
+    while newest(OUT).number == before or (newest(OUT).outcome is None and plans[before] != "late"):
         time.sleep(0.02)
-    sys.exit(json.loads(outcome.read_text())["outcome"] == "failed")
+    sys.exit((newest(OUT).outcome or {}).get("outcome") == "failed")
 
 
 def launch() -> None:
+    if sys.argv[1] == "idle":  # waits for other nodes, and has no ranks
+        print("idle", flush=True)
+        time.sleep(60)
     if port := os.environ.get("LISTEN"):
         store = socket.create_server(("127.0.0.1", int(port)))
     process = subprocess.Popen([sys.executable, *sys.argv], env=os.environ | {"RANK": "0"})
@@ -100,6 +106,6 @@ def launch() -> None:
 if "RANK" not in os.environ:
     launch()
 elif "FOLLOW" in os.environ:
-    follow()
+    follow(sys.argv[1].split(","))
 else:
     rank(sys.argv[1].split(","))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +96,18 @@ class Host:
             )
         self.started.append(Running(process, log))
         return self.started[-1]
+
+    def ranks(self) -> list[int]:
+        """The process ids, as seen from outside, of what runs fer_scale itself and no launcher of it."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if os.readlink(folder / "ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid") and (
+                    words[1:4] in ([b"-u", b"-m", b"fer_scale"], [b"-m", b"fer_scale", b"pretrain"])
+                ):
+                    found.append(int(folder.name))
+        return found
 
     def kill(self) -> None:
         """Every process of the host is gone at once; the kernel still closes their connections."""

@@ -1,7 +1,9 @@
 """The launch scripts on two real hosts of two ranks each: the curve of one process, also where a host is lost."""
 
 import json
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 import yaml
 from hosts import ROOT, Host, Hosts, Running, until
 from slurm import Slurm
+
+from fer_scale.processes import children, with_descendants
 
 pytestmark = pytest.mark.cluster
 MANIFEST = list(yaml.safe_load_all((ROOT / "launch/k8s.yaml").read_text()))
@@ -55,6 +59,55 @@ def test_a_signal_to_deepspeeds_launcher_reaches_no_rank_but_the_run_and_what_it
     assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_a_second_signal_ends_ranks_that_hang_on_far_hosts(hosts: Any, run: Any, tmp_path: Path) -> None:
+    two = hosts("node1", "node2")
+    job = over_ssh(two, [*run.words, "run.steps=100000"], tmp_path)
+    run.reach(12, job)
+    os.kill(two[1].ranks()[0], signal.SIGSTOP)
+    job.tell(signal.SIGTERM)
+    time.sleep(3)
+    assert job.process.poll() is None and len(two[0].ranks() + two[1].ranks()) == 4
+    told = time.monotonic()
+    job.tell(signal.SIGTERM)
+    assert job.ended(15) == 75
+    until(lambda: not two[0].ranks() + two[1].ranks(), "the end of the ranks", 60)
+    print(f"from the second signal to the end of the last rank: {time.monotonic() - told:.1f} s")
+    assert run.outcome["reason"] == "signal SIGTERM on node1 for the second time; not saved"
+
+
+@pytest.mark.slow
+def test_a_supervisor_over_ssh_that_is_killed_leaves_a_run_that_saves_and_ends(
+    hosts: Any, run: Any, tmp_path: Path
+) -> None:
+    two = hosts("node1", "node2")
+    job = over_ssh(two, [*run.words, "run.steps=100000"], tmp_path)
+    run.reach(12, job)
+    told = time.monotonic()
+    job.tell(signal.SIGKILL)  # DeepSpeed's launcher hears of it, and ends its jobs on all hosts
+    until(lambda: not two[0].ranks() + two[1].ranks(), "the end of the ranks", 60)
+    print(f"from the death of the supervisor to the end of the last rank: {time.monotonic() - told:.1f} s")
+    assert run.outcome["outcome"] == "preempted"
+    assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_has_lost_its_supervisor_and_its_launcher_is_stopped_by_hand(
+    hosts: Any, run: Any, tmp_path: Path
+) -> None:
+    two = hosts("node1", "node2")
+    job = over_ssh(two, [*run.words, "run.steps=100000"], tmp_path)
+    run.reach(12, job)
+    for process in with_descendants([next(children(job.process.pid))]):
+        os.kill(process.pid, signal.SIGKILL)
+    time.sleep(5)
+    assert len(two[0].ranks() + two[1].ranks()) == 4
+    (run.out / "stop").touch()
+    until(lambda: not two[0].ranks() + two[1].ranks(), "the end of the ranks", 60)
+    assert run.outcome["outcome"] == "preempted"
+    assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
+
+
 def test_pods_give_one_curve_and_when_the_first_is_lost_the_other_waits_until_it_is_back(
     hosts: Any, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
@@ -79,6 +132,39 @@ def test_a_pod_that_is_taken_away_stops_the_run_on_all_which_is_saved(hosts: Any
     assert first.ended(60) == second.ended(60) == 75
     assert run.outcome["outcome"] == "preempted" and not (run.out / "stop").exists()
     assert (run.out / f"checkpoints/step_{len(run.losses):08d}/manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_pod_with_a_run_folder_of_its_own_answers_as_the_others(hosts: Any, run: Any, tmp_path: Path) -> None:
+    pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
+    run.out.mkdir()
+    mounted = pods[1].run(tmp_path / "mounted", "mount", "-t", "tmpfs", "none", run.out)
+    assert mounted.ended(10) == 0
+    first, second = in_pods(pods, [*run.words, "run.steps=100000"], tmp_path, 0, 1)
+    run.reach(12, second)
+    first.tell(signal.SIGTERM)
+    assert first.ended(60) == second.ended(60) == 75, second.said
+    assert "signal SIGTERM on fer-scale-0" in first.said and "another rank was asked to stop" in second.said
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_back_before_its_loss_was_noticed_waits_for_the_next_start(
+    hosts: Any, run: Any, tmp_path: Path
+) -> None:
+    pods = hosts("fer-scale-0.fer-scale", "fer-scale-1.fer-scale")
+    words = [*run.words, "run.steps=100000", "run.hang_seconds=step=25"]
+    first, second = in_pods(pods, words, tmp_path, 0, 1)
+    run.reach(12, second)
+    lost = time.monotonic()
+    pods.power_off(1)
+    pods.restart(1)
+    (tmp_path / "said1").unlink()
+    [back] = in_pods(pods, words, tmp_path, 1)
+    until(lambda: run.starts[1:] == [("resume", 4)], "the second start", 120)
+    print(f"from the loss of a pod that is back at once to the next start: {time.monotonic() - lost:.1f} s")
+    assert "it is started again" not in back.said, "its first launch was for the second start"
+    first.tell(signal.SIGTERM)
+    assert first.ended(60) == back.ended(60) == 75
 
 
 @pytest.mark.slow

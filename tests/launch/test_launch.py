@@ -72,6 +72,13 @@ def test_nodes_that_may_be_fewer_meet_at_the_first_of_them() -> None:
     assert first.endswith("-m fer_scale pretrain configs/pretrain/demo.toml run.out=a\\ b")
 
 
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_nodes_wait_for_a_lost_one_over_a_night_where_the_run_is_to_restart(number: str) -> None:
+    env = {"DRY_RUN": "1", "NODES": "2", "NODE": number}
+    waits, as_ever = (output("bash", "launch/node.sh", *more, *RECIPE, **env) for more in (["--restarts", "3"], []))
+    assert " --rdzv-conf timeout=86400 " in waits and "timeout" not in as_ever
+
+
 @pytest.mark.parametrize(
     ("script", "words", "said"),
     [
@@ -261,10 +268,11 @@ def cluster(checkout: Path) -> Path:
     return checkout
 
 
-def submit(cluster: Path, plan: str, verb: str = "pretrain") -> subprocess.Popen[bytes]:
+def submit(cluster: Path, plan: str, restarts: int = 0) -> subprocess.Popen[bytes]:
     path = f"{cluster / 'fakes'}:{os.environ['PATH']}"
     slurm = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(cluster), "PLAN": plan}
-    words = [verb, *RECIPE[1:], "data.shards=faces"]
+    slurm |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+    words = [*RECIPE, "data.shards=faces"]
     return subprocess.Popen(["bash", "launch/slurm.sbatch", *words], cwd=cluster, env=environment(PATH=path, **slurm))
 
 
@@ -306,8 +314,9 @@ def test_a_cancelled_slurm_job_saves_and_does_not_come_back(cluster: Path) -> No
 def test_a_slurm_job_that_failed_queues_again_until_three_starts_brought_nothing_and_a_mistake_does_not(
     cluster: Path,
 ) -> None:
-    for again in (True, True, False):
-        submit(cluster, "fails,fails,fails,mistake").wait(60)
+    plan = "fails,fails,fails,fails,fails,fails,mistake"
+    for restarts, again in ((0, True), (1, True), (2, False), (0, True), (1, True), (2, False)):  # 0: by a person
+        submit(cluster, plan, restarts).wait(60)
         assert (calls(cluster)[-1] == "scontrol: requeue 42") == again
-    assert submit(cluster, "fails,fails,fails,mistake").wait(60) == 2
+    assert submit(cluster, plan).wait(60) == 2
     assert calls(cluster)[-1].startswith("srun: ")

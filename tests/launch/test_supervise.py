@@ -1,105 +1,23 @@
-"""fer_scale/supervise.py around a launcher that does to a run's folder what a run does, and around a real training."""
+"""How a supervised run is stopped, and what its supervisor answers: around a fake run, and around a real training."""
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import ROOT
+from supervised import Node, claimed, lives, until
 
 from fer_scale import log
-from fer_scale.ending import Attempt, claim
 from fer_scale.processes import children
-from fer_scale.starts import fruitless, newest
-from fer_scale.supervise import _unclaimed
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-# The waits that are not in its arguments, short enough for a test.
-START = """
-import sys
-from fer_scale import supervise
-supervise._MARGIN_S, supervise._OVER_S, supervise._PATIENCE_S, supervise._POLL_S = 0.3, 1, 0.5, 0.05
-sys.exit(supervise.main())
-"""
-
-
-@dataclass
-class Node:
-    """A supervisor of a fake run, and what it has said so far."""
-
-    process: subprocess.Popen[bytes]
-    file: Path
-
-    @property
-    def said(self) -> str:
-        return self.file.read_text()
-
-    def ended(self, seconds: float = 30) -> int:
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(self.said) from None
-
-    def rank(self) -> int:
-        """The process id of the newest rank, as soon as there is one."""
-        until(lambda: "rank " in self.said, "a rank")
-        return int(re.findall(r"^rank (\d+)$", self.said, re.M)[-1])
-
-
-def until(reached: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"waited {seconds} s in vain: {what}"
-        time.sleep(0.02)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def node(tmp_path: Path, out: Path) -> Iterator[Callable[..., Node]]:
-    """node(plan, *options, **environment): a supervisor around tests/launch/fake_run.py."""
-    started: list[Node] = []
-
-    def start(plan: str, *options: str, grace_s: float = 0.3, **env: str) -> Node:
-        words = ["pretrain", str(ROOT / "tests/ranks/pretrain.toml"), "data.shards=none", f"run.out={out}"]
-        command = [sys.executable, str(HERE / "fake_run.py"), plan, "-m", "fer_scale", *words, f"run.grace_s={grace_s}"]
-        said = tmp_path / f"said{len(started)}"
-        with said.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, "--back-off", "0.05", *options, *command],
-                cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, stdout=file, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        started.append(Node(process, said))
-        return started[-1]
-
-    yield start
-    for some in started:
-        some.process.kill()
-        some.process.wait()
-
-
-def claimed(out: Path, number: int = 1) -> None:
-    until((out / f"attempts/{number:04d}/claim.json").exists, f"start {number}")
-    until(lambda: (out / "events.jsonl").exists(), "its first event")
+from fer_scale.starts import newest
 
 
 @pytest.mark.parametrize(
@@ -135,17 +53,35 @@ def test_a_file_written_by_hand_stops_a_run_for_good_even_between_two_starts(nod
     until(lambda: "it is started again in" in one.said, "a failure")
     (out / "stop").touch()
     assert one.ended() == 0
-    assert not (out / "stop").exists() and len(list((out / "attempts").iterdir())) == 1
+    assert not (out / "stop").exists() and newest(out).number == 1
 
 
-def test_a_file_that_is_left_of_an_earlier_run_stops_nothing(node: Any, out: Path) -> None:
-    out.mkdir()
+def test_a_file_that_is_left_of_an_earlier_start_stops_nothing_and_the_next_start_removes_it(
+    node: Any, out: Path
+) -> None:
+    assert node("fails").ended() == 1
+    ended = (out / "attempts/0001/outcome.json").stat().st_mtime
     (out / "stop").touch()
+    os.utime(out / "stop", (ended - 1, ended - 1))
     other = node("trains", "--main", "localhost:1")  # of another node
     time.sleep(1)
     assert other.process.poll() is None and (out / "stop").exists()
-    assert node("succeeds").ended() == 0
-    assert not (out / "stop").exists()
+    one = node("fails,succeeds")
+    assert one.ended() == 0
+    assert not (out / "stop").exists() and "was older than the end of the last start: removed" in one.said
+
+
+def test_while_a_person_wants_that_the_run_does_not_begin_none_does(node: Any, out: Path) -> None:
+    for number in (0, 1):  # also where there was none before, as of a job that waits in a queue
+        (out / "attempts").mkdir(parents=True, exist_ok=True)
+        (out / "stop").touch()
+        for options in ((), ("--main", "localhost:1"), ("--requeue",)):
+            one = node("succeeds", *options, SLURM_JOB_ID="42")
+            assert one.ended() == 0
+            assert "the run is not to begin; remove that file to go on" in one.said.replace("\n", " ")
+        assert newest(out).number == number and (out / "stop").exists()
+        (out / "stop").unlink()
+        assert node("succeeds").ended() == 0
 
 
 def test_before_a_run_is_begun_there_is_nothing_to_wait_for(node: Any, out: Path) -> None:
@@ -153,7 +89,7 @@ def test_before_a_run_is_begun_there_is_nothing_to_wait_for(node: Any, out: Path
     rank = one.rank()
     one.process.send_signal(signal.SIGTERM)
     assert one.ended(10) == 75
-    assert not lives(rank) and not list((out / "attempts").iterdir()) and not (out / "stop").exists()
+    assert not lives(rank) and newest(out).number == 0 and not (out / "stop").exists()
 
 
 def test_ranks_that_do_not_save_in_time_are_ended_and_so_is_what_they_started(node: Any, out: Path) -> None:
@@ -176,93 +112,27 @@ def test_a_second_signal_does_not_wait(node: Any, out: Path) -> None:
     assert one.ended(5) == 75 and not lives(one.rank())
 
 
-def test_a_failed_run_is_started_again_and_it_is_said_why_and_how_often_still(node: Any, out: Path) -> None:
-    one = node("fails,killed,saves,", "--restarts", "3")
-    assert one.ended() == 0
-    assert "start 1 failed: a machine broke (rank 0 on " in one.said and "2 more times after that" in one.said
-    assert "start 2 ended without a word: killed?; it is started again in" in one.said
-    assert "1 more time after that" in one.said and "start 3 done" in one.said
+def test_ranks_out_of_reach_are_told_at_once_by_the_file_which_stays_for_those_that_may_still_begin(
+    node: Any, out: Path
+) -> None:
+    one = node("deaf", "--far", grace_s=600)
+    claimed(out)
+    one.process.send_signal(signal.SIGINT)
+    until(lambda: not (out / "stop").exists(), "the end of the step")
+    time.sleep(1.2)
+    one.process.send_signal(signal.SIGINT)
+    assert one.ended(5) == 75
+    assert json.loads((out / "stop").read_text())["at_once"] is True
+    two = node("succeeds")  # in which it means nothing
+    assert two.ended() == 0 and not (out / "stop").exists()
 
 
-@pytest.mark.parametrize("plan", ["fails", "dies"])
-def test_three_starts_in_a_row_without_a_checkpoint_are_enough(node: Any, plan: str) -> None:
-    one = node(plan, "--restarts", "9")
-    assert one.ended() == 1
-    assert "the last 3 starts brought no checkpoint: somebody must look" in one.said
-    assert one.said.count("it is started again") == 2
-
-
-def test_a_checkpoint_between_them_is_progress(node: Any) -> None:
-    one = node("fails,savesandfails,fails,fails,succeeds", "--restarts", "9")
-    assert one.ended() == 0 and "start 5 done" in one.said
-
-
-def test_a_mistake_is_not_tried_again_nor_a_run_that_was_told_to_stop(node: Any, out: Path) -> None:
-    assert node("mistake", "--restarts", "9").ended() == 2
-    one = node("trains", "--restarts", "9")
+def test_a_fine_tuning_is_supervised_as_well(node: Any, out: Path) -> None:
+    one = node("fails,trains", "--restarts", "1", verb="finetune")
     claimed(out, 2)
     one.process.send_signal(signal.SIGTERM)
-    assert one.ended() == 75 and len(list((out / "attempts").iterdir())) == 2
-
-
-def test_how_many_starts_were_in_vain_is_read_from_the_folder_alone(out: Path) -> None:
-    assert fruitless(out) == 0
-
-    def start(outcome: str, *, restart: bool = True, saves: bool = False) -> Attempt:
-        attempt = claim(out)
-        rows = [{"event": "resume", "attempt": attempt.number}, *[{"event": "checkpoint", "step": 1}] * saves]
-        with (out / "events.jsonl").open("a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-        if outcome:
-            attempt.record(outcome, 0, restart=restart)
-        return attempt
-
-    counts = []
-    for args in ({"outcome": "failed"}, {"outcome": ""}, {"outcome": "failed", "saves": True}, {"outcome": "failed"}):
-        start(**args)
-        counts.append(fruitless(out))
-    assert counts == [1, 2, 0, 1]
-    start("preempted")
-    assert fruitless(out) == 0
-    start("failed")
-    start("failed", restart=False)  # somebody has looked since
-    assert fruitless(out) == 0
-    (out / "attempts/0009.1f2e3d").mkdir()  # on a host with another folder of this name: it cannot know
-    assert fruitless(out) == 0
-
-
-def test_a_launcher_that_is_killed_takes_its_ranks_along_and_comes_back(node: Any, out: Path) -> None:
-    one = node("trains,succeeds", "--restarts", "1")
-    claimed(out)
-    rank = one.rank()
-    launcher = int(re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{rank}/status").read_text())[0])
-    time.sleep(0.3)  # seen
-    os.kill(launcher, signal.SIGKILL)
-    assert one.ended() == 0
-    assert "preempted: told to, by its launcher, which ended with -9; it is started again" in one.said
-    assert not lives(rank)
-
-
-def test_a_rank_that_stays_when_its_start_has_failed_is_killed_and_the_run_goes_on(node: Any) -> None:
-    one = node("stuck,succeeds", "--restarts", "1")
-    assert one.ended(20) == 0
-    assert "start 1 has ended, and 1 rank of it stayed: killed" in one.said
-
-
-def test_of_two_nodes_any_is_told_and_both_leave_alike(node: Any, out: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    plan = "fails,trains"
-    other = node(plan, "--restarts", "1", "--main", f"127.0.0.1:{port}", FOLLOW="1")
-    main = node(plan, "--restarts", "1", LISTEN=str(port))
-    claimed(out, 2)
-    until(lambda: other.said.count("rank ") > 1, "the other node's second rank")
-    time.sleep(0.3)  # it has looked around
-    other.process.send_signal(signal.SIGTERM)
-    assert main.ended() == other.ended() == 75, other.said
-    assert "start 1 failed: a machine broke" in other.said and "it is started again with 127.0.0.1" in other.said
-    assert not (out / "stop").exists()
+    assert one.ended() == 75
+    assert "start 1 failed: a machine broke" in one.said and "start 2 preempted: told to" in one.said
 
 
 def test_a_recipe_that_cannot_be_read_is_told_without_a_launcher_and_other_verbs_are_just_run(tmp_path: Path) -> None:
@@ -275,6 +145,10 @@ def test_a_recipe_that_cannot_be_read_is_told_without_a_launcher_and_other_verbs
     assert not (tmp_path / "touched").exists()
     command = [sys.executable, "-m", "fer_scale.supervise", "false", "-m", "fer_scale", "doctor"]
     assert subprocess.run(command, cwd=ROOT).returncode == 1
+    command = [sys.executable, "-m", "fer_scale.supervise", "--restarts", "2", "touch", str(tmp_path / "touched")]
+    done = subprocess.run([*command, "-m", "fer_scale", "evaluate"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "--restarts: evaluate has no run to go on with\n")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_it_imports_no_torch() -> None:
@@ -358,13 +232,3 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
 
 def starts_of(out: Path) -> list[int]:
     return [row["attempt"] for row in log.rows(out / "events.jsonl") if row["event"] in ("start", "resume")]
-
-
-def test_launches_that_never_begin_a_start_are_counted_over_supervisors_as_slurm_queues_again(
-    out: Path, tmp_path: Path
-) -> None:
-    (out / "attempts").mkdir(parents=True)
-    before = newest(out)
-    assert [_unclaimed(out, before) for _ in range(3)] == [1, 2, 3]
-    claim(out)
-    assert _unclaimed(out, newest(out)) == 1
