@@ -12,9 +12,11 @@ import mmap
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from shards.workers import end_with_the_parent
 
 T = TypeVar("T")
 _STACKS, _SAYING_S = "fer_scale-stacks", 0.5
+_ENDING_S = 10.0  # for a reader to finish its item, which may come from afar
 
 
 class Slots:
@@ -108,7 +111,7 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) 
     )
     # A process that fails may never drop its iterator: the traceback holds it. At exit multiprocessing would end the
     # readers with SIGTERM, to which they are deaf, and wait for them for ever.
-    dismiss = stream._shutdown_workers  # type: ignore[attr-defined]
+    dismiss = partial(_dismiss, stream)
     atexit.register(dismiss)
     try:
         for item in stream:
@@ -118,6 +121,24 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) 
     finally:
         atexit.unregister(dismiss)
         dismiss()
+
+
+def _dismiss(stream: Any) -> None:
+    """Have the readers of torch's iterator end; kill those that do not, as over a dead disk: their rank waits for them.
+
+    torch waits for one after the other, and raises where one is killed meanwhile.
+    """
+    if not any(reader.is_alive() for reader in stream._workers):  # done at exit; no thread begins after that
+        return
+    late = threading.Timer(_ENDING_S, lambda: [reader.kill() for reader in stream._workers])
+    with suppress(RuntimeError):  # Python 3.12 starts no threads at exit
+        late.start()
+    with suppress(RuntimeError):
+        stream._shutdown_workers()
+    late.cancel()
+    for reader in stream._workers:
+        if reader.is_alive():
+            reader.kill()
 
 
 def _begin_reading(_: int) -> None:

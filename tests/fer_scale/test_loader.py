@@ -367,6 +367,37 @@ def test_a_process_that_fails_does_not_wait_for_its_deaf_readers(tmp_path: Path)
     assert done.returncode == 0, done.stderr
 
 
+STUCK = """
+import sys, time
+from fer_scale import readers
+
+class OverADeadDisk:
+    def __getitem__(self, at): return at if at < 2 else time.sleep(10_000)
+
+def main():
+    stream = readers.ahead(OverADeadDisk(), range(10**9), 2)
+    next(stream), next(stream)
+    if sys.argv[1] == "stops":
+        stream.close()
+    assert sys.argv[1] == "stops", "failed on purpose"
+
+if __name__ == "__main__":
+    readers._ENDING_S = 1.0
+    try:
+        main()
+    except AssertionError as error:
+        held = error
+"""
+
+
+@pytest.mark.parametrize("how", ["stops", pytest.param("fails", marks=pytest.mark.slow)])
+def test_a_process_that_ends_does_not_wait_for_readers_that_hang(how: str, tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    script = [sys.executable, str(tmp_path / "stuck.py"), how]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, env=ENV, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 KILLED = """
 import multiprocessing, os, signal, threading, time
 from fer_scale.readers import ahead
