@@ -6,7 +6,7 @@ start    shard sets are opened, exclusions applied, the model built and, with mo
 load     a checkpoint is read, hashed and broadcast: the 3.6 GB of a ViT-L take 3 minutes at 20 MB/s
 compile  the first step of a process: readers start, a far set's first shards arrive, NCCL connects, torch.compile works
 step     4,096 images take a few CPU cores minutes; on GPUs, where a step takes seconds, set less
-save     as much as `load`, in the other direction
+save     as much as `load`, in the other direction; of the thread that writes beside the steps too
 probe    the main rank draws, the others wait
 """
 
