@@ -98,7 +98,7 @@ class Cache:
                 if not exceed:
                     raise NoRoom
                 _say_full(self.folder, self.gb)
-            _fetch_checked(fd, item, tell)
+            fetch_checked(fd, item, tell)
             part.rename(self.path(item))
             fcntl.flock(fd, fcntl.LOCK_SH)
             os.lseek(fd, 0, os.SEEK_SET)
@@ -197,8 +197,8 @@ def _claimed(part: Path, file: Path) -> int | None:
     return None
 
 
-def _fetch_checked(fd: int, item: Item, tell: Tell) -> None:
-    """Fill the .part, and read it back from the disk; other bytes than the index says are fetched once more."""
+def fetch_checked(fd: int, item: Item, tell: Tell) -> None:
+    """Fill a file, and read it back from the disk; other bytes than the index says are fetched once more."""
     with open(fd, "r+b", buffering=0, closefd=False) as file:
         for _ in range(2):
             fetch(item.source, item.name, file, item.bytes, tell)

@@ -15,8 +15,10 @@ A sample is read by one positional read and checked by its crc32. Offsets in blo
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import os
+import re
 import struct
 import zlib
 from collections import OrderedDict
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from shards.errors import ShardError, UserError
 from shards.sample import Sample
-from shards.tar import BLOCK, parse
+from shards.tar import BLOCK, padded, parse
 
 FORMAT = 2
 INDEX = "index.json"
@@ -37,6 +39,7 @@ UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with t
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
 KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origin.gz": "origin_sha256"}
+BESIDE = ("left_out.jsonl", "duplicates.jsonl")  # lists beside the shards; those there have their sha256 in "files"
 _OTHER_BYTES = "other bytes than were packed; copy the shard again"
 _OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
 
@@ -81,6 +84,33 @@ def index_from(data: bytes, file: str) -> dict[str, Any]:
     if missing := [key for key in ("name", "shards", "samples") if key not in index]:
         raise ShardError(f"{file}: has no {', '.join(missing)}; pack the set again")
     return index
+
+
+def check_names(index: dict[str, Any], place: str) -> None:
+    """ShardError where the index, which came from elsewhere, names files as no index of ours does."""
+    for shard in index["shards"]:
+        sums, gaps = [str(shard.get(entry)) for entry in kinds(shard).values()], shard.get("gaps", [])
+        numbers = [shard.get("samples"), shard.get("bytes"), shard.get("first", 0)]
+        numbers += gaps if isinstance(gaps, list) else [None]
+        if not (
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(shard.get("name")))
+            and all(map(_is_sum, sums))
+            and all(isinstance(one, int) and one >= 0 for one in numbers)
+        ):
+            raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
+    files = index.get("files", {})
+    if not (isinstance(files, dict) and set(files) <= set(BESIDE) and all(map(_is_sum, files.values()))):
+        raise ShardError(f"{place}: {str(files)[:200]} are no lists of a set; copy the set there again")
+
+
+def sha256(file: Path) -> str:
+    """The sha256 of a file in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _is_sum(said: Any) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", str(said)) is not None
 
 
 def fingerprint_of(index: dict[str, Any]) -> str:
@@ -165,11 +195,28 @@ class ShardSet:
         return _lines(file, file.stat().st_mtime_ns)
 
     def keys(self, shard: int) -> list[str]:
-        """The keys of a shard's samples in order; reads their first headers only."""
+        """The keys of a shard's samples in order, out of the index; where that does not tell, out of their headers."""
+        row = self.index["shards"][shard]
+        if "first" in row:  # else packed before it was kept
+            gaps = frozenset(row.get("gaps", ()))
+            places = (place for place in itertools.count(row["first"]) if place not in gaps)
+            return [f"{place:09d}" for place in itertools.islice(places, row["samples"])]
         opened = self._shard(shard)
         offsets = (entry[0] for entry in ENTRY.iter_unpack(opened.entries))
         names = (os.pread(opened.fd, 100, offset * BLOCK).rstrip(b"\0").decode() for offset in offsets)
         return [name.partition(".")[0] for name in names]
+
+    def member_kinds(self, shard: int) -> set[str]:
+        """The endings of the names in a shard's tar, as "jpg" and "json"; reads its headers only."""
+        opened, found = self._shard(shard), set[str]()
+        for offset, length, _ in ENTRY.iter_unpack(opened.entries):
+            place = offset * BLOCK
+            end = place + length
+            while place < end:
+                header = os.pread(opened.fd, 135, place)
+                found.add(header[:100].rstrip(b"\0").decode().partition(".")[2])
+                place += BLOCK + padded(int(header[124:], 8))
+        return found
 
     def samples_in_order(self) -> Iterator[Sample]:
         """All samples as they lie on disk."""

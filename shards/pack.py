@@ -20,7 +20,7 @@ from shards.boxing import Boxing, check_boxing
 from shards.describe import Row, describe, left_out_of, to_text
 from shards.detector import DETECTOR
 from shards.errors import ShardError
-from shards.index import FORMAT, HASH_BYTES, INDEX, ShardSet, size_fault
+from shards.index import FORMAT, HASH_BYTES, INDEX, ShardSet, sha256, size_fault
 from shards.plan import Chosen, Plan, make_plan, survey
 from shards.prepare import Rules
 from shards.sources import SOURCES, entries
@@ -217,9 +217,12 @@ def _finish(work: _Work, rows: list[Row], index: dict[str, Any], *, report: bool
     left_out = left_out_of(work.listing, rows)
     with (work.at.set / "left_out.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(left.line() for left in left_out)  # there may be as many as images
+    beside = ["left_out.jsonl"]
     if report:
+        beside.append(copies.REPORT)
         with (work.at.set / copies.REPORT).open("w", encoding="utf-8") as file:
             file.writelines(copies.report(work.listing.entries, _hashes(work, rows)))
+    index["files"] = {name: sha256(work.at.set / name) for name in beside}
     with (work.at.set / INDEX).open("w", encoding="utf-8") as file:
         file.write(to_text(index))
         file.flush()

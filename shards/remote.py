@@ -17,7 +17,7 @@ from typing import Any
 
 from shards.cache import Busy, Cache, Item, NoRoom
 from shards.errors import ShardError
-from shards.index import INDEX, KINDS, ShardSet, index_from, kinds, sizes
+from shards.index import INDEX, KINDS, ShardSet, check_names, index_from, sizes
 from shards.sample import Sample
 from shards.transfer import RemoteError, Source, content, source_of
 
@@ -39,21 +39,8 @@ def open_set(address: Path | str, cache_dir: Path | str = CACHE_DIR, cache_gb: f
     source = source_of(str(address))
     place = f"{source.address}/{INDEX}"
     index = index_from(content(source, INDEX), place)
-    _check_names(index, place)
+    check_names(index, place)
     return RemoteSet(source, index, Cache(Path(cache_dir).expanduser().absolute(), cache_gb))
-
-
-def _check_names(index: dict[str, Any], place: str) -> None:
-    """ShardError where the index, which came from elsewhere, names files as no index of ours does."""
-    for shard in index["shards"]:
-        sums = [str(shard.get(entry)) for entry in kinds(shard).values()]
-        numbers = [shard.get("samples"), shard.get("bytes")]
-        if not (
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(shard.get("name")))
-            and all(re.fullmatch(r"[0-9a-f]{64}", one) for one in sums)
-            and all(isinstance(one, int) and one >= 0 for one in numbers)
-        ):
-            raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
 
 
 class RemoteSet(ShardSet):

@@ -18,9 +18,9 @@ _TILE_PX, _CAPTION_PX, _GAP_PX = 112, 14, 4
 
 
 def show(path: Path | str) -> dict[str, Any]:
-    """The facts of the set at `path`: index.json without its list of shards, and the fingerprint."""
+    """The facts of the set at `path`: index.json without its lists of files, and the fingerprint."""
     shards = open_set(path)
-    facts = {name: value for name, value in shards.index.items() if name != "shards"}
+    facts = {name: value for name, value in shards.index.items() if name not in ("shards", "files")}
     return facts | {"shards": len(shards.counts), "fingerprint": shards.fingerprint}
 
 

@@ -77,6 +77,11 @@ class _MayPass(Exception):
         self.pause_s = pause_s  # as the server asked
 
 
+def holds_sets(address: str) -> bool:
+    """Whether an address is one of sets far away, rather than of a folder or of a model."""
+    return re.match(r"(hf://datasets/|https?://|s3://)", address) is not None
+
+
 def source_of(address: str) -> Source:
     """The folder behind an address; a branch or tag of the Hub becomes the commit it stands for now."""
     if match := re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@/\s]+))?(/[\w./-]+)?", address):

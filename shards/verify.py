@@ -1,17 +1,19 @@
 """Every byte of a shard set again, against its index and hashes."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
-from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index
+from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index, sha256
 from shards.pixels import BadImage, decode, pixel_hash
-from shards.remote import is_far, open_set
-from shards.transfer import RemoteError
+from shards.remote import RemoteSet, is_far, open_set
+from shards.transfer import RemoteError, fetch
 
 Damage = dict[str, str]  # "where", "what"
+_OTHER_BYTES = "other bytes than were packed (sha256)"
 
 
 def verify(
@@ -26,7 +28,7 @@ def verify(
     """
     far = is_far(path)
     shards = open_set(path) if far else ShardSet(Path(path), read_index(Path(path)))
-    damaged, other_pixels, done = _wrong_sums(shards), 0, 0
+    damaged, other_pixels, done = _wrong_sums(shards) + _damaged_lists(shards), 0, 0
     for shard, count in enumerate(shards.counts):
         faults = _damaged_files(shards, shard)
         name = f"{shards.name}/{shards.index['shards'][shard]['name']}"
@@ -64,20 +66,42 @@ def _wrong_sums(shards: ShardSet) -> list[Damage]:
     return damaged
 
 
+def _damaged_lists(shards: ShardSet) -> list[Damage]:
+    """What is wrong with the lists beside the shards; a set packed before their sha256 was kept has none to check."""
+    damaged = list[Damage]()
+    for name, expected in shards.index.get("files", {}).items():
+        try:
+            found = _sum_far_away(shards, name) if isinstance(shards, RemoteSet) else sha256(shards.path / name)
+            what = None if found == expected else _OTHER_BYTES
+        except OSError as error:
+            what = str(error.strerror)
+        except RemoteError as error:
+            what = str(error)
+        if what:
+            damaged.append(_damage(f"{shards.name}/{name}", what))
+    return damaged
+
+
+def _sum_far_away(shards: RemoteSet, name: str) -> str:
+    with tempfile.TemporaryFile() as file:
+        fetch(shards.source, name, file, None, lambda have, trouble: None)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _damaged_files(shards: ShardSet, shard: int) -> dict[str, str]:
     """What is wrong with the files of a shard, by kind; empty where all are as they were packed."""
     faults = dict[str, str]()
     for kind, entry in kinds(shards.index["shards"][shard]).items():
         try:
-            with shards.file(shard, kind).open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+            found = sha256(shards.file(shard, kind))
         except OSError as error:
             faults[kind] = str(error.strerror)
         except RemoteError as error:
             faults[kind] = str(error)
         else:
             if found != shards.index["shards"][shard][entry]:
-                faults[kind] = "other bytes than were packed (sha256)"
+                faults[kind] = _OTHER_BYTES
     return faults
 
 

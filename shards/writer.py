@@ -92,6 +92,8 @@ def _write_files(task: Task, base: Path, step: Callable[[], None]) -> dict[str, 
     shard = {
         "name": task.name,
         "samples": len(origins),
+        "first": task.first,
+        **({"gaps": [place for place, _, _ in left_out]} if left_out else {}),
         "bytes": size,
         "sha256": sha256,
         "idx_sha256": write_through(base.with_suffix(".idx"), entries),

@@ -1,6 +1,7 @@
 """Small made-up faces for the tests of shards/, and where real ones lie."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,12 +32,16 @@ def image() -> Callable[..., bytes]:
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
     """A folder of 60 images of 12 people: 48 jpg, 12 png."""
+    return draw(tmp_path / "faces")
+
+
+def draw(folder: Path) -> Path:
     for number in range(60):
         kind = "png" if number % 5 == 0 else "jpeg"
-        file = tmp_path / "faces" / f"person-{number % 12:02d}" / f"{number:03d}.{kind}"
+        file = folder / f"person-{number % 12:02d}" / f"{number:03d}.{kind}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture(number, kind=kind))
-    return tmp_path / "faces"
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +63,15 @@ def read_folder() -> Callable[[Path], dict[str, bytes]]:
     return contents
 
 
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 60 faces in shards of about 16 kB."""
+    folder = tmp_path_factory.mktemp("packed")
+    faces = draw(folder / "faces")
+    return pack(faces, folder / "set", source="folder", name="made-up", shard_mb=0.016, workers=1).path
+
+
 @pytest.fixture
-def packed(tmp_path: Path, faces: Path) -> ShardSet:
-    """The 60 faces in shards of about 16 kB; its folder may be damaged."""
-    return pack(faces, tmp_path / "set", source="folder", name="made-up", shard_mb=0.016, workers=1)
+def packed(tmp_path: Path, packed_once: Path) -> ShardSet:
+    """The same; its folder may be damaged."""
+    return ShardSet.open(shutil.copytree(packed_once, tmp_path / "set"))

@@ -108,6 +108,8 @@ def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, f
     assert line["path"] == path and line["reason"].startswith("cannot decode")
     assert other.samples == 59 and other.index["left_out"] == {line["reason"]: 1}
     assert not other.keys(0)[5].endswith("5") and other.keys(1)[0] == packed.keys(1)[0]
+    keys = [key for shard in range(len(other.counts)) for key in other.keys(shard)]
+    assert keys == [sample.key for sample in other.samples_in_order()] and other.index["shards"][0]["gaps"] == [5]
     assert verify(other.path, decode=True)["damaged"] == []
 
 

@@ -122,6 +122,7 @@ def used(folder: Path) -> int:
 def test_a_set_far_away_reads_like_the_one_on_disk(web: Web, packed: ShardSet, tmp_path: Path) -> None:
     far = open_set(web.url, tmp_path / "cache", 1)
     assert (far.name, far.counts, far.fingerprint) == (packed.name, packed.counts, packed.fingerprint)
+    assert [far.keys(shard) for shard in range(7)] == [packed.keys(shard) for shard in range(7)]
     assert web.requests == ["index.json"]
     assert list(far.samples_in_order()) == list(packed.samples_in_order())
     assert [far.keys(2), far.origins(2), far.where(2, 1)] == [packed.keys(2), packed.origins(2), packed.where(2, 1)]
