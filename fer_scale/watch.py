@@ -3,7 +3,7 @@
 A linear probe misleads for masked autoencoders. So each new checkpoint is fine-tuned for few steps, always the same,
 with the labels of a split, and measured on its list `valid`: a line of RUN/watch.jsonl, a point of RUN/watch.png, and
 faces of that list as the checkpoint reconstructs them, RUN/watch/step_N.png. Beside the training or after it, on any
-machine that sees the run; started again, it goes on.
+machine that sees the run; started again, it goes on. A run that stands still is waited for, for an hour.
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from fer_scale import checkpoint, config, images, log, plots, publish
+from fer_scale import checkpoint, config, images, log, plots, publish, record
 from fer_scale.finetune import evaluate, loop, split, views
 from fer_scale.finetune.pool import Pool
+from fer_scale.life import life
 from fer_scale.pretrain import pictures
 from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
@@ -26,32 +27,44 @@ RECIPE = Path(__file__).parents[1] / "configs" / "finetune" / "watch.toml"
 LINES, PICTURE = "watch.jsonl", "watch.png"
 _LIST = "valid"  # never the test: who looks at a curve chooses by it
 _LOOK_S = 10.0
+_PATIENCE_S = 3600.0  # with a run that was stopped, has failed or was killed, and may be started again
 _FACES = 8  # in a picture
 
 
 def watch(
-    run: Path, set_path: str, split_file: Path, *, recipe: Path = RECIPE, once: bool = False, look_s: float = _LOOK_S
-) -> list[dict[str, Any]]:
+    run: Path, set_path: str, split_file: Path, *, recipe: Path = RECIPE, once: bool = False,
+    look_s: float = _LOOK_S, patience_s: float = _PATIENCE_S,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The lines of RUN/watch.jsonl, when the run has ended; with `once`, when its checkpoints so far are measured."""
     if not (run / "recipe.toml").exists():
         raise UserError(f"{run}: no run of pre-training (recipe.toml is missing)")
     if not split.read(split_file, open_set(set_path)).lists[_LIST]:
         raise UserError(f"{split_file}: its list `{_LIST}` is empty; draw it with `fer-scale split --valid 20%`")
+    said = ""
     while True:
-        over = once or _ended(run)  # before one looks: a run's last checkpoint comes before its end
+        over, note = (True, "") if once else _ended(run, patience_s)  # before one looks for its last checkpoint
         while folder := _next(run):
             _measure(run, folder, set_path, split_file, recipe)
+        if note and note != said:
+            log.say(f"note     {note}")
         if over:
             return log.rows(run / LINES)
+        said = note
         time.sleep(look_s)
 
 
-def _ended(run: Path) -> bool:
-    try:
-        said = json.loads((run / "outcome.json").read_text())
-        return said["outcome"] == "done" or (said["outcome"] == "failed" and not said.get("restart"))
-    except (FileNotFoundError, ValueError):  # not there, or being written
-        return False
+def _ended(run: Path, patience_s: float) -> tuple[bool, str]:
+    """Whether nothing more is to be waited for, and what there is to say of a run that stands still."""
+    told = life(record.read(run), time.time())
+    state, reason = told["state"], told["reason"].partition("\n")[0]
+    if state == "running":
+        return False, ""
+    if state in ("done", "not begun") or (state == "failed" and told["restart"] is False):
+        return True, ""
+    if told["quiet_s"] > patience_s:
+        return True, f"{run} is not started again ({state}): watch ends; started again, it goes on where it was"
+    why = f"{state}: {reason}" if reason else state
+    return False, f"{run} stands still ({why}); watch waits for it to go on, for {log.duration(patience_s)} at most"
 
 
 def _next(run: Path) -> Path | None:
@@ -82,8 +95,7 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
                 f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
             )
             row |= {name: found[name] for name in ("accuracy", "uar")}
-    with (run / LINES).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    log.append(run / LINES, row)
     plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
     log.say(line(row))
     if "accuracy" in row:

@@ -1,6 +1,8 @@
 """`fer-scale watch`: each checkpoint of a real run is fine-tuned and measured once, beside the run or after it."""
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,21 @@ def test_what_cannot_be_watched_is_refused_before_anything_is_trained(labeled_se
     (tmp_path / "recipe.toml").touch()
     with pytest.raises(UserError, match=r"its list `valid` is empty; draw it with `fer-scale split --valid 20%`"):
         watch.watch(tmp_path, str(labeled_set), bare, once=True)
+
+
+def test_a_run_that_failed_and_is_not_started_again_is_not_waited_for_without_end(
+    labeled_set: Path, split_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "attempts" / "0001"
+    start.mkdir(parents=True)
+    (tmp_path / "recipe.toml").touch()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    (start / "claim.json").write_text(json.dumps({"attempt": 1, "host": "a", "pid": 1, "time": now}))
+    outcome = {"outcome": "failed", "reason": "Hang: rank 1\nmore", "time": now, "restart": True}
+    (start / "outcome.json").write_text(json.dumps(outcome))
+    began = time.monotonic()
+    assert watch.watch(tmp_path, str(labeled_set), split_file, look_s=0.1, patience_s=3) == []
+    assert time.monotonic() - began > 2, "it may be started again"
+    waits, ends = capsys.readouterr().err.splitlines()
+    assert waits.endswith("stands still (failed: Hang: rank 1); watch waits for it to go on, for 3s at most")
+    assert ends.endswith("is not started again (failed): watch ends; started again, it goes on where it was")
