@@ -75,6 +75,10 @@ class Attempt:
         except OSError:
             return True
 
+    def seems_newest(self) -> bool:
+        """The same, quick enough for every step: there, a later start is seen so late. Numbers follow one another."""
+        return not os.path.exists(f"{self.out}/attempts/{self.number + 1:04d}")
+
     def superseded(self) -> Superseded:
         return Superseded(
             f"{self.out}: start {self.number + 1} of this run has begun; this one, number {self.number}, ends and "
@@ -274,7 +278,7 @@ class StopSignal:
     def asked(self) -> int:
         """0, SAVE (and end), SAVE_FOR_GOOD, or LEAVE without writing anything, as a later start has the run."""
         if self._rank == 0 and self._set < LEAVE:
-            if not self.attempt.is_newest():
+            if not self.attempt.seems_newest():
                 self._set = LEAVE
             elif not self._set and os.path.exists(self._file):
                 self._take()
