@@ -109,7 +109,14 @@ def test_a_run_killed_at_random_moments_ends_as_one_left_in_peace(go: Go, tmp_pa
     assert len(checkpoint.complete(run)) == 2 and not [*(run / "checkpoints").glob("*.part")]
 
 
-@pytest.mark.parametrize(("ranks", "doom"), [(1, "SIGINT"), (2, "SIGTERM"), (1, "stop"), (1, "run.max_hours")])
+@pytest.mark.parametrize(
+    ("ranks", "doom"),
+    [
+        (2, "SIGTERM"),
+        (1, "stop"),
+        *(pytest.param(1, doom, marks=pytest.mark.chaos) for doom in ("SIGINT", "run.max_hours")),
+    ],
+)
 def test_a_run_that_is_asked_to_stop_saves_ends_with_0_and_goes_on_to_the_last_bit(
     go: Go, peace: Peace, tmp_path: Path, ranks: int, doom: str
 ) -> None:
