@@ -111,10 +111,11 @@ def status_of(error: BaseException) -> int | None:
 
 
 def asked_pause_s(error: BaseException) -> float | None:
-    """What the Hub says about when to come again, in either of its two headers."""
+    """When to come again, as the Hub says it in either of two headers; it sends RateLimit with every answer."""
     for e in causes(error):
-        if isinstance(e, HfHubHTTPError):
-            if limit := parse_ratelimit_headers(e.response.headers):
+        if isinstance(e, HfHubHTTPError) and e.response.status_code in (429, 503):
+            limit = parse_ratelimit_headers(e.response.headers)
+            if limit and limit.remaining == 0:
                 return float(limit.reset_in_seconds)
             wanted = e.response.headers.get("Retry-After", "")
             return float(wanted) if re.fullmatch(r"\d{1,6}", wanted) else None

@@ -6,31 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import close_session, constants
+from huggingface_hub import close_session
 
-from fer_scale import artifact, encoder, hub, hub_client
+from fer_scale import artifact, encoder, hub
 
 sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub
 from hub import trained
+from hub.client import WRITER, point_at
 from hub.server import Hub
-
-WRITER = "hf_alicewritestolab"
 
 
 @pytest.fixture
 def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A running Hub; alice, who may write to `lab`, is logged in, the cache is empty, and waiting is short."""
     server = Hub(tmp_path / "server")
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token here"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # tests/hub speaks LFS; the calls of hub.py are the same
+    point_at(server, tmp_path / "cache", monkeypatch.setattr)
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    monkeypatch.setattr(hub_client, "WAIT_S", 0.01)
-    monkeypatch.setattr(hub_client, "SILENCE_S", 2.0)
-    hub_client.connect.cache_clear()
     yield server
     close_session()
     server.stop()

@@ -172,7 +172,7 @@ def test_a_full_disk_is_said_in_plain_words(published: str, hub_server: Hub, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub_pull, "hf_hub_download", full)
-    with pytest.raises(UserError, match="no room left under .*cache; free some space"):
+    with pytest.raises(UserError, match=r"no room left under .*cache; free some space"):
         hub.pull("hf://lab/faces")
 
 

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hub.xet import Xet
+
 
 class Refused(Exception):
     """An answer that is no success: status, words and, where the Hub sends one, its error code."""
@@ -22,7 +24,7 @@ class User:
     may_write: bool = True
 
     def owns(self, repo_name: str) -> bool:
-        return repo_name.split("/")[0] in (self.name, *self.organisations)
+        return repo_name.removeprefix("datasets/").split("/")[0] in (self.name, *self.organisations)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class File:
     git_sha1: str  # of the bytes, or of the LFS pointer
     size: int
     lfs: bool
+    xet: str | None = None  # what Xet calls it, if its bytes are there
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Repo:
     name: str
     private: bool = False
     gated: bool = False
+    granted: set[str] = field(default_factory=set)  # users who may read although it is gated
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -68,11 +72,15 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
         self._blobs.mkdir(parents=True)
-        self.repos: dict[str, Repo] = {}
+        self.repos: dict[str, Repo] = {}  # by ORG/NAME, or datasets/ORG/NAME
+        self.page = 3  # entries of a tree in one answer: few, so that every listing is paged
+        self.multipart_over: int | None = None  # bytes of a part, for larger files by LFS
+        self.parts: dict[tuple[str, int], bytes] = {}  # of files that are not complete
+        self.xet: Xet | None = None
 
     def create(self, name: str, private: bool = False) -> Repo:
         """A new repository; like the Hub's, it starts with one commit that holds .gitattributes."""
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+", name):
             raise Refused(400, "Invalid repo name")
         repo = self.repos[name] = Repo(name, private)
         repo.commit(
@@ -93,12 +101,14 @@ class Store:
         """A file that lies in git itself."""
         return File(self.keep(data), _git_sha1(data), len(data), lfs=False)
 
-    def large(self, sha256: str) -> File:
+    def large(self, sha256: str, size: int | None = None) -> File:
         """A file that git knows by an LFS pointer; its bytes were uploaded before."""
-        if not self.blob(sha256).exists():
+        xet, blob = None, self.blob(sha256)
+        if blob.exists():
+            size = blob.stat().st_size
+        elif self.xet is None or size is None or not (xet := self.xet.hash_of(sha256)):
             raise Refused(400, f"LFS pointer pointed to a file that does not exist: {sha256}")
-        size = self.blob(sha256).stat().st_size
-        return File(sha256, _git_sha1(pointer(sha256, size)), size, lfs=True)
+        return File(sha256, _git_sha1(pointer(sha256, size)), size, True, xet)
 
 
 def pointer(sha256: str, size: int) -> bytes:

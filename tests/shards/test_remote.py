@@ -624,7 +624,7 @@ TOKEN = "hf_alicewritestolab"
 def hub_server(tmp_path: Path, packed: ShardSet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub with the private dataset lab/faces: the packed set on main, and tagged v1; nobody is logged in."""
     server = Hub(tmp_path / "server")
-    repo = server.store.create("lab/faces", private=True)
+    repo = server.store.create("datasets/lab/faces", private=True)
     files = {}
     for file in packed.path.iterdir():
         sha256 = server.store.keep(file.read_bytes())
@@ -659,7 +659,7 @@ def test_a_revision_becomes_a_commit_when_it_is_opened_and_stays_that(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     far = open_set("hf://datasets/lab/faces@main", tmp_path / "cache", 1)
-    repo = hub_server.store.repos["lab/faces"]
+    repo = hub_server.store.repos["datasets/lab/faces"]
     first = repo.branches["main"]
     assert isinstance(far, RemoteSet) and far.source.address == f"hf://datasets/lab/faces@{first}"
     repo.commit({}, "emptied")
@@ -672,7 +672,7 @@ def test_a_folder_of_a_dataset_may_hold_the_set(
     hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    repo = hub_server.store.repos["lab/faces"]
+    repo = hub_server.store.repos["datasets/lab/faces"]
     repo.commit({f"sets/one/{name}": file for name, file in repo.at("main").files.items()}, "moved")
     far = open_set("hf://datasets/lab/faces/sets/one", tmp_path / "cache", 1)
     assert far.read(0, 0).key == "000000000"
