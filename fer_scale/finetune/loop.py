@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_scale import config, disk, ending, log, optim, resume
-from fer_scale.ending import LEAVE, SAVE, Preempted
+from fer_scale.ending import LEAVE, SAVE, SAVE_FOR_GOOD, Preempted
 from fer_scale.finetune import begin, ema, finish, processes, state, steps, table
 from fer_scale.finetune.begin import Meter, Run, TrainingError
 from fer_scale.finetune.recipe import Finetune
@@ -23,7 +23,7 @@ from fer_scale.finetune.steps import Input
 from fer_scale.loader import Batch
 from fer_scale.peers import by_main
 
-_LEVELS = (SAVE, LEAVE)
+_LEVELS = (SAVE, SAVE_FOR_GOOD, LEAVE)
 
 
 def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None = None) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
             _save(run)
         if stopping:
             run.journal.event("stop", step=run.step, reason=run.stop.reason)
-            raise run.stop.preempted(run.step)
+            raise run.stop.preempted(run.step, stopping)
     if last < stop and run.step >= last:
         raise Preempted(f"run.stop_after_steps = {last}", run.step, again=False)
 

@@ -19,7 +19,7 @@ from fer_scale.finetune import facemix, pseudo_labels, views
 from fer_scale.finetune.pool import take
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import Statistics
-from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.recipe import Finetune, Weighting
 from fer_scale.finetune.start import draw_paths
 from fer_scale.loader import Batch
 from shards.order import Keys, key, uniform
@@ -99,7 +99,7 @@ def supervised(
     return loss, apart
 
 
-def mixture(recipe: Finetune, step: int) -> tuple[facemix.Weighting, float]:
+def mixture(recipe: Finetune, step: int) -> tuple[Weighting, float]:
     """How the batch of a step is weighed, and the share of a picture in its mixture: one draw for all processes."""
     if uniform(_step_keys(recipe, step), _MIXTURE, 1)[0, 0] >= recipe.facemix.probability:
         return "none", 1.0
