@@ -41,6 +41,7 @@ _OVER_S = 20  # ranks of a start that has an outcome have so long to leave, as t
 _PATIENCE_S = 5  # between SIGTERM and SIGKILL where nothing is to be saved
 _MEET_S, _CLOSED_S = 3600, 60  # the longest wait for the main node; for its launcher of before to have gone
 _LATE_S = 65  # a network file system may show another node's file so late (acdirmax of nfs(5): 60)
+_QUIET_S = 60.0  # until it is said what is waited for; then twice as long, and so on
 _POLL_S = 0.25
 _RECIPES = {"pretrain": Pretrain, "finetune": Finetune}
 _OURS = (("-m", "fer_scale"), ("--module", "fer_scale"))
@@ -110,7 +111,7 @@ def _told(wish: Wish) -> tuple[int, str]:
 
 def _meet(orders: Orders, wish: Wish, door: Door) -> bool:
     """Wait for the main node's launcher to listen; after a failure, until that of before has gone, first."""
-    began, quiet_s = time.monotonic(), 60.0
+    began, quiet_s = time.monotonic(), _QUIET_S
     while orders.main:
         waited = time.monotonic() - began
         taken = not orders.elastic and _is_taken(orders.out)
@@ -118,9 +119,9 @@ def _meet(orders: Orders, wish: Wish, door: Door) -> bool:
             break
         if not wish.pause(4 * _POLL_S) or waited > orders.meet_s:
             return False
-        if waited > quiet_s:
+        if waited > quiet_s or (taken and door.held is None and quiet_s == _QUIET_S):
             quiet_s *= 2
-            why = "is to end the start that has lost this node" if taken else "is to listen"
+            why = "still has the start that has lost this node" if taken else "is to listen"
             _say(f"waiting for {orders.main}, where the main node {why}")
     return not wish.asked
 
@@ -134,7 +135,7 @@ def _is_taken(out: Path) -> bool:
 def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start, door: Door) -> None:
     """See to it that ranks go when they are to, until all have."""
     boundary = over = None
-    start, looked, began, quiet_s = before, 0.0, time.monotonic(), 60.0
+    start, looked, began, quiet_s = before, 0.0, time.monotonic(), _QUIET_S
     while launched.code() is None:
         launched.look()
         now = time.monotonic()
