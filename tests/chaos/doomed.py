@@ -21,7 +21,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import torch
 from disturbed import NEVER, as_a_driver
 
 from fer_scale.__main__ import main
-from fer_scale.pretrain.engine import Engine
+from fer_scale.pretrain.engine import Engine, Piece
 from fer_scale.pretrain.mae import MaskedAutoencoder
 
 PUBLISHED = Path(os.environ.get("PUBLISHED", "/nowhere"))
@@ -111,10 +111,10 @@ def _meet(doom: Doom) -> None:
         doom.met("step")
         return forward_before(self, images, keys_B)
 
-    def tensors(self: Engine) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-        for pair in tensors_before(self):
-            doom.met("gather", pair[0])
-            yield pair
+    def tensors(self: Engine, writers: Collection[int]) -> Iterator[Piece]:
+        for piece in tensors_before(self, writers):
+            doom.met("gather", piece.name)
+            yield piece
 
     fsync, forward_before, tensors_before = os.fsync, MaskedAutoencoder.forward, Engine.tensors
     sys.addaudithook(audited)

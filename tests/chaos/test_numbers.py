@@ -52,7 +52,9 @@ def test_a_bit_that_flips_in_a_weight_in_use_ends_the_run_and_the_same_command_g
 ) -> None:
     run = life("run", layout(tmp_path, stage), "run.max_skipped=3", driver=DRIVER)
     run.go(BAD="weight")
-    assert "doom: a bit flips" in run.said and sorted(run.codes) in ([1, 2], [1, 75]) and "Traceback" not in run.said, run.said
+    assert "doom: a bit flips" in run.said and sorted(run.codes) in ([1, 2], [1, 75]) and "Traceback" not in run.said, (
+        run.said
+    )
     ends = ("3 steps in a row were skipped", "the gathered weights are not the live ones", "has other weights than")
     assert sum(run.said.count(end) for end in ends) == 1, run.said
     run.go(BAD="nothing")
