@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shards.errors import UserError
 
 Ticker = Callable[[int, int], None]  # (done, total)
+
+_SILENT_S = 2.0  # a wait that is longer is said
 
 console = Console(stderr=True, highlight=False)
 
@@ -74,16 +77,22 @@ def bar(title: str, unit: str = "images", *, done: int = 0, shown: bool = True) 
 
 @contextmanager
 def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
-    """A callable (done, total) that shows rate and remaining time: a bar on a terminal, else a line every 10 s."""
+    """A callable (done, total) that shows rate and remaining time: a bar on a terminal, else a line every 10 s.
+
+    What goes on before it is called, as the listing of a dataset, is said from two seconds on.
+    """
     if console.is_terminal:
         with bar(title, unit) as draw:
             yield draw
         return
+    counted = threading.Event()
+    threading.Thread(target=_say_until, args=(counted, title), daemon=True).start()
     began = said = 0.0
     before: int | None = None  # what was done when the work began, or went on, says nothing of the rate
 
     def line(done: int, total: int) -> None:
         nonlocal began, said, before
+        counted.set()
         now = time.monotonic()
         if before is None:
             began, said, before = now, now, done
@@ -92,7 +101,18 @@ def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
             rate = (done - before) / (now - began)
             say(f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration((total - done) / rate)} left")
 
-    yield line
+    try:
+        yield line
+    finally:
+        counted.set()
+
+
+def _say_until(counted: threading.Event, title: str) -> None:
+    """Say that something goes on, until something is counted or all is done."""
+    waited_s = pause_s = _SILENT_S
+    while not counted.wait(pause_s):
+        say(f"{title}: preparing, {duration(waited_s)}")
+        waited_s, pause_s = waited_s + 10, 10.0
 
 
 class Journal:

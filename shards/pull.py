@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shards.cache import Item, fetch_checked
 from shards.errors import ShardError
-from shards.index import INDEX, KINDS, ShardSet, check_names, index_from, kinds, sha256, sizes
+from shards.index import INDEX, KINDS, check_names, index_from, kinds, sha256, sizes
 from shards.transfer import NoRight, NotThere, Source, content, source_of
 from shards.writer import write_through
 
@@ -41,11 +41,11 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    shards: ShardSet
+    folder: Path
     address: str  # of the Hub with the commit
 
 
-def pull(address: str, folder: Path | str, *, progress: Progress | None = None) -> Pulled:
+def pull(address: str, folder: Path, *, progress: Progress | None = None) -> Pulled:
     """Copy the set at `address` to `folder`, every byte checked against its index.
 
     RemoteError where it cannot be had, ShardError where the folder holds something else or its disk is full.
@@ -67,7 +67,7 @@ def pull(address: str, folder: Path | str, *, progress: Progress | None = None) 
         _fetch_card(at, source)
         if at != folder:
             _put_in_place(at, folder, data, items)
-    return Pulled(ShardSet.open(folder), source.address)
+    return Pulled(folder, source.address)
 
 
 def _holds(folder: Path, index: bytes) -> bool:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,22 @@ class Split:
 
 
 def split(
-    set_path: Path | str, *, labels: str, seed: int, out: Path, test: str | None = None, valid: str | None = None
+    set_path: Path | str,
+    *,
+    labels: str,
+    seed: int,
+    out: Path,
+    test: str | None = None,
+    valid: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw a split of the set and write it to `out`; its content. Sizes are counts ("1419") or shares ("5%")."""
     shard_set = open_set(set_path)
-    samples = [(sample.key, sample.face) for sample in shard_set.samples_in_order()]
+    samples = []
+    for sample in shard_set.samples_in_order():
+        samples.append((sample.key, sample.face))
+        if progress and len(samples) % 1000 in (0, 1):
+            progress(len(samples), shard_set.samples)
     expressions = [face.expression if face else None for _, face in samples]
     pixels, perceptual = shard_set.hashes()
     groups = duplicates.groups(pixels, perceptual)

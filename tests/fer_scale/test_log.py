@@ -1,6 +1,7 @@
 """What a run writes of itself."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_the_rate_of_work_that_goes_on_is_of_what_is_done_now(monkeypatch: pytes
         for done in (9_000, 9_050, 9_110, 9_120):
             tick(done, 10_000)
     assert screen.getvalue() == "packing out: 9,110/10,000 images, 10/s, 1m29s left\n"
+
+
+def test_work_that_counts_nothing_yet_is_said_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=screen, force_terminal=False, width=100, highlight=False))
+    monkeypatch.setattr(log, "_SILENT_S", 0.05)
+    with log.progress("packing out") as tick:
+        while not screen.getvalue():
+            time.sleep(0.01)
+        tick(1, 2)
+    assert screen.getvalue() == "packing out: preparing, 0s\n"

@@ -67,7 +67,7 @@ def test_a_pulled_set_is_the_set_with_its_lists_and_its_card(
     seen: list[tuple[int, int]] = []
     pulled = pull(web.url, tmp_path / "here", progress=lambda done, total: seen.append((done, total)))
     assert read_folder(tmp_path / "here") == read_folder(packed.path)
-    assert (pulled.address, pulled.shards.fingerprint) == (web.url, packed.fingerprint)
+    assert (pulled.folder, pulled.address) == (tmp_path / "here", web.url)
     assert verify(tmp_path / "here")["damaged"] == []
     assert seen[-1][0] == seen[-1][1] and seen == sorted(seen), "progress never goes back"
     assert not (tmp_path / "here.part").exists()
@@ -111,8 +111,9 @@ def test_what_fails_for_good_leaves_no_set_and_the_next_pull_fetches_only_the_re
 
 KILLED = """
 import sys
+from pathlib import Path
 from shards.pull import pull
-pull(sys.argv[1], sys.argv[2])
+pull(sys.argv[1], Path(sys.argv[2]))
 """
 
 
