@@ -331,7 +331,7 @@ SLEEPS = "import sys; from pathlib import Path; from fer_scale import ending; en
 def test_whether_the_newest_starts_process_is_there_is_told_by_more_than_its_id(tmp_path: Path) -> None:
     run = subprocess.Popen([sys.executable, "-c", SLEEPS, str(tmp_path)], stdin=subprocess.PIPE)
     file = tmp_path / "attempts" / "0001" / "claim.json"
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < until
         time.sleep(0.02)

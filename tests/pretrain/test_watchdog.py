@@ -96,7 +96,7 @@ def test_a_save_that_hangs_beside_the_steps_ends_the_run_and_its_folder_is_named
     words += ["run.steps=100000", "run.hang_seconds=save=1", "run.log_every_steps=1000"]
     held = {"HELD_FOR": str(tmp_path / "never"), "LAST": "-1"}
     [process] = launch(1, str(RANKS / "held.py"), *words, "run.checkpoint_every_steps=50", **held).processes
-    said = process.communicate(timeout=50)[0]
+    said = process.communicate(timeout=100)[0]
     assert process.returncode == os.EX_TEMPFAIL, said
     outcome = json.loads((tmp_path / "outcome.json").read_text())
     assert f" has been writing to {tmp_path}/checkpoints for more than 1 s" in outcome["reason"]
