@@ -28,6 +28,7 @@ TRICKLE_BPS = 100  # so is one that sends less, on the average of a SILENCE_S
 PATIENCE_S = 80.0  # no call is begun again after so long
 TRIES = 5
 WAIT_S = 0.5  # before the second try; doubles with each
+LONGEST_WAIT_S = 30.0  # if the Hub asks for a longer pause, it is the user's to decide
 TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is to be believed
 
 
@@ -71,9 +72,9 @@ def _refuse_strange(response: httpx.Response) -> None:
     if response.request.method == "HEAD":
         tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
         if not re.fullmatch(r"\w[\w+=.-]*|", tag):
-            raise Strange(f"ETag {tag[:80]!r}")
+            raise Strange(f"ETag {tag[:80]!r}", harmful=True)
     if not re.fullmatch("[0-9a-f]{40}|", commit := headers.get("X-Repo-Commit") or ""):
-        raise Strange(f"X-Repo-Commit {commit[:80]!r}")
+        raise Strange(f"X-Repo-Commit {commit[:80]!r}", harmful=True)
 
 
 def _watch(response: httpx.Response) -> None:
@@ -128,6 +129,6 @@ def _asked(call: Callable[[], Result]) -> Result:
 def wait(attempt: int, error: Exception) -> None:
     """Wait after a failed attempt, as the Hub asks or twice as long each time; raise `error` if that is too long."""
     seconds = asked_pause_s(error) or WAIT_S * 2**attempt
-    if seconds > 1.5 * SILENCE_S:
+    if seconds > LONGEST_WAIT_S:
         raise error
     time.sleep(seconds)

@@ -20,6 +20,7 @@ from pathlib import Path
 from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.errors import (
     DisabledRepoError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -30,7 +31,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]  # exported lazily
 
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be gone at the next try
@@ -61,7 +62,7 @@ class WrongRevision(HubError):
     """The repository has no such branch, tag or commit."""
 
 
-class RateLimited(HubError):
+class RateLimited(HubError, Broken):
     """Too many requests; `seconds` until the Hub takes new ones, None if it does not say."""
 
     def __init__(self, text: str, seconds: float | None = None) -> None:
@@ -71,6 +72,10 @@ class RateLimited(HubError):
 
 class NoNetwork(HubError):
     """No answer, or none of use for too long, or none is wanted (HF_HUB_OFFLINE)."""
+
+
+class NoAnswer(NoNetwork, Broken):
+    """One was wanted, and the same again may get it: exit code 75."""
 
 
 class DiskFull(HubError):
@@ -90,7 +95,11 @@ class StrangeHub(HubError):
 
 
 class Strange(Exception):
-    """An answer that is none, found while it is read; StrangeHub for users."""
+    """An answer that is none, found while it is read; StrangeHub for users. After a `harmful` one nobody asks again."""
+
+    def __init__(self, text: str, *, harmful: bool = False) -> None:
+        super().__init__(text)
+        self.harmful = harmful
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -124,14 +133,18 @@ def asked_pause_s(error: BaseException) -> float | None:
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later."""
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):  # tried often enough by huggingface_hub
+    chain = list(causes(error))
+    if any(_is_full(e) or isinstance(e, OfflineModeIsEnabled | httpx.TooManyRedirects) for e in chain):
         return False
-    if any(_is_full(e) or isinstance(e, Strange | httpx.TooManyRedirects) for e in causes(error)):
+    for e in chain:
+        if isinstance(e, Strange | FileMetadataError):  # such as a page of HTML
+            return not getattr(e, "harmful", False)
+    if isinstance(error, LocalEntryNotFoundError):  # tried often enough by huggingface_hub
         return False
     if (status := status_of(error)) is not None:
         return status in _PASSING
     cut = "Consistency check failed"  # a response shorter than promised
-    return any(isinstance(e, httpx.RequestError | ConnectionError) or cut in str(e) for e in causes(error))
+    return any(isinstance(e, httpx.RequestError | ConnectionError) or cut in str(e) for e in chain)
 
 
 @contextmanager
@@ -184,20 +197,23 @@ def _refused(error: Exception, status: int, page: str) -> HubError:
         when = f"in {pause:.0f} s" if pause else "later"
         return RateLimited(f"too many requests for the Hub's rate limit; try again {when}", pause)
     said = next((e.server_message for e in causes(error) if isinstance(e, HfHubHTTPError)), None)
-    advice = "try again later" if status in _PASSING else "look at the page and at what was to be sent"
-    return HubError(f"the Hub answered {status} ({clean(said or 'no reason given')}); {advice}")
+    words = f"the Hub answered {status} ({clean(said or 'no reason given')})"
+    if status in _PASSING:
+        return NoAnswer(f"{words}; try again later")
+    return HubError(f"{words}; look at the page and at what was to be sent")
 
 
 def _unanswered(error: Exception) -> HubError | None:
     """No answer at all, or one that makes no sense."""
     cause = list(causes(error))[-1]
     what = clean(str(cause)) or type(cause).__name__
-    if any(isinstance(e, Strange | httpx.TooManyRedirects | httpx.UnsupportedProtocol) for e in causes(error)):
+    strange = (Strange, FileMetadataError, httpx.TooManyRedirects, httpx.UnsupportedProtocol)
+    if any(isinstance(e, strange) for e in causes(error)):
         return StrangeHub(
             f"{constants.ENDPOINT} does not answer as the Hub does ({what}); look at HF_ENDPOINT and proxy"
         )
     if isinstance(error, LocalEntryNotFoundError | ConnectionError) or may_pass(error):
-        return NoNetwork(
+        return NoAnswer(
             f"no answer from {constants.ENDPOINT} ({what}); look at network and proxy; what was pulled before can be "
             "used with HF_HUB_OFFLINE=1"
         )

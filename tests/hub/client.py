@@ -23,4 +23,5 @@ def point_at(server: Hub, cache: Path, put: Callable[[object, str, object], None
     put(constants, "HF_HUB_DISABLE_XET", server.store.xet is None)
     put(hub_client, "WAIT_S", 0.01)
     put(hub_client, "SILENCE_S", silence_s)
+    put(hub_client, "PATIENCE_S", 4 * silence_s)
     hub_client.connect.cache_clear()

@@ -14,7 +14,7 @@ Where it differs from the real Hub:
 - the real one keeps Xet's chunks on a server of their own. Here hf_xet keeps them in a folder (xet.py): no fault can
   strike between it and the chunks, and such a file cannot be had by plain HTTP as it can there;
 - pages of a listing have 3 entries instead of 1,000, so that every listing is paged;
-- a card's front matter is looked at, not validated; the Hub knows licences, tags and metrics by name;
+- a card's front matter is held against its form (cards.py); the Hub also knows which ids there are;
 - there are no pull requests, discussions, spaces, download counts or scans for malware, and every commit is
   visible at once: the real one needs seconds for large commits, and caches may show an old branch for a moment;
 - a token may write to what its user owns or to nothing: the real one has rights by repository and by organisation;
@@ -23,8 +23,8 @@ Where it differs from the real Hub:
 
 import socket
 import struct
+import sys
 import threading
-import time
 import traceback
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,7 +80,8 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is part of the tests; anything else is shown."""
-        traceback.print_exc()
+        if not isinstance(sys.exception(), OSError):
+            traceback.print_exc()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -185,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault.kind == "stall":
                     self.hub.stopped.wait(fault.seconds)
                 if fault.kind == "broken":
-                    time.sleep(0.05)  # else the reset overtakes what was sent
+                    self.hub.stopped.wait(0.05)  # else the reset overtakes what was sent
                     self._reset()
             case "trickle":
                 self._trickle(response.body, fault.seconds)

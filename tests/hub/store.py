@@ -97,6 +97,10 @@ class Store:
         self.blob(sha256).write_bytes(data)
         return sha256
 
+    @staticmethod
+    def digest(data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
     def small(self, data: bytes) -> File:
         """A file that lies in git itself."""
         return File(self.keep(data), _git_sha1(data), len(data), lfs=False)
