@@ -48,6 +48,7 @@ def play_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
                 lambda cache: hub.pull(f"hf://lab/faces@{TAG}").folder,
                 errors=hub.HubError,
                 silence_s=SILENCE_S,
+                limit_s=LIMIT_S,
             )
         finally:
             close_session()
@@ -56,10 +57,9 @@ def play_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
 
 
 def _promised(outcomes: list[Outcome]) -> None:
-    found = summary(outcomes, LIMIT_S)
+    found = summary(outcomes)
     print(found, *[o for o in outcomes if o.error], sep="\n")
     assert not found["wrong"], [o for o in outcomes if o.wrong]
-    assert not found["hangs"], [o for o in outcomes if o.seconds > LIMIT_S]
     assert found["kinds"] >= 13 and found["fired"] >= found["schedules"], "or this test has shown nothing"
     assert found["whole and right"] >= 0.9 * found["schedules"], [o for o in outcomes if o.error]
 
