@@ -1,7 +1,7 @@
 """Publishing and pulling while things fail: this program beside plain calls of huggingface_hub, on the same schedules.
 
     python tests/benchmarks/hub_rival.py                  # 300 schedules of faults each (tests/hub/schedules.py)
-    python tests/benchmarks/hub_rival.py --only ours --schedules 50 --at-once 4 --show
+    python tests/benchmarks/hub_rival.py --only ours --first 50 --schedules 50 --at-once 4 --show
 
 Every schedule has a process, a server and a cache of its own, and all time limits are those that users have: one that
 has not ended after 120 s is a hang. The rival is what the documentation shows: create_repo, upload_folder,
@@ -72,24 +72,25 @@ def _child(side: str, number: int, place: Path, answer: Path) -> None:
     os._exit(0)  # whatever hangs
 
 
-def _all(side: str, count: int, at_once: int, scratch: Path) -> list[Outcome]:
+def _all(side: str, numbers: range, at_once: int, scratch: Path) -> list[Outcome]:
     """Every schedule in a process of its own, so many at once."""
     fork = multiprocessing.get_context("fork")
     running: list[multiprocessing.Process] = []
-    files = [scratch / f"{side}{number}.json" for number in range(count)]
-    for number, file in enumerate(files):
+    files = {number: scratch / f"{side}{number}.json" for number in numbers}
+    for number, file in files.items():
         while len(running := [process for process in running if process.is_alive()]) >= at_once:
             time.sleep(0.05)
         running.append(fork.Process(target=_child, args=(side, number, scratch / f"{side}{number}", file)))
         running[-1].start()
     for process in running:
         process.join()
-    return [Outcome(**json.loads(file.read_text())) for file in files]
+    return [Outcome(**json.loads(file.read_text())) for file in files.values()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--schedules", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=12)
     parser.add_argument("--only", choices=("ours", "plain"))
     parser.add_argument("--show", action="store_true", help="every schedule that did not end whole and right")
@@ -99,7 +100,8 @@ def main() -> None:
     for side in ("ours", "plain"):
         if args.only in (None, side):
             with tempfile.TemporaryDirectory() as scratch:
-                outcomes = _all(side, args.schedules, args.at_once, Path(scratch))
+                numbers = range(args.first, args.first + args.schedules)
+                outcomes = _all(side, numbers, args.at_once, Path(scratch))
             print(json.dumps({"side": side} | summary(outcomes)), flush=True)
             for outcome in outcomes:
                 if args.show and (outcome.error or outcome.wrong):
