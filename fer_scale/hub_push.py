@@ -158,8 +158,9 @@ class _Upload:
     def __init__(self, place: Place, files: Mapping[str, Path], progress: Progress) -> None:
         self._place, self._files, self._progress = place, files, progress
         self._operations: dict[str, _Counted] = {}
+        self._sizes = {name: path.stat().st_size for name, path in files.items()}
         self._left: dict[str, int] = {}  # bytes of a file that have left
-        self._lock, self._shown = threading.Lock(), 0
+        self._lock, self._shown, self._total = threading.Lock(), 0, 0
 
     def sent(self, names: list[str]) -> list[CommitOperationAdd]:
         """These files as parts of a commit, after the bytes of the large ones have been sent."""
@@ -167,10 +168,11 @@ class _Upload:
             if name not in self._operations:
                 self._operations[name] = operation = _Counted(name, str(self._files[name]))
                 operation.count = functools.partial(self._tell, name)
+                self._total += self._sizes[name]
         for batch in self._batches(names):
             with _seen(functools.partial(self._tell_batch, batch)):
                 self._send(batch)
-            self._tell_batch(batch, sum(self._size(name) for name in batch))
+            self._tell_batch(batch, sum(self._sizes[name] for name in batch))
         return [self._operations[name] for name in names]
 
     def _send(self, batch: list[str]) -> None:
@@ -181,28 +183,26 @@ class _Upload:
         batch: list[str] = []
         size = 0
         for name in names:
-            if batch and (len(batch) == _BATCH_FILES or size + self._size(name) > _BATCH_BYTES):
+            if batch and (len(batch) == _BATCH_FILES or size + self._sizes[name] > _BATCH_BYTES):
                 yield batch
                 batch, size = [], 0
             batch.append(name)
-            size += self._size(name)
+            size += self._sizes[name]
         if batch:
             yield batch
 
-    def _size(self, name: str) -> int:
-        return self._files[name].stat().st_size
-
     def _tell(self, name: str, position: int) -> None:
         with self._lock:  # several files are sent at once
-            self._left[name] = max(position, self._left.get(name, 0))
-            self._shown = max(self._shown, sum(self._left.values()))
-            self._progress(self._shown, sum(self._size(name) for name in self._operations))
+            more = max(0, position - self._left.get(name, 0))
+            self._left[name] = self._left.get(name, 0) + more
+            self._shown += more
+            self._progress(self._shown, self._total)
 
     def _tell_batch(self, batch: list[str], done: int) -> None:
         """What is known of a batch as a whole, dealt to its files in order."""
         for name in batch:
-            self._tell(name, min(done, self._size(name)))
-            done -= min(done, self._size(name))
+            self._tell(name, min(done, self._sizes[name]))
+            done -= min(done, self._sizes[name])
 
 
 class _Counted(CommitOperationAdd):
