@@ -116,10 +116,14 @@ def _pretrain(verb: Verb) -> None:
 
 
 def _publish(verb: Verb) -> None:
-    """Cut a model folder with its card from a run, and put it into a folder or on the Hub."""
-    verb.add_argument("source", type=Path, help="a run, one of its checkpoints, or a model folder")
-    verb.add_argument("to", help="a folder, or hf://ORG/NAME[@TAG]")
-    verb.add_argument("--licence", help="of the weights, as cc-by-nc-4.0; needed unless the recipe has card.license")
+    """Cut a model folder with its card from a run, for a folder or the Hub; or put a shard set on the Hub."""
+    verb.add_argument("source", type=Path, help="a run, one of its checkpoints, or a model folder; or a shard set")
+    verb.add_argument("to", help="a folder, or hf://ORG/NAME[@TAG]; of a shard set hf://datasets/ORG/NAME[@TAG]")
+    verb.add_argument(
+        "--licence",
+        help="of the weights, as cc-by-nc-4.0, needed unless the recipe has card.license; of a set unless its index "
+        "has one",
+    )
     verb.add_argument("--title", help="title of the model card")
     verb.add_argument("--step", type=int, help="which checkpoint of a run (the newest)")
     verb.add_argument("--private", action="store_true", help="create the repository private")
@@ -128,8 +132,8 @@ def _publish(verb: Verb) -> None:
 
 
 def _pull(verb: Verb) -> None:
-    """Fetch a published model, every byte checked."""
-    verb.add_argument("source", metavar="from", help=_MODEL)
+    """Fetch a published model or shard set, every byte checked."""
+    verb.add_argument("source", metavar="from", help=f"{_MODEL}; or hf://datasets/..., https://..., s3://... of a set")
     verb.add_argument("folder", type=Path, help="where to put it")
     _json(verb)
 

@@ -97,9 +97,13 @@ def _life(args: Namespace) -> None:
 
 def _split(args: Namespace) -> None:
     with _imports():
+        from fer_scale import log
         from fer_scale.finetune import split
 
-    drawn = split.split(args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid)
+    with log.progress(f"reading {args.set}") as tick:
+        drawn = split.split(
+            args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid, progress=tick
+        )
     counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
     _result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})
 
@@ -112,6 +116,10 @@ def _pretrain(args: Namespace) -> None:
 
 
 def _publish(args: Namespace) -> None:
+    from shards.index import INDEX
+
+    if (args.source / INDEX).is_file():
+        return _publish_set(args)
     with _imports():
         from fer_scale import publish
 
@@ -122,11 +130,23 @@ def _publish(args: Namespace) -> None:
     _result(args, {"published": address})
 
 
+def _publish_set(args: Namespace) -> None:
+    from fer_scale import sets
+
+    if args.step is not None or args.pictures:
+        raise UserError(f"{args.source}: is a shard set; --step, --pictures are for models")
+    address = sets.publish(args.source, args.to, licence=args.licence, title=args.title, private=args.private)
+    _result(args, {"published": address})
+
+
 def _pull(args: Namespace) -> None:
     from fer_scale import hub, log
+    from shards import pull, transfer
 
+    is_set = transfer.holds_sets(args.source)
     with log.progress(f"pulling {args.source}", "bytes") as tick:
-        pulled = hub.pull(args.source, args.folder, progress=tick)
+        fetch = pull.pull if is_set else hub.pull
+        pulled = fetch(args.source, args.folder, progress=tick)
     _result(args, {"pulled": pulled.address, "folder": str(pulled.folder)})
 
 
