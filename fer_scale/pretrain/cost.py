@@ -153,13 +153,7 @@ def memory(
 
 
 def saved(shape: Shape) -> int:
-    """Bytes of a checkpoint: fp32 weights, Adam's two moments of those that are trained.
-
-    As many are kept, from the first save on, in the memory of the hosts whose ranks write it, whether it is written
-    beside the steps or not: on one host all of it, where its ranks are all that write.
-
-    Measured (2026-11-27, pytest -m slow tests/pretrain/test_check.py -s): 381 MB of RSS where 383 are foretold.
-    """
+    """Bytes of a checkpoint, of which the writers' hosts keep a copy: 381 MB where 383 are foretold (test_check.py)."""
     return FP32 * (3 * shape.trained + shape.frozen)
 
 
