@@ -207,11 +207,22 @@ def test_a_signal_to_one_rank_stops_all_at_a_saved_step(
     assert checkpoint.progress_of(checkpoint.folder_of(tmp_path / "run", ended["step"]))["step"] == ended["step"]
 
 
-def test_the_file_stop_stops_a_run(words: list[str], tmp_path: Path, launch: Any) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "stop").touch()
-    launch(1, *words).wait()
-    assert outcome(tmp_path)["step"] == 1 and not (tmp_path / "run" / "stop").exists()
+def test_the_file_stop_stops_a_run_and_while_it_lies_there_none_begins(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    stop = tmp_path / "run" / "stop"
+    stop.parent.mkdir()
+    stop.touch()
+    assert "stop is there since" in refused(launch, 1, *words)
+    stop.unlink()
+    run = launch(1, *words, "run.steps=100000", "run.checkpoint_every_steps=100000")
+    until = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert time.monotonic() < until and run.processes[0].poll() is None
+        time.sleep(0.05)
+    stop.touch()
+    run.wait()
+    assert outcome(tmp_path)["outcome"] == "preempted" and not stop.exists()
 
 
 @pytest.mark.slow  # test_start.py trains from published weights, too
