@@ -3,9 +3,12 @@
     model.safetensors  config.json     what timm and transformers read
     README.md  curves.png ...          the card and its pictures
     manifest.json                      {"version": 1, "files": {NAME: {"bytes": N, "sha256": HEX}}}, written last
+    model.sig                          a signature over all of them but the card, where one was asked for (signature.py)
 
 The manifest leaves README.md out: a card may be corrected by hand, on the Hub too, without breaking the rest. A folder
 is put in place by renames; whoever kills that leaves the old folder or the new one.
+
+Whoever loads a model goes through encoder.read(), and whoever fetches one through hub.pull(): both call check().
 """
 
 import errno
@@ -20,10 +23,13 @@ from typing import Any
 
 from shards.errors import UserError
 
-CARD, MANIFEST = "README.md", "manifest.json"
+CARD, MANIFEST, SIGNATURE = "README.md", "manifest.json", "model.sig"
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", WEIGHTS)
 _FROM = ", from "  # between a licence and that of the weights before
+_FRONT_BYTES = 64 << 10  # of a card, in which its front matter must end
+_MANIFEST_BYTES = 1 << 20
+_LOADED = (".safetensors", ".json")  # what loaders of models look for, and so must stand in a manifest
 _SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
 
 
@@ -33,7 +39,7 @@ class ArtifactError(UserError):
 
 def belongs(name: str) -> bool:
     """Whether a file of this name may travel: no folders, no hidden files, and nothing that may hold a pickle."""
-    plain = "/" not in name and "\\" not in name and not name.startswith(".")
+    plain = name.isprintable() and "/" not in name and "\\" not in name and not name.startswith(".") and len(name) < 100
     return plain and (name == "LICENSE" or Path(name).suffix in _SUFFIXES)
 
 
@@ -51,7 +57,8 @@ def files(folder: Path) -> dict[str, Path]:
 def licence(folder: Path, config: dict[str, Any]) -> str:
     """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0"."""
     card = folder / CARD
-    front = re.match(r"---\n(.*?)\n---\n", card.read_text(errors="replace"), re.DOTALL) if card.is_file() else None
+    began = small(card, _FRONT_BYTES, cut=True).decode(errors="replace") if card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---\n", began, re.DOTALL)
     found = dict(re.findall(r"^(license|license_name):(.*)$", front[1], re.MULTILINE)) if front else {}
     said = found.get("license_name") or found.get("license", config.get("pretrained_cfg", {}).get("license"))
     before = config.get("fer_scale", {}).get("base_licence")
@@ -81,7 +88,7 @@ def seal(folder: Path) -> None:
     listed = {
         name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for name, path in files(folder).items()
-        if name not in (CARD, MANIFEST)
+        if name not in (CARD, MANIFEST, SIGNATURE)
     }
     beside = folder / f".{MANIFEST}.part"
     beside.write_text(json.dumps({"version": 1, "files": listed}, indent=2) + "\n")
@@ -94,29 +101,72 @@ def manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
     if not place.is_file():
         return None
     try:
-        said = json.loads(place.read_text())
+        said = strict_json(small(place, _MANIFEST_BYTES))
         version = said["version"]
-        listed = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in said["files"].items()}
+        listed = {name: (file["bytes"], file["sha256"]) for name, file in said["files"].items()}
+        if strange := [name for name, entry in listed.items() if tuple(map(type, entry)) != (int, str)]:
+            raise ValueError(f"of {strange[0][:60]!r} it says no bytes or no sha256")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ArtifactError(f"{place}: not a manifest ({error!r}); pull or publish the model again") from None
+        raise ArtifactError(f"{place}: not a manifest ({error!r:.200}); pull or publish the model again") from None
     if version != 1:
-        raise ArtifactError(f"{place}: of version {version}, this program reads 1; update fer_scale")
+        raise ArtifactError(f"{place}: of version {version!r:.20}, this program reads 1; update fer_scale")
     return listed
 
 
 def check(folder: Path) -> None:
-    """Read every byte again that the manifest lists; the damaged and the missing are named, all of them."""
+    """Read every byte again that the manifest lists; all that is damaged, missing or not listed is named.
+
+    A folder without a manifest (weights of timm, say) has nothing to be checked against.
+    """
+    listed = manifest(folder)
+    if listed is None:
+        return
     damaged = []
-    for name, (size, digest) in (manifest(folder) or {}).items():
+    for name, (size, digest) in listed.items():
         path = folder / name
         if not belongs(name) or not path.is_file():
-            damaged.append(f"{name} is missing")
+            damaged.append(f"{repr(name)[1:-1][:60]} is missing")
         elif path.stat().st_size != size:
             damaged.append(f"{name} has {path.stat().st_size} bytes, not {size}")
         elif sha256(path) != digest:
             damaged.append(f"{name} has changed since it was published")
+    strange = {path.name for path in folder.iterdir() if path.suffix in _LOADED} - {*listed, MANIFEST}
+    damaged += [f"{name} is not in its {MANIFEST}" for name in sorted({*NEEDED, *strange} - {*listed})]
     if damaged:
-        raise ArtifactError(f"{folder}: damaged: {'; '.join(damaged)}; pull or publish it again")
+        more = f"; and {len(damaged) - 10} more" if len(damaged) > 10 else ""
+        raise ArtifactError(f"{folder}: damaged: {'; '.join(damaged[:10])}{more}; pull or publish it again")
+
+
+def strict_json(raw: bytes) -> Any:
+    """What JSON says, ValueError where it is none, or says a thing twice: Python would take the last, others the first.
+
+    NaN and Infinity, which Python reads and JSON does not have, are refused.
+    """
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is no number of JSON")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        said: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in said:
+                raise ValueError(f"it says {name[:60]!r} twice")
+            said[name] = value
+        return said
+
+    try:
+        return json.loads(raw, object_pairs_hook=once, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("brackets within brackets, too many") from None
+
+
+def small(file: Path, most: int, *, cut: bool = False) -> bytes:
+    """The bytes of a file of at most `most`; ValueError where it has more, unless it may be `cut` there."""
+    with file.open("rb") as opened:
+        data = opened.read(most + 1)
+    if len(data) > most and not cut:
+        raise ValueError(f"more than {most:,} bytes")
+    return data[:most]
 
 
 def put(source: Path, place: Path) -> None:
@@ -132,7 +182,7 @@ def put(source: Path, place: Path) -> None:
             old.rename(place)  # killed between the two renames below
         if _same(offered, place):
             return
-        _refuse_to_replace(place)
+        refuse_to_replace(place)
         for rest in (beside, old):
             shutil.rmtree(rest, ignore_errors=True)
         try:
@@ -179,13 +229,13 @@ def _same(offered: dict[str, Path], place: Path) -> bool:
     return all(sha256(path) == sha256(place / name) for name, path in offered.items())
 
 
-def _refuse_to_replace(place: Path) -> None:
+def refuse_to_replace(place: Path) -> None:
     """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not place.is_dir():
         raise ArtifactError(f"{place}: is a file; give a folder")
-    ours = {CARD, MANIFEST, *(manifest(place) or {})}
+    ours = {CARD, MANIFEST, SIGNATURE, *(manifest(place) or {})}
     others = sorted(path.name for path in place.iterdir() if path.name not in ours)
     if others or not (place / MANIFEST).is_file():
         raise ArtifactError(

@@ -2,6 +2,10 @@
 
 The parameter names are timm's all the way through. The folder holds `model.safetensors` and `config.json` in timm's
 schema, which plain timm (`local-dir:`, `hf-hub:`) and transformers' AutoModel read without any of this code.
+
+A folder may be a stranger's. Before anything of it is used: every byte against its manifest (artifact.py), config.json
+against lists of what may stand there (model_config.py), the header of the weights (weights.py), and then whether the
+weights are those of the network that the config describes, on the `meta` device, which takes no memory.
 """
 
 import json
@@ -12,11 +16,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fer_scale import artifact, model_config, weights
 from shards.errors import UserError
 
 FORMAT = 1
@@ -27,8 +31,7 @@ SHAPES = {  # width, depth, heads (Dosovitskiy et al. 2021, Table 1; DeiT for ti
     "vit_large": (1024, 24, 16),
 }
 _CARRIER = "vit_base_patch16_224"  # the timm architecture that every shape of ours is a set of arguments to
-_FETCH = re.compile("pretrained.*|checkpoint_path|cache_dir")  # what makes timm.create_model fetch or unpickle weights
-_KINDS = {"architecture": str, "model_args": dict, "pretrained_cfg": dict, "fer_scale": dict, "num_classes": int}
+_CONFIG_BYTES = 4 << 20
 _THREE = ("input_size", "mean", "std")  # of pretrained_cfg: a number for each colour
 
 
@@ -146,43 +149,31 @@ def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> Non
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a folder, checked: what is missing, damaged or not finite is named."""
-    for name in ("config.json", "model.safetensors"):
+    """config.json and the tensors of a folder: what is missing, damaged, not allowed or not finite is named."""
+    for name in artifact.NEEDED:
         if not (folder / name).is_file():
             raise EncoderError(f"{folder}: no {name}; an encoder folder is what `fer-scale publish` writes")
+    artifact.check(folder)
     config = _config(folder / "config.json")
     form = config.get("fer_scale", {}).get("format", FORMAT)
     if form != FORMAT:
         raise EncoderError(f"{folder}: written in format {form}, this version reads {FORMAT}; update fer_scale")
+    file = folder / artifact.WEIGHTS
     try:
-        state = load_file(folder / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise EncoderError(
-            f"{folder / 'model.safetensors'}: cannot be read ({error}); pull or publish it again"
-        ) from None
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise EncoderError(f"{folder / 'model.safetensors'}: NaN or infinite values in {', '.join(broken[:5])}")
-    return config, state
+        return config, weights.read(file)
+    except (ValueError, OSError) as error:
+        raise EncoderError(f"{file}: {error}; pull or publish it again") from None
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """What config.json says, its values of the kinds that timm's schema gives them."""
+    """What config.json says, nothing in it that is not on the lists of model_config.py."""
     try:
-        config = json.loads(file.read_text())
+        config = artifact.strict_json(artifact.small(file, _CONFIG_BYTES))
     except ValueError as error:
         raise EncoderError(f"{file}: not JSON ({error}); pull or publish it again") from None
-    if not isinstance(config, dict) or "architecture" not in config:
-        raise EncoderError(f"{file}: names no architecture; it is not in timm's schema")
-    faults = [
-        f"{key} is no {kind.__name__}" for key, kind in _KINDS.items() if not isinstance(config.get(key, kind()), kind)
-    ]
-    for key in () if faults else _THREE:
-        values = config.get("pretrained_cfg", {}).get(key, [0, 0, 0])
-        if not isinstance(values, list) or [isinstance(value, int | float) for value in values] != [True] * 3:
-            faults.append(f"pretrained_cfg.{key} is no list of three numbers")
-    if faults:
-        raise EncoderError(f"{file}: {', '.join(faults)}; it is not in timm's schema")
+    if faults := model_config.faults(config):
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise EncoderError(f"{file}: {'; '.join(faults[:5])}{more}; only what is known to be harmless is loaded")
     return config
 
 
@@ -196,10 +187,10 @@ def load(
     """
     config, state = read(folder)
     args = {"drop_path_rate": drop_path} if drop_path else {}
+    with torch.device("meta"):
+        _refuse_misfit(create(folder, config), config, state, folder)
     classes = config.get("num_classes", 0) if num_classes is None else num_classes
     model = create(folder, config, num_classes=classes, **args)
-    if missing := [name for name in _THREE if name not in config.get("pretrained_cfg", {})]:
-        raise EncoderError(f"{folder / 'config.json'}: its pretrained_cfg does not say {', '.join(missing)}")
     if classes != config.get("num_classes", 0):
         head = f"{getattr(model, 'pretrained_cfg', {}).get('classifier', 'head')}."
         state = {k: v for k, v in state.items() if not k.startswith(head)}
@@ -215,17 +206,28 @@ def load(
 def create(folder: Path, config: dict[str, Any], **args: Any) -> nn.Module:
     """The timm model that a folder's config describes, its weights as timm draws them; `args` win over the config's.
 
-    The config may be a stranger's: it says how the model is built, and never where weights are to be had.
+    The config says how the model is built, and never where weights are to be had.
     """
-    file, architecture, said = folder / "config.json", config["architecture"], config.get("model_args", {})
-    if not timm.is_model(architecture):
-        raise EncoderError(f"{file}: timm {timm.__version__} knows no architecture {architecture!r}")
-    if fetch := [name for name in said if _FETCH.fullmatch(name)]:
-        raise EncoderError(f"{file}: model_args may not hold {', '.join(fetch)}: weights come from the folder alone")
+    file, architecture = folder / "config.json", config["architecture"]
+    args = {"num_classes": config.get("num_classes", 0)} | config.get("model_args", {}) | args
     try:
-        return timm.create_model(architecture, pretrained=False, **(said | args))
+        return timm.create_model(architecture, pretrained=False, **args)
     except Exception as error:  # of any kind: timm takes the arguments as they come
         raise EncoderError(f"{file}: model_args do not fit {architecture} ({type(error).__name__}: {error})") from None
+
+
+def _refuse_misfit(described: nn.Module, config: dict[str, Any], state: dict[str, Tensor], folder: Path) -> None:
+    """Refuse weights and sizes that are not those of the network that the config describes, which is not built yet."""
+    file, pretrained = folder / "config.json", config.get("pretrained_cfg", {})
+    if missing := [name for name in _THREE if name not in pretrained]:
+        raise EncoderError(f"{file}: its pretrained_cfg does not say {', '.join(missing)}")
+    _refuse_other_tensors(described, state, folder, config["architecture"])
+    patches = getattr(described, "patch_embed", None)
+    size, many = getattr(patches, "img_size", None), getattr(patches, "num_patches", 0)
+    if size and not getattr(described, "dynamic_img_size", False) and list(size) != pretrained["input_size"][1:]:
+        raise EncoderError(f"{file}: its input_size is {pretrained['input_size']}, but the network's is {list(size)}")
+    if many and many > model_config.MOST_PATCHES:
+        raise EncoderError(f"{file}: {many:,} patches a picture, and it may have {model_config.MOST_PATCHES:,}")
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) -> None:
@@ -233,6 +235,12 @@ def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) ->
 
     A model on the `meta` device takes the tensors themselves, in their precision.
     """
+    own = model.state_dict()
+    _refuse_other_tensors(model, state, folder, name)
+    model.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()))
+
+
+def _refuse_other_tensors(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) -> None:
     own = model.state_dict()
     faults = [f"{key} is missing" for key in own if key not in state]
     faults += [f"{key} is not part of {name}" for key in state if key not in own]
@@ -244,4 +252,3 @@ def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) ->
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise EncoderError(f"{folder / 'model.safetensors'}: does not fit its config: {'; '.join(faults[:5])}{more}")
-    model.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from huggingface_hub import is_offline_mode
 
-from fer_scale import artifact, hub_pull, hub_push, hub_tree
+from fer_scale import artifact, hub_pull, hub_push, hub_tree, signature
 from fer_scale.hub_errors import HubError as HubError  # part of this file's face
 from fer_scale.hub_errors import NoNetwork, plain_words
 
@@ -52,12 +52,13 @@ def resolve(address: str) -> str:
         return place.at(hub_pull.cached_commit(place) if is_offline_mode() else hub_tree.commit_of(place))
 
 
-def pull(address: str, to: Path | None = None, *, progress: Progress | None = None) -> Pulled:
+def pull(address: str, to: Path | None = None, *, key: Path | None = None, progress: Progress | None = None) -> Pulled:
     """The model at `address` as a folder whose every byte has been checked; copied to `to` if given.
 
     A remote revision is first resolved to a commit, and the model lies in the Hub's cache. With HF_HUB_OFFLINE=1 it
     comes from that cache, checked against its manifest, or where it has none, against the hashes by which the cache
-    calls its files. A folder is checked against its manifest if it has one.
+    calls its files. A folder is checked against its manifest if it has one. With a `key`, all of it but the card must
+    have been signed by the owner of that public key (signature.py).
     """
     if is_remote(address):
         found = _pull(address, artifact.belongs, artifact.NEEDED, progress)
@@ -66,6 +67,8 @@ def pull(address: str, to: Path | None = None, *, progress: Progress | None = No
         if not found.folder.is_dir():
             raise HubError(f"{address}: no such folder; a repository of the Hub is written hf://ORG/NAME")
     artifact.check(found.folder)
+    if key is not None:
+        signature.check(found.folder, key)
     if to is None:
         return found
     artifact.put(found.folder, to)

@@ -47,13 +47,14 @@ class Model:
 
 
 def predict(
-    address: str, photos: Iterable[Path], *, box: Rectangle | None = None
+    address: str, photos: Iterable[Path], *, box: Rectangle | None = None, key: Path | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """{"image", "label", "confidence", "probabilities"} of each photo that can be read, and a line about each other.
 
     `box` is the face's x1, y1, x2, y2 in pixels of the upright photo; without one a photo is taken for a face crop.
+    The model must be signed by the owner of the public key in `key`, if one is given.
     """
-    model = load(address)
+    model = load(address, key)
     found, problems = [], []
     photos = list(photos)
     for start in range(0, len(photos), _AT_ONCE):
@@ -69,9 +70,9 @@ def predict(
     return found, problems
 
 
-def load(address: str) -> Model:
+def load(address: str, key: Path | None = None) -> Model:
     """The expression model at a folder or hf:// address, on a GPU where there is one."""
-    pulled = hub.pull(address)
+    pulled = hub.pull(address, key=key)
     network, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise PredictError(f"{address}: is an encoder without expressions; fine-tune it first (`fer-scale finetune`)")

@@ -20,6 +20,9 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "finetune": "finetune",
     "publish.py": "publish",
     "card.py": "publish",
+    "card_evaluation.py": "publish",
+    "card_facts.py": "publish",
+    "trained.py": "publish",
     "sets.py": "publish",
     "set_card.py": "publish",
     "predict.py": "predict",
@@ -29,13 +32,16 @@ DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},
     "torch.distributed": {"fer_scale/pretrain/world.py"},
     "accelerate": {"fer_scale/finetune/processes.py"},
-    "huggingface_hub": {f"fer_scale/hub{part}.py" for part in ("", "_client", "_errors", "_pull", "_push", "_tree")},
+    "huggingface_hub": {
+        f"fer_scale/hub{part}.py" for part in ("", "_client", "_errors", "_pull", "_push", "_rights", "_tree")
+    },
     "matplotlib": {"fer_scale/plots.py"},
     "webdataset": set(),  # reads what we pack, to the byte what its TarWriter writes; it would bring torch into packing
     "rich": {"fer_scale/log.py"},
     "cv2": {"shards/detector.py"},
     "fsspec": {"shards/transfer.py"},
     "pyarrow": {"shards/sources/parquet.py"},
+    "model_signing": {"fer_scale/signature.py"},
 }
 
 

@@ -46,13 +46,22 @@ class Classifier:
 
 
 def evaluate(
-    address: str, set_path: Path | str, out: Path, *, split_file: Path | None = None, list_name: str = "test"
+    address: str,
+    set_path: Path | str,
+    out: Path,
+    *,
+    split_file: Path | None = None,
+    list_name: str = "test",
+    key: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces."""
+    """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces.
+
+    The model must be signed by the owner of the public key in `key`, if one is given.
+    """
     shard_set = open_set(set_path)
     drawn = splits.read(split_file, shard_set) if split_file else None
     pool = _pool(shard_set, drawn, list_name)
-    classifier = _classifier(address, shard_set, drawn)
+    classifier = _classifier(address, shard_set, drawn, key)
     classes = targets.classes(pool.known(), classifier.names)
     with log.progress("evaluating") as tick:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,10 +121,10 @@ def _pool(shard_set: ShardSet, drawn: Split | None, list_name: str) -> Pool:
     return Pool(shard_set, drawn.lists[list_name], slot_px=_SLOT_PX)
 
 
-def _classifier(address: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:
+def _classifier(address: str, shard_set: ShardSet, drawn: Split | None, key: Path | None) -> Classifier:
     if address.startswith("baseline:"):
         return _baseline(address, shard_set, drawn)
-    pulled = hub.pull(address)
+    pulled = hub.pull(address, key=key)
     model, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")

@@ -42,6 +42,7 @@ class Model:
     start_from: str = knob(
         help="an encoder or expression model: a folder or hf://ORG/NAME[@REVISION]; none: from scratch"
     )
+    start_key: Path | None = knob(None, kind="layout", help="public key (PEM) by which start_from must be signed")
     architecture: str = knob("", help="where start_from is none: any timm name, or WIDTHxDEPTHxHEADS as 192x6x6")
     image_px: int = knob(0, help="pixels a side of the input; 0: as the encoder's (from scratch it must be given)")
     patch_px: int = knob(0, help="pixels a side of a patch, for WIDTHxDEPTHxHEADS from scratch")

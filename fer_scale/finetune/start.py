@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fer_scale import artifact, encoder, hub, log
+from fer_scale import artifact, encoder, hub, log, model_config
 from fer_scale.config import ConfigError
 from fer_scale.finetune.recipe import Model
 from shards.order import Keys, uniform
@@ -54,7 +54,7 @@ def start(recipe: Model, classes: int, seed: int) -> Start:
 
 def _from_folder(recipe: Model, classes: int) -> Start:
     with log.progress(f"pulling {recipe.start_from}", unit="bytes") as tick:
-        pulled = hub.pull(recipe.start_from, progress=tick)
+        pulled = hub.pull(recipe.start_from, key=recipe.start_key, progress=tick)
     model, config = encoder.load(
         pulled.folder, num_classes=classes, drop_path=recipe.drop_path, image_px=recipe.image_px or None
     )
@@ -98,6 +98,10 @@ def _timm(name: str, classes: int, px: int, recipe: Model) -> tuple[nn.Module, d
         near = timm.list_models(f"*{name}*")[:5]
         hint = f"; near: {', '.join(near)}" if near else "; `timm.list_models()` names them"
         raise ConfigError(f"model.architecture: timm {timm.__version__} knows no {name!r}{hint}")
+    if not model_config.is_allowed(name):  # or the model could be trained, and not be loaded again
+        raise ConfigError(
+            f"model.architecture: {name} is of none of timm's families {', '.join(model_config.FAMILIES)}"
+        )
     args: dict[str, Any] = {}
     with torch.device("meta"):  # only to see whether it cuts its input into patches, and so must know its size
         if hasattr(timm.create_model(name, num_classes=classes), "patch_embed"):

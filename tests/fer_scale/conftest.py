@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import close_session
 
 from fer_scale import artifact, encoder, hub
@@ -37,6 +39,27 @@ def encoder_folder(tmp_path: Path) -> Path:
 def make_encoder() -> Callable[..., Path]:
     """(folder, seed=0) -> a published encoder there; another seed gives other weights."""
     return _make_encoder
+
+
+@pytest.fixture
+def make_keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """name -> new files with a private and a public key to sign with."""
+
+    def make(name: str) -> tuple[Path, Path]:
+        private, public = tmp_path / f"{name} private.pem", tmp_path / f"{name} public.pem"
+        key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
+        form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        private.write_bytes(key.private_bytes(pem, form, none))
+        public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+        return private, public
+
+    return make
+
+
+@pytest.fixture
+def keys(make_keys: Callable[[str], tuple[Path, Path]]) -> tuple[Path, Path]:
+    """Files with a private and a public key."""
+    return make_keys("our")
 
 
 def _make_encoder(folder: Path, seed: int = 0) -> Path:

@@ -2,14 +2,23 @@
 
 import errno
 import json
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 from hub.looking import contents
 
-from fer_scale import artifact
+from fer_scale import artifact, encoder, hub, predict
 from fer_scale.artifact import ArtifactError
+from fer_scale.finetune import evaluate, recipe, start
+from fer_scale.pretrain import recipe as pretrain_recipe
+from fer_scale.pretrain import start as pretrain_start
+from fer_scale.publish import publish
+from fer_scale.signature import SignatureError
 
 
 def test_the_manifest_lists_every_file_but_the_card(encoder_folder: Path) -> None:
@@ -34,6 +43,101 @@ def test_each_flipped_bit_is_found_and_all_damage_is_named(encoder_folder: Path)
     weights.write_bytes(whole[:-1])
     (encoder_folder / "config.json").unlink()
     with pytest.raises(ArtifactError, match=r"config\.json is missing; .* has \d+ bytes, not \d+; pull or publish"):
+        artifact.check(encoder_folder)
+
+
+def published_bytes(folder: Path) -> list[tuple[Path, int]]:
+    """100 bits of a published folder, by file and place: half of them anywhere, the other half dealt to the files.
+
+    Not of the card, which may be corrected.
+    """
+    names = ["model.safetensors", "config.json", "curves.png", "manifest.json"]
+    sizes = [(folder / name).stat().st_size for name in names]
+    rng = random.Random(0)
+    chosen = [*rng.choices(range(4), sizes, k=50), *(k % 4 for k in range(50))]
+    return [(folder / names[k], rng.randrange(8 * sizes[k])) for k in chosen]
+
+
+def flip(file: Path, bit: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+
+
+@pytest.fixture
+def illustrated(encoder_folder: Path) -> Path:
+    (encoder_folder / "curves.png").write_bytes(bytes(range(256)) * 10)
+    artifact.seal(encoder_folder)
+    return encoder_folder
+
+
+def test_100_of_100_flipped_bits_of_a_published_folder_are_found(illustrated: Path) -> None:
+    for file, bit in published_bytes(illustrated):
+        flip(file, bit)
+        for load in (artifact.check, encoder.read, lambda folder: hub.pull(str(folder))):
+            with pytest.raises(ArtifactError, match=r"damaged|not a manifest|of version"):
+                load(illustrated)
+        flip(file, bit)
+    encoder.load(illustrated)
+
+
+@pytest.mark.slow
+def test_timm_finds_none_that_lies_in_the_values_of_the_weights(illustrated: Path, record_property: Any) -> None:
+    found = dict.fromkeys(("values", "elsewhere"), 0)
+    for file, bit in published_bytes(illustrated):
+        data_begins = 8 * (8 + int.from_bytes((illustrated / "model.safetensors").read_bytes()[:8], "little"))
+        where = "values" if file.name == "model.safetensors" and bit >= data_begins else "elsewhere"
+        flip(file, bit)
+        try:
+            timm.create_model(f"local-dir:{illustrated}", pretrained=True)
+        except Exception:
+            found[where] += 1
+        flip(file, bit)
+    record_property("found by timm", found)
+    assert found["values"] == 0
+
+
+LOADS: dict[str, Callable[[str, Path | None], object]] = {
+    "pull": lambda address, key: hub.pull(address, key=key),
+    "predict": lambda address, key: predict.load(address, key),
+    "evaluate": lambda address, key: evaluate._classifier(address, None, None, key),  # type: ignore[arg-type]
+    "finetune": lambda address, key: start.start(recipe.Model(start_from=address, start_key=key), 3, 0),
+    "pretrain": lambda address, key: begin_with(address, key),
+}
+
+
+def begin_with(address: str, key: Path | None) -> object:
+    wanted = pretrain_recipe.Model(
+        encoder="64x2x2", image_px=32, patch_px=8, std=(0.5,) * 3, start_from=address, start_key=key
+    )
+    return pretrain_start.load(encoder.build("64x2x2", image_px=32, patch_px=8), wanted)
+
+
+@pytest.mark.parametrize("verb", LOADS)
+def test_every_command_that_loads_a_model_finds_a_flipped_bit(illustrated: Path, verb: str) -> None:
+    flip(illustrated / "model.safetensors", 8 * 20_000)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors has changed since it was published"):
+        LOADS[verb](str(illustrated), None)
+
+
+@pytest.mark.parametrize("verb", LOADS)
+def test_every_command_that_loads_a_model_takes_a_key_and_refuses_what_is_not_signed(
+    illustrated: Path, tmp_path: Path, verb: str, keys: tuple[Path, Path]
+) -> None:
+    with pytest.raises(SignatureError, match=r"is not signed: no model\.sig"):
+        LOADS[verb](str(illustrated), keys[1])
+
+
+def test_publishing_finds_a_flipped_bit_of_what_was_published_already(illustrated: Path, tmp_path: Path) -> None:
+    flip(illustrated / "curves.png", 0)
+    with pytest.raises(ArtifactError, match=r"curves\.png has changed since it was published"):
+        publish(illustrated, str(tmp_path / "there"))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "more.safetensors"])
+def test_a_file_that_loaders_read_must_stand_in_the_manifest(encoder_folder: Path, name: str) -> None:
+    (encoder_folder / name).write_text("{}")
+    with pytest.raises(ArtifactError, match=rf"{name} is not in its manifest\.json"):
         artifact.check(encoder_folder)
 
 

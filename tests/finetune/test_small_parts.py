@@ -153,6 +153,8 @@ def test_an_unknown_architecture_is_named_with_what_is_near() -> None:
         start(Model(start_from="none", architecture="resnet1o", image_px=32), 5, 0)
     with pytest.raises(ConfigError, match="knows no 'vit_tiny_patch16_22'; near: "):
         start(Model(start_from="none", architecture="vit_tiny_patch16_22", image_px=32), 5, 0)
+    with pytest.raises(ConfigError, match="xcit_nano_12_p8_224 is of none of timm's families beit, convnext"):
+        start(Model(start_from="none", architecture="xcit_nano_12_p8_224", image_px=32), 5, 0)
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------
