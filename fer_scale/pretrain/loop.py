@@ -180,7 +180,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
                 _picture(run, batches[0])
         if stopping:
             run.journal.event("stop", step=run.step, reason=run.stop.reason)
-            raise run.stop.preempted(run.step)
+            raise run.stop.preempted(run.step, stopping)
     if run.saved != run.step and us.is_main:
         log.say(f"nothing to do: step {run.step} of {plan.steps} is reached")
     if last < plan.steps:
