@@ -55,10 +55,10 @@ def resolve(address: str) -> str:
 def pull(address: str, to: Path | None = None, *, key: Path | None = None, progress: Progress | None = None) -> Pulled:
     """The model at `address` as a folder whose every byte has been checked; copied to `to` if given.
 
-    A remote revision is first resolved to a commit, and the model lies in the Hub's cache. With HF_HUB_OFFLINE=1 it
-    comes from that cache, checked against its manifest, or where it has none, against the hashes by which the cache
-    calls its files. A folder is checked against its manifest if it has one. With a `key`, all of it but the card must
-    have been signed by the owner of that public key (signature.py).
+    A remote revision is first resolved to a commit, and the model lies in the Hub's cache. An exact commit that lies
+    there already is checked and used without a request, and with HF_HUB_OFFLINE=1 so is the newest one. A folder is
+    checked against its manifest if it has one. With a `key`, all of it but the card must have been signed by the owner
+    of that public key (signature.py).
     """
     if is_remote(address):
         found = _pull(address, artifact.belongs, artifact.NEEDED, progress)
@@ -90,15 +90,7 @@ def pull_file(address: str, name: str) -> Path:
     """
     place = hub_tree.parse(address)
     with plain_words(address, place.page):
-        if is_offline_mode():
-            return hub_pull.cached_file(place, name)
-        commit = hub_tree.commit_of(place)
-        entry = hub_tree.tree(place, commit).get(name)
-        if entry is None:
-            raise HubError(f"{place}: holds no {name}")
-        path = hub_pull.fetch(place, commit, entry, lambda done: None)
-        hub_pull.note(place, commit)
-        return path
+        return hub_pull.pull(place, lambda other: other == name, (name,), _silent)[0] / name
 
 
 def push(folder: Path, address: str, *, message: str, private: bool = False, progress: Progress | None = None) -> str:
@@ -146,10 +138,9 @@ def push_files(
 def _pull(address: str, wanted: Callable[[str], bool], needed: tuple[str, ...], progress: Progress | None) -> Pulled:
     place = hub_tree.parse(address)
     with plain_words(address, place.page):
-        if is_offline_mode():
-            folder, commit = hub_pull.cached(place, wanted)
-        else:
-            folder, commit = hub_pull.pull(place, wanted, needed, progress or _silent)
+        folder, commit = hub_pull.pull(
+            place, lambda name: hub_tree.travels(name) and wanted(name), needed, progress or _silent
+        )
     return Pulled(folder, place.at(commit))
 
 

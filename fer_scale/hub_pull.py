@@ -2,87 +2,95 @@
 
 No download of huggingface_hub 2.4 is ever hashed, and a damaged byte stays in its cache for good: here what differs
 from the remote tree is thrown away and fetched again. Processes that pull the same at the same time wait for each
-other and fetch once.
+other and fetch once. The listing of a commit is kept beside its files, so that they can be checked without a network.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import RepoFile, hf_hub_download
+from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported lazily
 from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 
-from fer_scale import artifact
 from fer_scale.hub_client import TRIES, patiently
 from fer_scale.hub_errors import Damaged, HubError, NoNetwork
-from fer_scale.hub_tree import Place, cache_of, commit_of, git_sha1, same, travels, tree
+from fer_scale.hub_tree import Entry, Place, cache_of, commit_of, digest_of, forget, remember, remembered, same, tree
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def pull(place: Place, wanted: Callable[[str], bool], needed: tuple[str, ...], progress: Progress) -> tuple[Path, str]:
-    """(folder, commit): the folder of a commit in the cache, with those of its files there that are `wanted`."""
-    commit = commit_of(place)
-    entries = [entry for name, entry in tree(place, commit).items() if travels(name) and wanted(name)]
-    names = {entry.path for entry in entries}
-    if missing := [name for name in needed if name not in names]:
-        raise HubError(f"{place}: holds no {' and no '.join(missing)}; it is not a model that this program can read")
-    if not entries:
+    """(folder, commit): the folder of a commit in the cache, with those of its files there that are `wanted`.
+
+    One request where all lies there already, and none where the address names the commit itself or HF_HUB_OFFLINE=1.
+    """
+    commit = cached_commit(place) if is_offline_mode() else _commit(place)
+    folder = cache_of(place) / "snapshots" / commit
+    entries = remembered(place, commit) or (_found(folder) if is_offline_mode() else None)
+    if entries is None or not all(_is_there(folder, entry) for entry in _chosen(entries, wanted)):
+        if is_offline_mode():
+            raise _not_cached(place)
+        with _alone(place, commit):  # who comes later finds the listing and the files
+            entries = remembered(place, commit) or tree(place, commit)
+            _refuse_to_miss(place, entries, needed)
+            _fetch_all(place, commit, _chosen(entries, wanted), progress)
+            remember(place, commit, entries.values())
+    _refuse_to_miss(place, entries, needed)
+    chosen = _chosen(entries, wanted)
+    if not chosen:
         raise HubError(f"{place}: holds none of the files that are wanted from it")
-    folder = cache_of(place) / "snapshots" / commit
-    done, total = 0, sum(entry.size for entry in entries)
-
-    def more(size: int) -> None:
-        progress(done + size, total)
-
-    for entry in entries:
-        fetch(place, commit, entry, more)
-        done += entry.size
-        more(0)
+    for entry in chosen:
+        _make_right(place, commit, entry)
     note(place, commit)
+    total = sum(entry.size for entry in chosen)
+    progress(total, total)
     return folder, commit
 
 
-def cached(place: Place, wanted: Callable[[str], bool]) -> tuple[Path, str]:
-    """The same without a network, as it was pulled before; checked by the hashes by which the cache calls its files."""
-    commit = cached_commit(place)
-    folder = cache_of(place) / "snapshots" / commit
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names = [name for name in names if travels(name) and wanted(name)]
-    if not names:
-        raise _not_cached(place)
-    listed = artifact.manifest(folder) or {}
-    for name in names:
-        path = folder / name
-        if name in listed or not path.is_symlink():
-            continue
-        blob = path.readlink().name  # of what no manifest lists: the cache calls bytes by their hash in the tree
-        if (len(blob) == 64 and artifact.sha256(path) != blob) or (len(blob) == 40 and git_sha1(path) != blob):
-            raise Damaged(f"{place}: {name} is damaged in the cache; pull it again where there is a network")
-    return folder, commit
+def _commit(place: Place) -> str:
+    """The commit, without asking where the address names it and it lies here."""
+    if place.revision and re.fullmatch("[0-9a-f]{40}", place.revision) and remembered(place, place.revision):
+        return place.revision
+    return commit_of(place)
 
 
-def cached_file(place: Place, name: str) -> Path:
-    """One file as it was pulled before; its hash is the caller's to check."""
-    path = cache_of(place) / "snapshots" / cached_commit(place) / name
-    if not path.is_file():
-        raise _not_cached(place)
-    return path
+def _chosen(entries: dict[str, Entry], wanted: Callable[[str], bool]) -> list[Entry]:
+    return [entry for name, entry in entries.items() if wanted(name)]
+
+
+def _found(folder: Path) -> dict[str, Entry]:
+    """What other programs have pulled: the cache calls bytes by their hash, and what lacks is for a manifest to say."""
+    entries = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name, blob = path.relative_to(folder).as_posix(), path.readlink().name if path.is_symlink() else ""
+            known = blob if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob) else digest_of(path, large=True)
+            entries[name] = Entry(name, path.stat().st_size, known)
+    return entries
+
+
+def _is_there(folder: Path, entry: Entry) -> bool:
+    path = folder / entry.name
+    return path.is_file() and path.stat().st_size == entry.size
+
+
+def _refuse_to_miss(place: Place, entries: dict[str, Entry], needed: tuple[str, ...]) -> None:
+    if missing := [name for name in needed if name not in entries]:
+        raise HubError(f"{place}: holds no {' and no '.join(missing)}; is it another repository, or another revision?")
 
 
 def cached_commit(place: Place) -> str:
     """The commit that the address stood for when it was pulled last."""
     cache, revision = cache_of(place), place.revision or "main"
-    if (cache / "snapshots" / revision).is_dir() and "/" not in revision and not revision.startswith("."):
-        return revision
-    try:
-        commit = (cache / "refs" / revision).read_text().strip()
-    except OSError:
-        commit = ""
-    if not commit or not (cache / "snapshots" / commit).is_dir():
+    commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else ""
+    if not commit:
+        with suppress(OSError):
+            commit = (cache / "refs" / revision).read_text().strip()
+    if not re.fullmatch("[0-9a-f]{40}", commit) or not (cache / "snapshots" / commit).is_dir():
         raise _not_cached(place)
     return commit
 
@@ -93,46 +101,70 @@ def _not_cached(place: Place) -> NoNetwork:
 
 def note(place: Place, commit: str) -> None:
     """Note in the cache which commit the name stands for: what HF_HUB_OFFLINE=1 goes by, here and in timm."""
-    if place.revision == commit:
-        return
     ref = cache_of(place) / "refs" / (place.revision or "main")
+    if place.revision == commit or (ref.is_file() and ref.read_text() == commit):
+        return
     ref.parent.mkdir(parents=True, exist_ok=True)
     beside = ref.with_name(f".{ref.name}.{os.getpid()}.part")
     beside.write_text(commit)
     beside.replace(ref)
 
 
-def fetch(place: Place, commit: str, entry: RepoFile, progress: Callable[[int], None]) -> Path:
-    """The file in the cache, its bytes what the remote tree says."""
-    for _ in range(TRIES):
-        path = Path(patiently(lambda: _download(place, commit, entry, progress)))
+# ---- bytes
+
+
+def _fetch_all(place: Place, commit: str, entries: list[Entry], progress: Progress) -> None:
+    done, total = 0, sum(entry.size for entry in entries)
+
+    def more(size: int) -> None:
+        progress(done + size, total)
+
+    for entry in entries:
+        _fetch(place, commit, entry, more)
+        done += entry.size
+        more(0)
+
+
+def _fetch(place: Place, commit: str, entry: Entry, progress: Callable[[int], None]) -> Path:
+    """The file in the cache, as it arrived or lay there."""
+    counter = _counter(progress, entry.size)
+    return Path(
+        patiently(
+            lambda: hf_hub_download(place.repo, entry.name, repo_type=place.kind, revision=commit, tqdm_class=counter)
+        )
+    )
+
+
+def _make_right(place: Place, commit: str, entry: Entry) -> None:
+    """See that the file in the cache has the bytes of the remote tree, and fetch it again where it has not.
+
+    Damaged bytes would be served for ever else, to timm and transformers too.
+    """
+    path = cache_of(place) / "snapshots" / commit / entry.name
+    for attempt in range(TRIES):
         with suppress(FileNotFoundError):  # another process throws it away just now
             if same(path, entry):
-                return path
-        _throw_away(place, path, entry)
+                return
+        if is_offline_mode():
+            raise Damaged(f"{place}: {entry.name} is damaged in the cache; pull it again where there is a network")
+        with _alone(place, commit):
+            if path.exists() and same(path, entry):
+                return  # another process has fetched it again by now
+            for link in (path, path.parent / path.readlink() if path.is_symlink() else path, path.resolve()):
+                link.unlink(missing_ok=True)
+            if attempt < TRIES - 1:
+                _fetch(place, commit, entry, lambda done: None)
+    forget(place, commit)
     raise Damaged(
-        f"{place.at(commit)}: {entry.path} arrived damaged {TRIES} times, and was thrown away; a proxy or a disk "
+        f"{place.at(commit)}: {entry.name} arrived damaged {TRIES} times, and was thrown away; a proxy or a disk "
         "changes bytes: try another network or another HF_HOME"
     )
 
 
-def _download(place: Place, commit: str, entry: RepoFile, progress: Callable[[int], None]) -> str:
-    counter = _counter(progress, entry.size)
-    return hf_hub_download(place.repo, entry.path, repo_type=place.kind, revision=commit, tqdm_class=counter)
-
-
-def _throw_away(place: Place, path: Path, entry: RepoFile) -> None:
-    """Remove damaged bytes, which the cache would serve for ever, to timm and transformers too."""
-    with _alone(place, entry):
-        if path.exists() and same(path, entry):
-            return  # another process has fetched it again by now
-        for link in (path, path.parent / path.readlink() if path.is_symlink() else path, path.resolve()):
-            link.unlink(missing_ok=True)
-
-
 @contextmanager
-def _alone(place: Place, entry: RepoFile) -> Iterator[None]:
-    lock = cache_of(place).parent / ".locks" / cache_of(place).name / f"fer_scale-{entry.blob_id}.lock"
+def _alone(place: Place, commit: str) -> Iterator[None]:
+    """One process of this machine at a time, as far as the disk of the cache knows locks."""
+    lock = cache_of(place).parent / ".locks" / cache_of(place).name / f"fer_scale-{commit}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         yield

@@ -23,10 +23,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported la
 )
 from huggingface_hub.utils._runtime import is_xet_available
 
-from fer_scale import artifact, hub_client
+from fer_scale import hub_client
 from fer_scale.hub_client import TRIES, patiently
 from fer_scale.hub_errors import Changed, HubError, may_pass, status_of
-from fer_scale.hub_tree import Place, git_sha1, hexadecimal, tree
+from fer_scale.hub_tree import Place, digest_of, hexadecimal, tree
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 _BATCH_FILES, _BATCH_BYTES = 50, 1 << 30  # a batch is sent before the next one begins
@@ -114,10 +114,9 @@ class _Local:
         self.files = files
         self._known: dict[tuple[str, bool], str] = {}
 
-    def hash(self, name: str, large: bool) -> str:
-        """As the Hub's tree has it: sha256 of large files, git's sha1 of small ones."""
+    def hash(self, name: str, *, large: bool) -> str:
         if (name, large) not in self._known:
-            self._known[name, large] = (artifact.sha256 if large else git_sha1)(self.files[name])
+            self._known[name, large] = digest_of(self.files[name], large=large)
         return self._known[name, large]
 
 
@@ -129,7 +128,7 @@ def _changes(place: Place, commit: str, local: _Local, ours: Callable[[str], boo
         entry = there.get(name)
         if entry is None or entry.size != path.stat().st_size:
             new.append(name)
-        elif local.hash(name, bool(entry.lfs)) != (entry.lfs.sha256 if entry.lfs else entry.blob_id):
+        elif local.hash(name, large=entry.large) != entry.hash:
             new.append(name)
     return new, [name for name in there if name not in local.files and ours(name)]
 

@@ -8,10 +8,14 @@ of ours later: one that could lead elsewhere, or that may hold a pickle, is as i
 """
 
 import hashlib
+import json
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import RepoFile, constants
 from huggingface_hub.errors import RevisionNotFoundError
@@ -22,6 +26,19 @@ from fer_scale.hub_errors import HubError, Strange, WrongRevision
 
 _OF_SETS = (".tar", ".idx", ".hashes", ".origin.gz", ".jsonl")  # shards/index.py
 _MOST_FILES = 100_000  # the Hub's own advice for one repository; a listing without an end is none
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a commit, and the hash by which the Hub and its cache know the bytes."""
+
+    name: str
+    size: int
+    hash: str  # sha256 of a large file, git's sha1 of a small one
+
+    @property
+    def large(self) -> bool:
+        return len(self.hash) == 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +97,72 @@ def hexadecimal(sha: str | None) -> str:
     return str(sha)
 
 
-def tree(place: Place, commit: str) -> dict[str, RepoFile]:
-    """Every file of a commit by its name, those in folders too."""
+def tree(place: Place, commit: str) -> dict[str, Entry]:
+    """Every file of a commit by its name, those in folders too, as the Hub lists them."""
     api = hub_client.connect()
 
     def ask() -> list[object]:
         listing = api.list_repo_tree(place.repo, repo_type=place.kind, revision=commit, recursive=True)
         return list(islice(listing, _MOST_FILES + 1))
 
-    entries = patiently(ask)
-    if len(entries) > _MOST_FILES:
+    listed = patiently(ask)
+    if len(listed) > _MOST_FILES:
         raise Strange(f"more than {_MOST_FILES} files")
-    files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    for name, entry in files.items():
-        said = entry.lfs.sha256 if entry.lfs else entry.blob_id
-        form = "[0-9a-f]{64}" if entry.lfs else "[0-9a-f]{40}"
-        if not isinstance(entry.size, int) or entry.size < 0 or not re.fullmatch(form, str(said)):
-            raise Strange(f"{name[:80]!r} of {entry.size} bytes with hash {str(said)[:80]!r}")
-    return files
+    files = [file for file in listed if isinstance(file, RepoFile)]
+    return _entries([file.path, file.size, file.lfs.sha256 if file.lfs else file.blob_id] for file in files)
 
 
-def same(path: Path, entry: RepoFile) -> bool:
+def _entries(listed: Iterable[Any]) -> dict[str, Entry]:
+    """What was listed, each as [name, size, hash]; Strange where that makes no sense."""
+    entries = {}
+    for name, size, digest in listed:
+        sound = isinstance(name, str) and isinstance(size, int) and size >= 0
+        if not sound or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+            raise Strange(f"{str(name)[:80]!r} of {size} bytes with hash {str(digest)[:80]!r}")
+        entries[name] = Entry(name, size, digest)
+    return entries
+
+
+def remember(place: Place, commit: str, entries: Iterable[Entry]) -> None:
+    """Keep a listing beside the files in the cache: a commit never changes."""
+    rows = [[entry.name, entry.size, entry.hash] for entry in entries]
+    file = _listing_of(place, commit)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    beside.write_text(json.dumps({"sha256": _digest(rows), "files": rows}))
+    beside.replace(file)
+
+
+def remembered(place: Place, commit: str) -> dict[str, Entry] | None:
+    """The listing that was kept, if there is one, and a whole one."""
+    try:
+        said = json.loads(_listing_of(place, commit).read_text())
+        return _entries(said["files"]) if said["sha256"] == _digest(said["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError, Strange):
+        return None
+
+
+def forget(place: Place, commit: str) -> None:
+    """Ask the Hub for the listing at the next time."""
+    _listing_of(place, commit).unlink(missing_ok=True)
+
+
+def _listing_of(place: Place, commit: str) -> Path:
+    return cache_of(place) / "fer_scale" / f"{commit}.json"
+
+
+def _digest(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def same(path: Path, entry: Entry) -> bool:
     """Whether the file has the bytes of the remote one."""
-    if path.stat().st_size != entry.size:
-        return False
-    return artifact.sha256(path) == entry.lfs.sha256 if entry.lfs else git_sha1(path) == entry.blob_id
+    return path.stat().st_size == entry.size and digest_of(path, large=entry.large) == entry.hash
 
 
-def git_sha1(path: Path) -> str:
-    """git's name for the bytes of a file."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+def digest_of(path: Path, *, large: bool) -> str:
+    """A file's hash as the Hub has it: sha256 of large files, git's sha1 of small ones."""
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)

@@ -116,7 +116,7 @@ def test_offline_the_cache_serves_and_is_checked(
     with pytest.raises(HubError, match="HF_HUB_OFFLINE=1 is set"):
         hub.push(encoder_folder, "hf://lab/faces", message="m")
     flip((pulled.folder / "model.safetensors").resolve())
-    with pytest.raises(UserError, match=r"damaged: model\.safetensors has changed"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged in the cache; pull it again"):
         hub.pull("hf://lab/faces")
 
 
