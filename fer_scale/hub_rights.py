@@ -4,12 +4,12 @@ from huggingface_hub import get_token, is_offline_mode
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from fer_scale import hub_client, hub_tree
-from fer_scale.hub_errors import LOG_IN, HubError, NoNetwork, NoRight, NotLoggedIn, RateLimited, may_pass, plain_words
+from fer_scale.hub_errors import LOG_IN, Gated, HubError, NoRight, NotLoggedIn, plain_words
 from fer_scale.hub_tree import Place
 
 
 def may_write(address: str, *, private: bool = False) -> str:
-    """ "" where `address` may be written to, or made; why that is not known, where the Hub does not answer.
+    """ "" where `address` may be written to, or made; why that is not known, where the Hub gives no clear answer.
 
     HubError where it may not, or is public and should be `private`. Two requests at most, each with its limit of time
     and none tried again; nothing is made or changed.
@@ -20,10 +20,10 @@ def may_write(address: str, *, private: bool = False) -> str:
     try:
         with plain_words(address, place.page):
             _ask(place, private)
-    except HubError as error:
-        if isinstance(error, NoNetwork | RateLimited) or (error.__cause__ and may_pass(error.__cause__)):
-            return str(error)
+    except (NotLoggedIn, NoRight, Gated):
         raise
+    except HubError as error:
+        return str(error)
     return ""
 
 
