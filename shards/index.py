@@ -122,6 +122,8 @@ def fingerprint_of(index: dict[str, Any]) -> str:
 class ShardSet:
     """A packed set, open for reading; cheap to open, to pickle, and safe to use after a fork."""
 
+    address: str | None = None  # where it lies far away (remote.py), of the Hub with the commit
+
     def __init__(self, path: Path, index: dict[str, Any]) -> None:
         self.path, self.index = path, index
         self.name: str = index["name"]

@@ -48,7 +48,7 @@ class RemoteSet(ShardSet):
 
     def __init__(self, source: Source, index: dict[str, Any], cache: Cache) -> None:
         super().__init__(Path(source.address), index)  # the path is for messages alone
-        self.source, self.cache = source, cache
+        self.source, self.cache, self.address = source, cache, source.address
         self._read_at: dict[int, float] = {}  # when each open shard was read last
         self._looked_at: set[int] = set()  # shards whose files here were hashed again
         self._ahead: _Ahead | None = None

@@ -44,6 +44,7 @@ def write_facts(laid: Table, recipe: Finetune) -> None:
     shard_set = laid.shard_set
     data = {
         "name": shard_set.name,
+        "address": shard_set.address,
         "source": shard_set.index["source"],
         "protocol": shard_set.index["protocol"],
         "licence": shard_set.index["licence"],

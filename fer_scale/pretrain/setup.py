@@ -23,7 +23,7 @@ from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.mix import Mix, Part
 from shards.order import Order
-from shards.remote import RemoteSet, open_set
+from shards.remote import open_set
 
 FEW_VIEWS = 1_000_000  # views are the largest lever: about +4 points a doubling on small faces
 MANY_EPOCHS = 100  # of one set of a mixture, whose weight may be a slip
@@ -184,7 +184,7 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
     data = [
         {
             "name": s.name,
-            "address": s.source.address if isinstance(s, RemoteSet) else None,  # with the exact commit
+            "address": s.address,
             "source": s.index["source"],
             "licence": s.index["licence"],
             "samples": s.samples,
