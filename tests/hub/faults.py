@@ -19,7 +19,7 @@ On the way back:
     damaged    the body arrives with one byte changed
     rangeless  what was asked for from the middle arrives from its beginning
 And:
-    meanwhile  `act` is called first (somebody else's commit), then all goes well
+    meanwhile  all goes well; but `act` is called first, as it is for every kind: somebody else's commit, or a kill
 """
 
 import re
@@ -35,7 +35,7 @@ KINDS = (
 @dataclass
 class Fault:
     kind: str
-    method: str
+    method: str  # "" is any
     path: str  # a regular expression, looked for in the path
     times: int = 1
     skip: int = 0  # as many requests go well before
@@ -63,7 +63,7 @@ class Faults:
     def next_for(self, method: str, path: str) -> Fault | None:
         """The fault that strikes this request, if any; it is spent by that."""
         for fault in self._pending:
-            if fault.times > 0 and fault.method == method and re.search(fault.path, path):
+            if fault.times > 0 and fault.method in (method, "") and re.search(fault.path, path):
                 if fault.skip > 0:
                     fault.skip -= 1
                     continue

@@ -103,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append(f"{self.command} {path}")
             fault = self.hub.faults.next_for(self.command, path) or Fault("slow", "", "", seconds=0)
+        fault.act()
         if fault.kind == "reset":
             return self._reset()
         if fault.kind == "torn":
@@ -134,8 +135,6 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _answer(self, body: bytes, fault: Fault) -> Response:
-        if fault.kind == "meanwhile":
-            fault.act()
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.tokens:
             words = "Invalid credentials in Authorization header"
@@ -155,7 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            size = int(self.headers.get("Content-Length") or 0)
+            if len(body := self.rfile.read(size)) < size:
+                raise ConnectionError("the client is gone")
+            return body
         chunks = []
         while size := int(self.rfile.readline(), 16):
             chunks.append(self.rfile.read(size))
