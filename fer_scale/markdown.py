@@ -13,7 +13,7 @@ def one_line(said: Any) -> str:
 
 def inline(said: Any) -> str:
     """A text that Markdown shows as it is, in a sentence, a heading or a cell."""
-    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", one_line(said))
+    return re.sub(r"([\\`*\[\]<|#])", r"\\\1", one_line(said))
 
 
 def code(said: Any) -> str:

@@ -46,7 +46,7 @@ def test_timm_and_transformers_compute_what_we_compute_to_the_last_bit(
 ) -> None:
     places = []
     for name, folder in models.items():
-        publish(folder, f"hf://lab/{name}", licence="mit")
+        publish(folder, f"hf://lab/{name}", licence="mit", data=["random weights, no data"])
         hub.pull(f"hf://lab/{name}", tmp_path / name)
         places += [str(tmp_path / name), f"lab/{name}"]
     pixels = torch.randint(0, 256, (45, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -1,5 +1,6 @@
 """What publish promises: the encoder exactly, an honest card, no default licence, and no faces by accident."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hub.looking import contents
 from hub.server import Hub
 from hub.trained import RECIPE, save_checkpoint, weights
 from safetensors.torch import load_file
 
 from fer_scale import artifact, checkpoint, encoder, hub
-from fer_scale.publish import PublishError, publish
+from fer_scale.publish import Pruned, PublishError, publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
 
@@ -43,8 +45,9 @@ def test_any_checkpoint_can_be_published(pretrained: Path, tmp_path: Path, how: 
         publish(place, str(out), licence="mit")
     else:
         shutil.copytree(place, tmp_path / "elsewhere")
-        publish(tmp_path / "elsewhere", str(out), licence="mit")
-        assert "is not recorded beside these weights" in (out / "README.md").read_text()
+        publish(tmp_path / "elsewhere", str(out), licence="mit", data=["faces that we drew, cc0-1.0"])
+        card = (out / "README.md").read_text()
+        assert "As their publisher states them:\n\n- faces that we drew, cc0-1.0\n" in card
     expected = weights(10)
     assert all(torch.equal(value, expected[name]) for name, value in load_file(out / "model.safetensors").items())
     if how != "moved":
@@ -95,9 +98,10 @@ def test_an_expression_model_is_published_with_its_evaluation(finetuned: Path, t
             "labels by the protocol `argmax`; left out: 3 (unknown expression).",
             "**Beware:** it may have seen these faces.",
             "| accuracy | 61.2 % | 60.0 to 63.0 |",
-            "| neutral | 500 | 70.0 % | 60.0 % |",
-            "| fear | 0 | - | - |",
-            'names = ["neutral", "happiness", "fear"]',
+            "| neutral | 500 | 70.0 % | 65.8 to 73.9 | 60.0 % |",
+            "| fear | 0 | - | - | - |",
+            "The probabilities are of `neutral`, `happiness`, `fear`, in this order",
+            "it is 55.0 % sure on average, and right in 61.2 % of the images",
             "the temperature is part of the weights",
             "Training started from `encoder`.",
             "(0.10, 0.10, 0.90, 0.98)",
@@ -114,7 +118,10 @@ def test_a_base_model_on_the_hub_stands_in_the_front_matter(finetuned: Path, tmp
     config["fer_scale"]["base_model"] = "hf://lab/faces@" + "0" * 40
     place.write_text(json.dumps(config))
     publish(finetuned, str(tmp_path / "out"), licence="mit")
-    assert f"\nbase_model: lab/faces  # {'0' * 40}\n" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    found = yaml.safe_load(card.split("---\n")[1])
+    assert found["base_model"] == "lab/faces" and found["base_model_relation"] == "finetune"
+    assert f"Training started from `hf://lab/faces@{'0' * 40}`" in card
 
 
 # ---- the card
@@ -128,9 +135,18 @@ def test_the_card_says_what_it_was_made_of_and_no_path_of_this_machine(pretraine
     )
     for line in (
         "# Tiny faces",
-        "| drawn | 1,200 | 30 | apache-2.0 | folder | abababababab |",
-        "| found | 50 | 0 | unknown | tar | cdcdcdcdcdcd |",
+        "| drawn | 1,200 | 30 | apache-2.0 | packed from a folder of pictures | abababababab |",
+        "| found | 50 | 0 | unknown | packed from tars | cdcdcdcdcdcd |",
         "| views | 320 |",
+        "| devices | 2 x cpu, on 1 host |",
+        "| hours in training steps | 0.556, 0.111 of them for steps that a failure made it compute twice |",
+        "| device-hours in training steps | 1.11 |",
+        f"| fingerprint of drawn | {'ab' * 32} |",
+        f"| sha256 of the recipe | {hashlib.sha256(RECIPE.encode()).hexdigest()} |",
+        "| sha256 of the code (first 8) | c0de |",
+        "Not a lie detector",
+        "Not for use at the workplace or in schools",
+        "Write to whoever gave you this folder,",
         "mask_ratio = 0.75",
         '.convert("RGB")',
         "It takes square face crops only",
@@ -139,7 +155,7 @@ def test_the_card_says_what_it_was_made_of_and_no_path_of_this_machine(pretraine
         "No image is part of this repository.",
     ):
         assert line in card
-    assert "/secret/place" not in card + (tmp_path / "out" / "config.json").read_text()
+    assert "secret" not in card + (tmp_path / "out" / "config.json").read_text(), "no path, and no name of a host"
 
 
 def test_the_card_of_a_mixture_names_every_set_with_its_weight(pretrained: Path, tmp_path: Path) -> None:
@@ -150,9 +166,9 @@ def test_the_card_of_a_mixture_names_every_set_with_its_weight(pretrained: Path,
     publish(pretrained, str(tmp_path / "out"), licence="mit")
     card = (tmp_path / "out" / "README.md").read_text()
     for line in (
-        "| set | of each batch | images | left out | licence of the images | source | fingerprint |",
-        "| drawn | 70 % | 1,200 | 30 | apache-2.0 | folder | abababababab |",
-        "| found | 30 % | 50 | 0 | unknown | tar | cdcdcdcdcdcd |",
+        "| set | of each batch | images | left out | licence of the images | obtained | fingerprint |",
+        "| drawn | 70 % | 1,200 | 30 | apache-2.0 | packed from a folder of pictures | abababababab |",
+        "| found | 30 % | 50 | 0 | unknown | packed from tars | cdcdcdcdcdcd |",
     ):
         assert line in card
 
@@ -160,7 +176,8 @@ def test_the_card_of_a_mixture_names_every_set_with_its_weight(pretrained: Path,
 def test_a_licence_unknown_to_the_hub_is_other_with_its_name(pretrained: Path, tmp_path: Path) -> None:
     publish(pretrained, str(tmp_path / "out"), licence="Non-commercial research only")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "license: other\nlicense_name: non-commercial-research-only\n" in card
+    assert "license: other\nlicense_name: non-commercial-research-only\nlicense_link: LICENSE\n" in card
+    assert "    Non-commercial research only\n" in (tmp_path / "out" / "LICENSE").read_text()
     assert "Non-commercial research only. The licences of the data" in card
 
 
@@ -252,3 +269,92 @@ def test_publishing_never_needs_deepspeed(pretrained: Path, tmp_path: Path) -> N
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+# ---- while the run goes on, and later
+
+
+def test_a_step_has_the_same_bytes_at_its_time_and_later(pretrained: Path, tmp_path: Path) -> None:
+    whole = {file: file.read_text().splitlines(keepends=True) for file in pretrained.glob("*.jsonl")}
+    newer, aside = checkpoint.folder_of(pretrained, 20), tmp_path / "not yet"
+    newer.rename(aside)
+    (pretrained / "metrics.jsonl").write_text("".join(whole[pretrained / "metrics.jsonl"][:2]))
+    (pretrained / "events.jsonl").write_text("".join(whole[pretrained / "events.jsonl"][:1]))
+    publish(pretrained, str(tmp_path / "then"), licence="mit")
+    for file, lines in whole.items():
+        file.write_text("".join(lines))
+    aside.rename(newer)
+    publish(pretrained, str(tmp_path / "later"), licence="mit", step=10)
+    assert contents(tmp_path / "then") == contents(tmp_path / "later")
+    assert "| hours in training steps | 0.222 |" in (tmp_path / "later" / "README.md").read_text()
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_an_error_of_its_own_or_a_newer_one_is_taken(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = artifact.sha256
+
+    def then_deleted(file: Path) -> str:  # by the run, as it saves once more
+        if file.parent.name == "step_00000020":
+            shutil.copytree(file.parent, copy := tmp_path / "copy" / file.parent.name)
+            (copy / "manifest.json").unlink()
+            save_checkpoint(pretrained, 30)
+            checkpoint.prune(pretrained, 1)
+        return read(file)
+
+    monkeypatch.setattr(artifact, "sha256", then_deleted)
+    publish(pretrained, str(tmp_path / "newest"), licence="mit")
+    assert json.loads((tmp_path / "newest" / "config.json").read_text())["fer_scale"]["step"] == 30
+
+    shutil.rmtree(tmp_path / "copy")
+    save_checkpoint(pretrained, 20)
+    with pytest.raises(Pruned, match=r"step_00000020: was deleted while it was read; publish a newer step"):
+        publish(pretrained, str(tmp_path / "out"), licence="mit", step=20)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reconstructions_of_another_step_do_not_stand_in_the_card(pretrained: Path, tmp_path: Path) -> None:
+    publish(pretrained, str(tmp_path / "out"), licence="mit", step=10, pictures=True)
+    assert not (tmp_path / "out" / "reconstructions.png").exists()
+
+
+def test_without_sources_of_the_data_nothing_is_published_and_the_option_and_key_are_named(
+    pretrained: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    for run in (pretrained, finetuned):
+        (run / "data.json").unlink()
+    says = (
+        r"which data it was trained on is not known here \(no data\.json of its run\)\. State each set with --data, as"
+    )
+    with pytest.raises(PublishError, match=says + r".* or card\.data to the recipe"):
+        publish(pretrained, str(tmp_path / "out"), licence="mit")
+    with pytest.raises(PublishError, match=says + r" --data 'NAME, LICENCE, how it was obtained'$"):
+        publish(finetuned, str(tmp_path / "out"), licence="mit")
+    assert not (tmp_path / "out").exists()
+    (pretrained / "recipe.toml").write_text(RECIPE + 'license = "mit"\ndata = ["hf://datasets/lab/faces@v1, mit"]\n')
+    save_checkpoint(pretrained, 30)
+    publish(pretrained, str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["datasets"] == ["lab/faces"]
+    assert "- hf://datasets/lab/faces@v1, mit\n" in card
+
+
+def test_figures_of_another_model_are_not_published_as_this_ones(finetuned: Path, tmp_path: Path) -> None:
+    place = finetuned / "evaluation" / "metrics.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"label_names": ["neutral"]}))
+    with pytest.raises(ValueError, match="is of another model, with other expressions"):
+        publish(finetuned, str(tmp_path / "out"), licence="mit")
+    place.unlink()
+    publish(finetuned, str(tmp_path / "out"), licence="mit")
+    assert "\nNot evaluated: nothing is known of how often it is right" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_card_that_the_hub_would_refuse_is_refused_before_anything_is_sent(
+    pretrained: Path, tmp_path: Path, hub_server: Hub
+) -> None:
+    publish(pretrained, str(tmp_path / "encoder"), licence="mit")
+    card = tmp_path / "encoder" / "README.md"
+    card.write_text(card.read_text().replace("license: mit", "license: my own"))
+    with pytest.raises(PublishError, match=r"README\.md: the Hub would refuse its front matter: license: 'my own'"):
+        publish(tmp_path / "encoder", "hf://lab/faces")
+    assert not hub_server.requests

@@ -19,10 +19,15 @@ patch_px = 8
 mask_ratio = 0.75
 mean = [0.5, 0.5, 0.5]
 std = [0.25, 0.25, 0.25]
+decoder_width = 2
+decoder_depth = 0
+decoder_heads = 1
+norm_pixels = true
 [batch]
 size = 16
 [run]
 out = "/secret/place/run"
+steps = 20
 precision = "fp32"
 seed = 7
 [card]
@@ -37,6 +42,20 @@ DATA = [
         "fingerprint": "ab" * 32,
     },
     {"name": "found", "source": "tar", "licence": "unknown", "samples": 50, "excluded": 0, "fingerprint": "cd" * 32},
+]
+
+_START = {
+    "ranks": 2,
+    "hosts": ["secret-host"],
+    "device": "cpu",
+    "versions": {"timm": "1.0", "this folder's code": "c0de"},
+}
+EVENTS = [  # a start that died at step 15, and went on from 10
+    {"time": "2026-01-01T00:00:00+00:00", "event": "start", "step": 0, **_START},
+    {"time": "2026-01-01T00:20:00+00:00", "event": "checkpoint", "step": 10},
+    {"time": "2026-01-01T01:00:00+00:00", "event": "rewound", "step": 10, "reached": 15, "images_per_s": 0.2},
+    {"time": "2026-01-01T01:00:00+00:00", "event": "resume", "step": 10, **_START},
+    {"time": "2026-01-01T01:30:00+00:00", "event": "checkpoint", "step": 20},
 ]
 
 
@@ -73,8 +92,9 @@ def pretrain(folder: Path) -> Path:
     folder.mkdir()
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "data.json").write_text(json.dumps(DATA))
-    rows = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in (5, 10, 15, 20)]
+    rows = [{"step": step, "loss": 1 / step, "lr": 1e-3, "images_per_s": 0.2} for step in (5, 10, 15, 20)]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "events.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in EVENTS))
     (folder / "curves.png").write_bytes(b"a curve")
     (folder / "reconstructions.png").write_bytes(b"faces of people")
     save_checkpoint(folder, 10)
@@ -99,6 +119,11 @@ def finetune(folder: Path) -> Path:
         "macro_f1": 0.41,
         "ece": 0.05,
         "intervals_95": {"accuracy": [0.6, 0.63]},
+        "label_names": ["neutral", "happiness", "fear"],
+        "reliability": [
+            {"count": 0, "confidence": 0.0, "accuracy": 0.0},
+            {"count": 700, "confidence": 0.55, "accuracy": 0.612},
+        ],
         "per_class": {"neutral": {"count": 500, "recall": 0.7, "precision": 0.6}, "fear": {"count": 0, "recall": None}},
     }
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))

@@ -1,0 +1,108 @@
+"""The evaluation of an expression model in its card: how it was measured, what came of it, and how sure that is."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fer_scale.markdown import code, inline, one_line, table
+
+_MEASURES = {
+    "accuracy": "accuracy",
+    "uar": "mean recall of the classes (uar)",
+    "macro_f1": "macro F1",
+    "ece": "calibration error (ece)",
+}
+_OF_THE_HUB: dict[str, tuple[str, dict[str, Any]]] = {  # measure -> the Hub's name of it, and its arguments
+    "accuracy": ("accuracy", {}),
+    "uar": ("recall", {"average": "macro"}),
+    "macro_f1": ("f1", {"average": "macro"}),
+}
+_Z = 1.959964  # of a 95 % interval
+Metrics = dict[str, Any]  # evaluation/metrics.json
+
+
+def section(metrics: Metrics | None, data: Sequence[dict[str, Any]]) -> str:
+    """What the card says of it; `data` are the rows of data.json, which know the protocol of the labels."""
+    if not metrics:
+        return "Not evaluated: nothing is known of how often it is right, or of how sure it may be of that."
+    rows = []
+    for key, name in _MEASURES.items():
+        if isinstance(metrics.get(key), int | float):
+            ends = metrics.get("intervals_95", {}).get(key, ())
+            rows.append([name, _percent(metrics[key]), " to ".join(f"{100 * end:.1f}" for end in ends)])
+    classes = [
+        [name, f"{facts['count']:,}", _percent(facts.get("recall")), _wilson(facts), _percent(facts.get("precision"))]
+        for name, facts in metrics.get("per_class", {}).items()
+    ]
+    parts = [_protocol(metrics, data), table(["measure", "value", "95 % interval (bootstrap)"], rows)]
+    if classes:
+        parts.append(table(["expression", "images", "recall", "95 % interval (Wilson)", "precision"], classes))
+    parts.append(_calibration(metrics))
+    if warning := metrics.get("warning"):
+        parts.append(f"**Beware:** {inline(warning)}.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def model_index(metrics: Metrics | None, title: str) -> dict[str, Any]:
+    """The evaluation in the form in which the Hub lists it; empty where there is none."""
+    rows = [_row(metrics, key) for key in _OF_THE_HUB if metrics and isinstance(metrics.get(key), int | float)]
+    if not rows or not metrics:
+        return {}
+    name, split = one_line(metrics.get("set") or "") or "a set without a name", metrics.get("split") or {}
+    args = {"samples": metrics.get("samples"), "fingerprint": metrics.get("fingerprint"), "split": split.get("sha256")}
+    dataset = {
+        "name": name,
+        "type": re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:90].strip("-") or "unnamed",
+        **({"split": one_line(split["list"])} if split.get("list") else {}),
+        "args": {key: value for key, value in args.items() if value is not None},
+    }
+    task = {"type": "image-classification", "name": "Facial expression recognition"}
+    return {"name": one_line(title) or "model", "results": [{"task": task, "dataset": dataset, "metrics": rows}]}
+
+
+def _row(metrics: Metrics, key: str) -> dict[str, Any]:
+    kind, args = _OF_THE_HUB[key]
+    if ends := metrics.get("intervals_95", {}).get(key):
+        args = args | {"interval_95": [round(float(end), 6) for end in ends]}
+    row = {"type": kind, "value": round(float(metrics[key]), 6), "name": _MEASURES[key]}
+    return row | ({"args": args} if args else {})
+
+
+def _protocol(metrics: Metrics, data: Sequence[dict[str, Any]]) -> str:
+    """Which images, which list of which split, how their labels came about, and what was left out."""
+    said = f"Measured on {metrics.get('samples', 0):,} images of {inline(metrics.get('set') or 'a set without a name')}"
+    if split := metrics.get("split"):
+        said += f", list {code(split['list'])} of the split {split['sha256'][:12]}"
+    if protocol := next((row["protocol"] for row in data if row.get("protocol")), None):
+        said += f"; labels by the protocol {code(protocol)}"
+    left_out = {reason.replace("_", " "): count for reason, count in (metrics.get("left_out") or {}).items() if count}
+    if left_out:
+        said += "; left out: " + ", ".join(f"{count:,} ({inline(reason)})" for reason, count in left_out.items())
+    return said + "."
+
+
+def _calibration(metrics: Metrics) -> str:
+    """How far confidence and accuracy are apart, on average."""
+    bins = [row for row in metrics.get("reliability", ()) if row.get("count")]
+    total = sum(row["count"] for row in bins)
+    if not total:
+        return ""
+    confidence, right = (sum(row["count"] * row[key] for row in bins) / total for key in ("confidence", "accuracy"))
+    return (
+        f"Calibration: it is {_percent(confidence)} sure on average, and right in {_percent(right)} of the images; the "
+        f"calibration error is the mean distance of the two over {len(metrics['reliability'])} bins of confidence."
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _wilson(facts: dict[str, Any]) -> str:
+    """The interval of a share (Wilson 1927): of a recall, over the images of its class."""
+    n, p = facts.get("count") or 0, facts.get("recall")
+    if not n or p is None:
+        return "-"
+    middle, half = p + _Z**2 / (2 * n), _Z * (p * (1 - p) / n + _Z**2 / (4 * n**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + _Z**2 / n) for sign in (-1, 1))
+    return f"{100 * max(0, low):.1f} to {100 * min(1, high):.1f}"
