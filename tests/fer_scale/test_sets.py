@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from hub.looking import flip
 from hub.server import Hub
+from PIL import Image
 
 from fer_scale import log, set_card, sets
 from fer_scale.__main__ import main
@@ -188,6 +190,43 @@ def test_a_publication_that_is_killed_sends_only_the_rest_when_it_is_started_aga
     assert verify(ADDRESS)["damaged"] == []
 
 
+@pytest.mark.chaos
+def test_publications_killed_at_random_moments_send_each_file_once_and_leave_nothing_half(
+    hub_server: Hub, tmp_path: Path
+) -> None:
+    src = tmp_path / "pictures"
+    src.mkdir()
+    for number in range(80):
+        Image.effect_noise((24, 24), 99).save(src / f"{number}.png")
+    pack(src, tmp_path / "many", source="folder", name="many", shard_mb=0.0005, workers=1, licence="mit")
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub_server.url}
+    command = [sys.executable, "-m", "fer_scale", "publish", str(tmp_path / "many")]
+
+    def start(to: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*command, to], cwd=ROOT, env=os.environ | home, stderr=subprocess.DEVNULL)
+
+    began = time.monotonic()
+    assert start("hf://datasets/lab/undisturbed").wait() == 0
+    seconds, draw, arrived, killed = time.monotonic() - began, random.Random(0), list[str](), 0
+    shutil.rmtree(hub_server.store.blob("x").parent)
+    hub_server.store.blob("x").parent.mkdir()
+    sent(hub_server)
+    while killed < 20:
+        process = start(ADDRESS)
+        time.sleep(draw.uniform(0.2, 1.1) * seconds)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        arrived += sent(hub_server)
+        assert REPO not in hub_server.store.repos or commits(hub_server) in (0, 1)
+    sets.publish(tmp_path / "many", ADDRESS)
+    arrived += sent(hub_server)
+    assert commits(hub_server) == 1 and verify(ADDRESS)["damaged"] == []
+    large = {file.sha256 for file in hub_server.store.repos[REPO].at("main").files.values() if file.lfs}
+    twice = len(arrived) - len(set(arrived))
+    print(f"{len(large)} large files, {twice} of them sent again after {killed} kills in {seconds:.1f} s")
+    assert set(arrived) == large and twice <= 5 * killed, "those under way when the publisher died, five at once"
+
+
 def bytes_of(server: Hub, sums: Any) -> int:
     return sum(server.store.blob(one).stat().st_size for one in sums)
 
@@ -254,8 +293,6 @@ def test_plain_datasets_streams_it_as_the_card_says_whatever_its_samples_hold(
 @pytest.fixture
 def labeled_and_mixed(tmp_path: Path) -> Path:
     """24 pictures, half of them png, a third with a label: what lets `datasets` guess wrong."""
-    from PIL import Image
-
     src = tmp_path / "pictures"
     src.mkdir()
     for number in range(24):
