@@ -9,7 +9,8 @@ What may be published, and what comes of it:
 
 There is no default licence, and nothing is published whose data are unknown. Reconstructions show faces of the training
 data: they stay at home unless asked for. A run may go on meanwhile: only files are read that are whole once they are
-there, and a step gives the same bytes whenever it is published by the same program.
+there, and a step gives the same bytes whenever it is published by the same program, but for the reconstructions, of
+which a run keeps its newest alone.
 """
 
 import shutil
@@ -79,6 +80,8 @@ def publish(
         pictures=pictures or bool(wanted.get("pictures")),
     )
     _refuse_unknown_data(source, model, asked)
+    if hub.is_remote(to):
+        _say_what_is_missing(model, asked)
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
         folder = Path(scratch) / "model"
         with artifact.disk_errors(folder):
@@ -125,12 +128,16 @@ def _licence(source: Path, given: str | None, model: Trained) -> str:
 
 
 def _refuse_unknown_data(source: Path, model: Trained, asked: Asked) -> None:
-    """A model whose data nobody states is not published; what is stated in part is said."""
+    """A model whose data nobody states is not published."""
     if not (model.facts.data or asked.sources):
         raise PublishError(
             f"{source}: which data it was trained on is not known here (no data.json of its run). State each set with "
             f"--data, as --data 'NAME, LICENCE, how it was obtained'{_or_key(model, 'data')}"
         )
+
+
+def _say_what_is_missing(model: Trained, asked: Asked) -> None:
+    """What strangers will look for in the card, and not find."""
     if unknown := [row.get("name", "?") for row in model.facts.data if row.get("licence") in (None, "", "unknown")]:
         log.say(f"note     the licence of the images is not known of: {', '.join(unknown)}; the card says so")
     if not asked.contact:
