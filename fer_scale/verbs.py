@@ -293,21 +293,8 @@ def _result(args: Namespace, facts: dict[str, Any]) -> None:
         print(f"{name:<18} {log.words(value)}")
 
 
-VERBS = (
-    ("pack", _pack),
-    ("verify", _verify),
-    ("show", _show),
-    ("split", _split),
-    ("pretrain", _pretrain),
-    ("publish", _publish),
-    ("pull", _pull),
-    ("finetune", _finetune),
-    ("evaluate", _evaluate),
-    ("predict", _predict),
-    ("check", _check),
-    ("doctor", _doctor),
-    ("watch", _watch),
-    ("checkpoint", _checkpoint),
-    ("keys", _keys),
-    ("demo", _demo),
-)
+_ALL = (
+    _pack, _verify, _show, _split, _pretrain, _publish, _pull, _finetune, _evaluate, _predict, _check, _doctor,
+    _watch, _checkpoint, _keys, _demo,
+)  # fmt: skip
+VERBS = tuple((verb.__name__[1:], verb) for verb in _ALL)
