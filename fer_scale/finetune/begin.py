@@ -4,14 +4,17 @@ resume.py and peers.py say how they decide alike, as in pre-training.
 """
 
 import time
+import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
-from fer_scale import __version__, config, ending, log, optim, resume
+from fer_scale import __version__, checkpoint, config, ending, hub, log, optim, resume
+from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt, StopSignal
 from fer_scale.finetune import ema, finish, split, state, table, targets
 from fer_scale.finetune.processes import Processes
@@ -85,7 +88,7 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
     shard_set = open_set(recipe.data.shards, recipe.data.cache_dir, recipe.data.cache_gb)
     drawn = split.read(recipe.data.split, shard_set)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
-    begun = start(recipe.model, len(names), recipe.run.seed)
+    begun = start(recipe.model, len(names), recipe.run.seed, by_main(here, lambda: whence(recipe)))
     _refuse_cuts(begun, recipe, here)
     made_for = {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"}
     same_everywhere(here, **made_for)
@@ -107,6 +110,23 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
     )
     _go_on(run, changes)
     return run
+
+
+def whence(recipe: Finetune) -> str:
+    """What `model.start_from` stands for in this run: the commit that its checkpoint began with, else today's.
+
+    So all processes start from the same weights, and a branch that moves does not keep a run from going on.
+    """
+    asked = recipe.model.start_from
+    if not hub.is_remote(asked):
+        return asked
+    found, _ = checkpoint.newest(recipe.run.out)
+    if found:
+        with suppress(CheckpointError, OSError, KeyError):  # what is wrong with it is said where it is read
+            progress = checkpoint.progress_of(found)
+            if tomllib.loads(progress["recipe"])["model"]["start_from"] == asked:
+                return str(progress["made_for"]["start"])
+    return hub.resolve(asked)
 
 
 def _refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:

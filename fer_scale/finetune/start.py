@@ -38,10 +38,14 @@ class Start:
         return len(self.model.blocks) if self.base_model and isinstance(self.model, VisionTransformer) else 0
 
 
-def start(recipe: Model, classes: int, seed: int) -> Start:
-    """The network for `classes` expressions; its random parts are a function of `seed`."""
+def start(recipe: Model, classes: int, seed: int, address: str = "") -> Start:
+    """The network for `classes` expressions; its random parts are a function of `seed`.
+
+    `address` is what `start_from` stands for in this run: with its commit, where it lies on the Hub.
+    """
     torch.manual_seed(seed)
-    begun = _from_scratch(recipe, classes) if recipe.start_from == "none" else _from_folder(recipe, classes)
+    scratch = recipe.start_from == "none"
+    begun = _from_scratch(recipe, classes) if scratch else _from_folder(recipe, address or recipe.start_from, classes)
     if recipe.pool != "encoder":
         if not isinstance(begun.model, VisionTransformer):
             raise ConfigError(f"model.pool: only a ViT has a choice of what its head sees, not {begun.architecture}")
@@ -52,9 +56,9 @@ def start(recipe: Model, classes: int, seed: int) -> Start:
     return begun
 
 
-def _from_folder(recipe: Model, classes: int) -> Start:
-    with log.progress(f"pulling {recipe.start_from}", unit="bytes") as tick:
-        pulled = hub.pull(recipe.start_from, key=recipe.start_key, progress=tick)
+def _from_folder(recipe: Model, address: str, classes: int) -> Start:
+    with log.progress(f"pulling {address}", unit="bytes") as tick:
+        pulled = hub.pull(address, key=recipe.start_key, progress=tick)
     model, config = encoder.load(
         pulled.folder, num_classes=classes, drop_path=recipe.drop_path, image_px=recipe.image_px or None
     )

@@ -5,40 +5,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from huggingface_hub import close_session
 
-from fer_scale import artifact, encoder, hub
+from fer_scale import hub
 
 sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub
-from hub import trained
-from hub.client import WRITER, point_at
+from hub import tiny, trained
+from hub.client import running
 from hub.server import Hub
 
 
 @pytest.fixture
 def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A running Hub; alice, who may write to `lab`, is logged in, the cache is empty, and waiting is short."""
-    server = Hub(tmp_path / "server")
-    point_at(server, tmp_path / "cache", monkeypatch.setattr)
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    yield server
-    close_session()
-    server.stop()
+    with running(tmp_path, monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture
 def encoder_folder(tmp_path: Path) -> Path:
     """A published encoder of 64x2x2 for 32 px faces in 8 px patches, with a card."""
-    return _make_encoder(tmp_path / "encoder")
+    return tiny.encoder_folder(tmp_path / "encoder")
 
 
 @pytest.fixture
 def make_encoder() -> Callable[..., Path]:
     """(folder, seed=0) -> a published encoder there; another seed gives other weights."""
-    return _make_encoder
+    return tiny.encoder_folder
 
 
 @pytest.fixture
@@ -60,17 +54,6 @@ def make_keys(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
 def keys(make_keys: Callable[[str], tuple[Path, Path]]) -> tuple[Path, Path]:
     """Files with a private and a public key."""
     return make_keys("our")
-
-
-def _make_encoder(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    model = encoder.build("64x2x2", image_px=32, patch_px=8)
-    args = encoder.model_args("64x2x2", image_px=32, patch_px=8)
-    config = encoder.make_config(model, args, image_px=32, mean=(0.5,) * 3, std=(0.25,) * 3, licence="mit", block={})
-    encoder.write(folder, model.state_dict(), config)
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Tiny\n")
-    artifact.seal(folder)
-    return folder
 
 
 @pytest.fixture

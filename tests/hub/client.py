@@ -1,10 +1,12 @@
 """huggingface_hub in this process pointed at a Hub of ours; it reads its environment once, when it is imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from hub.server import Hub
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from fer_scale import hub_client
 
@@ -25,3 +27,14 @@ def point_at(server: Hub, cache: Path, put: Callable[[object, str, object], None
     put(hub_client, "SILENCE_S", silence_s)
     put(hub_client, "PATIENCE_S", 4 * silence_s)
     hub_client.connect.cache_clear()
+
+
+@contextmanager
+def running(folder: Path, monkeypatch: pytest.MonkeyPatch, *, xet: bool = False) -> Iterator[Hub]:
+    """A Hub, with this process pointed at it for one test: alice, who may write to `lab`, is logged in."""
+    server = Hub(folder / "server", xet=xet)
+    point_at(server, folder / "cache", monkeypatch.setattr)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    yield server
+    close_session()
+    server.stop()
