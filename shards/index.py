@@ -197,12 +197,16 @@ class ShardSet:
         return _lines(file, file.stat().st_mtime_ns)
 
     def keys(self, shard: int) -> list[str]:
-        """The keys of a shard's samples in order, out of the index; where that does not tell, out of their headers."""
+        """The keys of a shard's samples in order, as the index has them."""
         row = self.index["shards"][shard]
-        if "first" in row:  # else packed before it was kept
-            gaps = frozenset(row.get("gaps", ()))
-            places = (place for place in itertools.count(row["first"]) if place not in gaps)
-            return [f"{place:09d}" for place in itertools.islice(places, row["samples"])]
+        if "first" not in row:  # packed before it was kept
+            return self.keys_in_tar(shard)
+        gaps = frozenset(row.get("gaps", ()))
+        places = (place for place in itertools.count(row["first"]) if place not in gaps)
+        return [f"{place:09d}" for place in itertools.islice(places, row["samples"])]
+
+    def keys_in_tar(self, shard: int) -> list[str]:
+        """The same out of the tar; reads the samples' first headers only."""
         opened = self._shard(shard)
         offsets = (entry[0] for entry in ENTRY.iter_unpack(opened.entries))
         names = (os.pread(opened.fd, 100, offset * BLOCK).rstrip(b"\0").decode() for offset in offsets)

@@ -33,6 +33,8 @@ def verify(
         faults = _damaged_files(shards, shard)
         name = f"{shards.name}/{shards.index['shards'][shard]['name']}"
         damaged += [_damage(f"{name}.{kind}", what) for kind, what in faults.items()]
+        if not {"tar", "idx"} & set(faults) and shards.keys(shard) != shards.keys_in_tar(shard):
+            damaged.append(_damage(f"{shards.name}/{INDEX}", f"other keys than lie in {name}.tar"))
         if ("tar" in faults or decode) and "idx" not in faults and not (far and "tar" in faults):
             compare = "hashes" in kinds(shards.index["shards"][shard]) and "hashes" not in faults
             samples, other = _damaged_samples(shards, shard, decode_them=decode, compare=compare)

@@ -58,6 +58,13 @@ def test_all_damages_are_reported_at_once_with_the_samples_they_hit(packed: Shar
     assert damaged[5]["what"] == "No such file or directory"
 
 
+def test_an_index_that_tells_other_keys_than_the_tars_hold_is_found(packed: ShardSet) -> None:
+    packed.index["shards"][2]["first"] += 1  # faces would be excluded that were not meant
+    (packed.path / "index.json").write_text(json.dumps(packed.index))
+    what = "other keys than lie in made-up/made-up-000002.tar"
+    assert verify(packed.path)["damaged"] == [{"where": "made-up/index.json", "what": what}]
+
+
 def test_each_of_a_hundred_random_bits_that_flip_is_found(packed: ShardSet) -> None:
     draw = random.Random(7)
     for _ in range(100):
