@@ -128,6 +128,10 @@ def _publish(verb: Verb) -> None:
     verb.add_argument("--step", type=int, help="which checkpoint of a run (the newest)")
     verb.add_argument("--private", action="store_true", help="create the repository private")
     verb.add_argument("--pictures", action="store_true", help="also publish reconstructions, which show training faces")
+    verb.add_argument(
+        "--state", metavar="ADDRESS", help="put the whole training state there too, private, for run.resume_from"
+    )
+    verb.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # a run that publishes; ends with it
     _json(verb)
 
 

@@ -244,14 +244,14 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, progress_of(folder)
 
 
-def prune(run: Path, keep: int, keep_every_steps: int | None = None) -> None:
-    """Delete all but the newest `keep` whole checkpoints, and what is `for_good` by `keep_every_steps`.
+def prune(run: Path, keep: int, keep_every_steps: int | None = None, but: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep` whole checkpoints, what is `for_good` by `keep_every_steps`, and steps in `but`.
 
     Nothing is deleted while the newest is not whole: those before it may be all that there is.
     """
     found, damaged = newest(run)
     steps = {folder: int(folder.name.removeprefix("step_")) for folder in complete(run)}
-    stay = for_good(steps.values(), keep_every_steps) if keep_every_steps else set()
+    stay = {*but} | (for_good(steps.values(), keep_every_steps) if keep_every_steps else set())
     for folder in list(steps)[keep:] if found and not damaged else ():
         if steps[folder] not in stay:
             with suppress(OSError):  # somebody reads it: the save counts all the same, and `sweep` has what is left

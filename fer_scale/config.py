@@ -141,8 +141,11 @@ def differences(old: Any, new: Any, kind: Kind = "maths") -> list[str]:
     return found
 
 
-def refuse_another(old_file: Path, new: Any, changes: Iterable[str]) -> None:
-    """ConfigError where the recipe that a run was started with says otherwise in a `maths` key not in `changes`."""
+def refuse_another(old_file: Path, new: Any, changes: Iterable[str], moved_from: str = "") -> None:
+    """ConfigError where the recipe that a run was started with says otherwise in a `maths` key not in `changes`.
+
+    `moved_from`: where that run lies, if it is another one, which this one is to go on from.
+    """
     try:
         old = load(type(new), old_file)
     except ConfigError as error:
@@ -152,8 +155,9 @@ def refuse_another(old_file: Path, new: Any, changes: Iterable[str]) -> None:
     if differ:
         lines = "\n".join(f"  {line}" for line in differ)
         raise ConfigError(
-            f"{old_file.parent}: holds a run with another recipe:\n{lines}\n"
-            f"use another run.out, or go on with the change by --change {differ[0].partition(':')[0]}=..."
+            f"{moved_from or old_file.parent}: holds a run with another recipe:\n{lines}\n"
+            f"{'' if moved_from else 'use another run.out, or '}go on with the change by "
+            f"--change {differ[0].partition(':')[0]}=..."
         )
 
 
@@ -218,8 +222,8 @@ def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
         mistakes.append(f"{where}: must be one of {', '.join(map(repr, options))}, not {value!r}{hint}")
     elif origin in (typing.Union, types.UnionType) and type(None) in options:  # X | None
         return None if value == "none" else _convert(value, options[0], where, mistakes)
-    elif origin in (typing.Union, types.UnionType):  # number | list: one value of a list is none that is a number
-        wanted = options[0] if type(value) in (int, float) else options[1]
+    elif origin in (typing.Union, types.UnionType):  # number | list, whose one value is no number; or bool | str
+        wanted = options[0] if type(value) in (bool, int, float) else options[1]
         return _convert(value, wanted, where, mistakes)
     elif origin is tuple and options[-1] is Ellipsis:  # one value stands for a list of one
         return tuple(_convert(v, options[0], where, mistakes) for v in (value if isinstance(value, list) else [value]))

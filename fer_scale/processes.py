@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -107,6 +108,17 @@ class Launched:
         for process in with_descendants(old):
             process.send(signal.SIGKILL)
         return len(old)
+
+
+def end_with(parent: int) -> None:
+    """Let this process end within a second when `parent`, which started it, does; also if it is gone already."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told_of_our_death() -> None:

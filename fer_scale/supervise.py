@@ -51,12 +51,15 @@ _OURS = (("-m", "fer_scale"), ("--module", "fer_scale"))
 class Orders:
     """`main`: HOST:PORT of the main node's launcher, on all other nodes. `far`: the ranks are on hosts out of reach.
 
+    `publish_s`: so long a run that has ended for good may still publish its last checkpoint.
+
     `elastic`: nodes may come while the run is on. `requeued`: it goes on for one of before, as in Slurm's jobs.
     """
 
     command: list[str]
     out: Path
     grace_s: float
+    publish_s: float = 0.0
     restarts: int = 0
     back_off_s: float = _BACK_OFF_S
     main: str | None = None
@@ -159,7 +162,7 @@ def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start, door:
                 _say(f"not saved within run.grace_s = {orders.grace_s:g} and {_MARGIN_S} s: ends what is left")
                 launched.end(_PATIENCE_S, lambda: wish.at_once)
         over = None if start.outcome is None or start.is_as(before) else over or now
-        if over and now - over > _OVER_S and (count := launched.end_ranks_of_before(over)):
+        if over and now - over > _leaving_s(start, orders, wish) and (count := launched.end_ranks_of_before(over)):
             _say(f"start {start.number} has ended, and {log.plural(count, 'rank')} of it stayed: killed")
         time.sleep(_POLL_S)
     if wish.at_once and orders.far:
@@ -167,6 +170,13 @@ def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start, door:
     # A launcher that was killed leaves its ranks to train: they save when they are told to go.
     saving = launched.left() and not wish.at_once and newest(orders.out).outcome is None
     launched.end(orders.grace_s + _MARGIN_S if saving else _PATIENCE_S, lambda: wish.at_once)
+
+
+def _leaving_s(start: Start, orders: Orders, wish: Wish) -> float:
+    """How long ranks of a start that has an outcome may stay."""
+    said = start.outcome or {}
+    for_good = said.get("outcome") in ("done", "preempted") and not said.get("restart")
+    return _OVER_S + (orders.publish_s if for_good and not wish.asked else 0)
 
 
 def _end_far_ranks(wish: Wish) -> None:
@@ -225,7 +235,7 @@ def main() -> int:
             return MISTAKE
         os.execvp(told.command[0], told.command)
     try:
-        out, grace_s = _run_of(words)
+        out, grace_s, publish_s = _run_of(words)
     except UserError as error:
         print(f"fer-scale {verb}: {error}", file=sys.stderr)
         return MISTAKE
@@ -233,7 +243,7 @@ def main() -> int:
         print(f"fer-scale {verb}: run.out: {error.filename}: {error.strerror}", file=sys.stderr)
         return MISTAKE
     orders = Orders(
-        told.command, out, grace_s, told.restarts, told.back_off, told.main, told.meet, told.elastic,
+        told.command, out, grace_s, publish_s, told.restarts, told.back_off, told.main, told.meet, told.elastic,
         far=told.far or told.requeue, requeued=told.requeue and os.environ.get("SLURM_RESTART_COUNT", "0") != "0",
     )  # fmt: skip
     wish = Wish(out / "stop")
@@ -255,13 +265,14 @@ def _words(command: list[str]) -> list[str]:
     return command[next((n + 2 for n, pair in enumerate(pairwise(command)) if pair in _OURS), len(command)) :]
 
 
-def _run_of(words: list[str]) -> tuple[Path, float]:
-    """run.out and run.grace_s of what a verb was given; the folder is there then."""
+def _run_of(words: list[str]) -> tuple[Path, float, float]:
+    """run.out, run.grace_s and, where it publishes, publish.wait_s of what a verb was given; the folder is there then."""
     args = arguments.parse(((words[0], lambda _: None),), words)
     schema: Any = _RECIPES[words[0]]
-    run = config.load(schema, args.recipe, [*args.overrides, *args.change]).run
-    (run.out / "attempts").mkdir(parents=True, exist_ok=True)
-    return run.out, run.grace_s
+    recipe = config.load(schema, args.recipe, [*args.overrides, *args.change])
+    (recipe.run.out / "attempts").mkdir(parents=True, exist_ok=True)
+    publishes = schema is Pretrain and recipe.publish.to
+    return recipe.run.out, recipe.run.grace_s, recipe.publish.wait_s if publishes else 0.0
 
 
 def _parser() -> argparse.ArgumentParser:

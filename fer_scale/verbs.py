@@ -118,23 +118,28 @@ def _pretrain(args: Namespace) -> None:
 def _publish(args: Namespace) -> None:
     from shards.index import INDEX
 
+    if args.parent:
+        from fer_scale import processes
+
+        processes.end_with(args.parent)
     if (args.source / INDEX).is_file():
         return _publish_set(args)
     with _imports():
-        from fer_scale import publish
+        from fer_scale import portable, publish
 
     address = publish.publish(
         args.source, args.to, licence=args.licence, title=args.title, step=args.step, private=args.private,
         pictures=args.pictures,
     )  # fmt: skip
-    _result(args, {"published": address})
+    state = {"state": portable.push(args.source, args.step, args.state)} if args.state else {}
+    _result(args, {"published": address} | state)
 
 
 def _publish_set(args: Namespace) -> None:
     from fer_scale import sets
 
-    if args.step is not None or args.pictures:
-        raise UserError(f"{args.source}: is a shard set; --step, --pictures are for models")
+    if args.step is not None or args.pictures or args.state:
+        raise UserError(f"{args.source}: is a shard set; --step, --pictures and --state are for models")
     address = sets.publish(args.source, args.to, licence=args.licence, title=args.title, private=args.private)
     _result(args, {"published": address})
 

@@ -4,12 +4,13 @@ Everything is decided by the main rank, or compared with what it has; a differen
 """
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fer_scale import config, ending, log, resume, tee
+from fer_scale import checkpoint, config, ending, log, portable, resume, tee
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from fer_scale.peers import by_main
@@ -153,6 +154,27 @@ def go_on(wanted: Pretrain, changes: list[str], prints: list[str], us: World, re
     if us.is_main:
         resume.set_aside(found, log.Journal(wanted.run.out))
     return found
+
+
+def bring(wanted: Pretrain, changes: list[str], prints: list[str], attempt: Attempt) -> None:
+    """Put what `run.resume_from` names into a run that has no checkpoint of its own, once it is clear that it fits.
+
+    For the main rank. The others wait no longer than run.hang_seconds says of `load`.
+    """
+    address = wanted.run.resume_from
+    if not address or checkpoint.complete(wanted.run.out):
+        return
+    state = portable.pull(address)
+    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
+        file = Path(scratch) / "recipe.toml"
+        file.write_text(state.progress["recipe"])
+        try:
+            setup.same_run(wanted, state.progress, prints, changes, state.folder, file, state.address)
+        except UserError as error:
+            raise CheckpointError(f"run.resume_from: {error}") from None
+    portable.adopt(state, attempt)
+    log.Journal(wanted.run.out).event("moved", step=state.progress["step"], address=state.address)
+    log.say(f"pulled   step {state.progress['step']:,} of {state.address}")
 
 
 def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from fer_scale import config, log
 from fer_scale.config import ConfigError
-from fer_scale.pretrain import cost, setup
+from fer_scale.pretrain import cost, publishing, setup
 from fer_scale.pretrain.cost import Device, Shape
 from fer_scale.pretrain.device import CPU, asked_for
 from fer_scale.pretrain.layout import layout_for, overlaps, refuse
@@ -49,6 +49,7 @@ class Wish:
 def check(recipe_file: Path, overrides: list[str], wish: Wish) -> dict[str, Any]:
     """What the recipe comes to for each number of ranks; says on the way what the recipe is."""
     rec = config.load(Pretrain, recipe_file, overrides)
+    publishing.refuse(rec)
     counts = _counts(wish.ranks)
     node = wish.node if wish.node is not None else max(counts) if wish.gpu == CPU else 8
     device = asked_for(wish.gpu, node, wish.network_gbps)
@@ -161,7 +162,7 @@ class _Known:
             "read_mb_per_s_a_node": rate / nodes * image_bytes / 1e6,
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
-            "checkpoints_gb": (run.keep_checkpoints + 1) * cost.saved(self.shape) / 1e9,
+            "checkpoints_gb": (run.keep_checkpoints + 1 + bool(self.rec.publish.to)) * cost.saved(self.shape) / 1e9,
             "saving_gb": cost.saved(self.shape) / 1e9,
             "memory_gb": _gb(self._memory(planned, self.layout)),
             "memory_gb_by_stage": {s: _gb(self._memory(planned, self._at(s)))["total"] for s in range(4)},

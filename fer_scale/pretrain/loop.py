@@ -19,11 +19,12 @@ from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.numbers import Skips
 from fer_scale.optim import lr_at
-from fer_scale.peers import same_everywhere
-from fer_scale.pretrain import begin, failures, health, pictures, recipe, setup, start
+from fer_scale.peers import by_main, same_everywhere
+from fer_scale.pretrain import begin, failures, health, pictures, publishing, recipe, setup, start
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import Engine, load_weights, versions
 from fer_scale.pretrain.meter import Meter, on_a_gpu
+from fer_scale.pretrain.publishing import Publisher
 from fer_scale.pretrain.recipe import Plan, Pretrain
 from fer_scale.pretrain.saving import Saved, Saver
 from fer_scale.pretrain.stragglers import Slow, Stragglers
@@ -41,26 +42,37 @@ def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str
     wanted, us = begin.meet(recipe_file, [*overrides, *changes])
     us.limit_waiting(wanted.run.waiting_s)
     begun = begin.begin(wanted, changes, us)
-    try:
-        watchdog = Watchdog(wanted.run.hang_limits, us, begun)
-        with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
-            run = _set_up(wanted, changes, us, begun, watchdog)
-            with run.stop, run.saver, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
-                _train(run, tick)
-        if us.is_main:
-            log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
-        ended = "done"
-    except Preempted as stopped:
-        if us.is_main:
-            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
-        ended = "preempted"
-    us.leave()
+    with Publisher(wanted, begun.attempt, is_main=us.is_main) as publisher:
+        ended, last = _run(wanted, changes, us, begun, publisher)
+        us.leave()
+        if last:
+            publisher.finish()
     return ended
 
 
-def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watchdog: Watchdog) -> "Run":
+def _run(wanted: Pretrain, changes: list[str], us: World, begun: Begun, publisher: Publisher) -> tuple[str, bool]:
+    """How it ended, and whether for good: not where it is to be started again by itself."""
+    try:
+        watchdog = Watchdog(wanted.run.hang_limits, us, begun)
+        with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
+            run = _set_up(wanted, changes, us, begun, watchdog, publisher)
+            with run.stop, run.saver, log.bar("pre-training", "steps", done=run.step, shown=us.is_main) as tick:
+                _train(run, tick)
+    except Preempted as stopped:
+        if us.is_main:
+            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
+        return "preempted", not stopped.again
+    if us.is_main and not wanted.publish.to:
+        log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
+    return "done", True
+
+
+def _set_up(
+    wanted: Pretrain, changes: list[str], us: World, begun: Begun, watchdog: Watchdog, publisher: Publisher
+) -> "Run":
     """Everything that the loop works with, as new or as the newest checkpoint left it."""
     same_everywhere(us, **begin.code_and_recipe(wanted))
+    by_main(us, lambda: publishing.refuse(wanted))
     sets = setup.opened(wanted.data)
     faces, order, fell_out = setup.table(wanted, sets)
     plan = recipe.plan(wanted, us.ranks, order)
@@ -70,6 +82,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     prints = faces.prints()
     is_ours(begun.attempt, us)
     with watchdog.phase("load"):
+        by_main(us, lambda: begin.bring(wanted, changes, prints, begun.attempt))
         found = begin.go_on(wanted, changes, prints, us, begun.writers)
     progress = found.progress
     if found.folder:
@@ -80,7 +93,7 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     engine = Engine(model, wanted, plan, us)
     if found.folder:
         engine.restore(found.state, progress["adam_step"])
-    saver = Saver(engine, us, wanted.run, begun)
+    saver = Saver(engine, us, wanted.run, begun, publisher)
     saver.has_room()
     watchdog.saver = saver
 
@@ -96,8 +109,10 @@ def _set_up(wanted: Pretrain, changes: list[str], us: World, begun: Begun, watch
     skips = Skips(wanted.run.max_skipped, begun.attempt.folder)
     step, weights = progress["step"], progress.get("start")
     slow = Stragglers(us, engine.spent, engine.stage)
+    if found.folder:
+        publisher.saved(step)  # by a start that did not come to publish it
     return Run(
-        wanted, plan, us, engine, faces, order, journal, prints, stop, skips, saver, watchdog, slow, weights,
+        wanted, plan, us, engine, faces, order, journal, prints, stop, skips, saver, publisher, watchdog, slow, weights,
         step=step,
     )  # fmt: skip
 
@@ -117,6 +132,7 @@ class Run:
     stop: StopSignal
     skips: Skips
     saver: Saver
+    publisher: Publisher
     watchdog: Watchdog
     stragglers: Stragglers
     start: dict[str, Any] | None  # which weights it began with; see start.py
@@ -167,6 +183,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
         tick(run.step, last)
         if logged:
             _log(run, lr, seen)
+        run.publisher.look()
         if run.saver.under_way and not writing:
             with run.watchdog.phase("save"):
                 _saved(run, run.saver.settle())
@@ -270,6 +287,7 @@ def _saved(run: Run, saved: Saved | None) -> None:
         return
     times = {"seconds": round(saved.seconds, 2), "stall_s": round(saved.stall_s, 3)}
     run.journal.event("checkpoint", step=saved.step, **times, bytes=saved.bytes)
+    run.publisher.saved(saved.step)
     if saved.seconds > (grace := run.recipe.run.grace_s):
         log.say(f"the save took {saved.seconds:.0f} s, more than run.grace_s = {grace:g}: a stop may be cut short")
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
 from fer_scale.pretrain import limits
+from fer_scale.pretrain.publish_keys import Publish
 from shards.mix import Mix
 from shards.order import Order
 from shards.remote import CACHE_DIR, CACHE_GB
@@ -174,6 +175,9 @@ class Run:
     resume: Literal["auto", "must", "never"] = knob(
         "auto", kind="watch", help="go on from the newest checkpoint in out"
     )
+    resume_from: str | None = knob(
+        None, kind="watch", help="a run, checkpoint or hf://ORG/NAME-state[@REVISION] to go on from, while out has none"
+    )
     log_every_steps: int = knob(20, kind="watch", help="steps between lines of metrics.jsonl")
     checkpoint_every_steps: int = knob(1000, kind="watch", help="steps between checkpoints")
     checkpoint_async: bool = knob(True, kind="layout", help="checkpoints are written while training goes on")
@@ -199,6 +203,7 @@ class Run:
             *at_least(self, 1, "steps", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints", "max_skipped"),
             *above_0(self, "epochs"),
             (0 <= self.seed < 2**63, f"seed: must lie in 0..2^63-1, not {self.seed}"),
+            (not (self.resume_from and self.resume == "never"), "resume_from: goes on, which resume = never forbids"),
             *at_least(self, 0, "keep_every_steps", "stop_after_steps", "max_hours", "grace_s", "profile_steps"),
             *((False, line) for line in limits.mistakes(self.hang_seconds)),
         )
@@ -229,12 +234,17 @@ class Pretrain:
     batch: Batch = field(default_factory=Batch)
     optim: Optim
     run: Run
+    publish: Publish = field(default_factory=Publish)
     card: Card = field(default_factory=Card)
 
     def __post_init__(self) -> None:
         mixed, none = bool(self.data.weights()), "a mixture of weighted sets has no epoch of its own; set"
         run, optim = self.run, self.optim
         require(
+            (
+                not self.publish.to or bool((self.card.license or "").strip()),
+                "card.license: publish.to needs the licence of the weights, as cc-by-nc-4.0; there is no default",
+            ),
             (not mixed or run.epochs is None, f"run.epochs: {none} run.steps=N run.epochs=none"),
             (
                 not mixed or optim.warmup_epochs is None,

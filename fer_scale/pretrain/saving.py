@@ -25,6 +25,7 @@ from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.pretrain import failures
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import NOT_LIVE, Engine
+from fer_scale.pretrain.publishing import Publisher
 from fer_scale.pretrain.recipe import Run
 from fer_scale.pretrain.world import World
 from shards.errors import UserError
@@ -45,8 +46,9 @@ class Saved:
 class Saver:
     """All ranks must call the same methods at the same steps."""
 
-    def __init__(self, engine: Engine, us: World, run: Run, begun: Begun):
+    def __init__(self, engine: Engine, us: World, run: Run, begun: Begun, publisher: Publisher):
         self._engine, self._us, self._run, self._attempt = engine, us, run, begun.attempt
+        self._publisher = publisher  # reads a checkpoint that is not to be pruned meanwhile
         self._writers = begun.writers[: most_writers(engine.numel)]
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -71,9 +73,12 @@ class Saver:
         return time.monotonic() - self._since if self.writing else 0.0
 
     def has_room(self) -> None:
-        """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
+        """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1.
+
+        And one more while it is published.
+        """
         there = len(checkpoint.complete(self._run.out)) if self._us.is_main else 0
-        self._refuse_without_room(max(1, self._run.keep_checkpoints + 1 - there))
+        self._refuse_without_room(max(1, self._run.keep_checkpoints + 1 + self._publisher.most_in_use - there))
 
     def _refuse_without_room(self, count: int) -> None:
         size = 4 * (2 * self._engine.numel_trained + self._engine.numel)
@@ -188,7 +193,8 @@ class Saver:
         may = self._attempt.is_newest
         kept = checkpoint.finish(self._part, self._place, self._files, self._progress, may)
         if kept:
-            checkpoint.prune(self._run.out, self._run.keep_checkpoints, self._run.keep_every_steps)
+            reads = self._publisher.in_use()
+            checkpoint.prune(self._run.out, self._run.keep_checkpoints, self._run.keep_every_steps, reads)
         return kept
 
     def _raise_on_all(self) -> None:

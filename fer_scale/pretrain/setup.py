@@ -146,8 +146,19 @@ def describe(
         )
 
 
-def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes: list[str], folder: Path) -> None:
-    """Refuse to go on with other images or another value of a key that changes the mathematics."""
+def same_run(
+    rec: Pretrain,
+    progress: dict[str, Any],
+    prints: list[str],
+    changes: list[str],
+    folder: Path,
+    recipe_file: Path | None = None,
+    moved_from: str = "",
+) -> None:
+    """Refuse to go on with other images or another value of a key that changes the mathematics.
+
+    The last two are given where it is another run than the one in run.out: its recipe, and where it lies.
+    """
     if "shards" not in progress:
         raise CheckpointError(f"{rec.run.out}: holds a run of fine-tuning; use another run.out")
     if progress["shards"] != prints:
@@ -159,22 +170,23 @@ def same_run(rec: Pretrain, progress: dict[str, Any], prints: list[str], changes
             f"model.start_from: the weights of {rec.run.out} are in its checkpoint, and it began with "
             f"{was or 'none'}; give that again, or use another run.out to start from {rec.model.start_from or 'none'}"
         )
-    refuse_another(rec, changes)
+    refuse_another(rec, changes, recipe_file, moved_from)
 
 
-def refuse_another(rec: Pretrain, changes: list[str]) -> None:
+def refuse_another(rec: Pretrain, changes: list[str], recipe_file: Path | None = None, moved_from: str = "") -> None:
     """Refuse another recipe than the run's: another value of a `maths` key, or other weights of data.shards.
 
     Where the sets lie is layout, and what they hold is checked by content; how they are mixed is mathematics.
     """
-    file = rec.run.out / "recipe.toml"
-    config.refuse_another(file, rec, changes)
+    file = recipe_file or rec.run.out / "recipe.toml"
+    config.refuse_another(file, rec, changes, moved_from)
     was, now = config.load(Pretrain, file).data.weights(), rec.data.weights()
     if was != now and "data.shards" not in {change.partition("=")[0] for change in changes}:
         before, after = (", ".join(map(str, weights)) or "none" for weights in (was, now))
         raise config.ConfigError(
-            f"{rec.run.out}: holds a run with another recipe:\n  data.shards: weights {before} -> {after}\n"
-            "use another run.out, or go on with the change by --change data.shards=..."
+            f"{moved_from or rec.run.out}: holds a run with another recipe:\n"
+            f"  data.shards: weights {before} -> {after}\n"
+            f"{'' if moved_from else 'use another run.out, or '}go on with the change by --change data.shards=..."
         )
 
 

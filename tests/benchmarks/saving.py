@@ -50,6 +50,7 @@ def be_a_rank(stage: int, rounds: int, out: Path, overrides: list[str]) -> None:
     from fer_scale.pretrain import setup, world
     from fer_scale.pretrain.begin import Begun
     from fer_scale.pretrain.engine import Engine
+    from fer_scale.pretrain.publishing import Publisher
     from fer_scale.pretrain.recipe import Plan, Pretrain
     from fer_scale.pretrain.saving import Saver
 
@@ -61,7 +62,8 @@ def be_a_rank(stage: int, rounds: int, out: Path, overrides: list[str]) -> None:
     plan = Plan(ranks=ranks, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-4, warmup_steps=0)
     engine = Engine(setup.build(rec), rec, plan, us)
     attempt = us.tell(ending.claim(out) if us.is_main else None)
-    saver = Saver(engine, us, rec.run, Begun(attempt, out / "log", list(range(ranks)), [us.name], [us.host]))
+    begun = Begun(attempt, out / "log", list(range(ranks)), [us.name], [us.host])
+    saver = Saver(engine, us, rec.run, begun, Publisher(rec, attempt, is_main=us.is_main))
     px = rec.model.image_px
     batch = [(torch.rand(MICRO, 3, px, px), torch.arange(MICRO))]
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,16 +129,18 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def node(tmp_path: Path, out: Path) -> Iterator[Callable[..., Node]]:
-    """node(plan, *options, **environment): a supervisor around tests/launch/fake_run.py."""
+    """node(plan, *options, **environment): a supervisor around tests/launch/fake_run.py; `keys` of its recipe."""
     started: list[Node] = []
 
-    def start(plan: str, *options: str, grace_s: float = 0.3, verb: str = "pretrain", **env: str) -> Node:
+    def start(
+        plan: str, *options: str, grace_s: float = 0.3, verb: str = "pretrain", keys: Sequence[str] = (), **env: str
+    ) -> Node:
         words = {
             "pretrain": ["pretrain", str(ROOT / "tests/ranks/pretrain.toml"), f"run.grace_s={grace_s}"],
             "finetune": ["finetune", str(ROOT / "configs/finetune/demo.toml"), "data.split=s", "model.start_from=e"],
         }[verb]
         fake = [str(ROOT / "tests/launch/fake_run.py"), plan, "-m", "fer_scale", *words]
-        command = [sys.executable, *fake, "data.shards=none", f"run.out={out}"]
+        command = [sys.executable, *fake, "data.shards=none", f"run.out={out}", *keys]
         said = tmp_path / f"said{len(started)}"
         with said.open("wb") as file:
             process = subprocess.Popen(

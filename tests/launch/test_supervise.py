@@ -95,6 +95,14 @@ def test_before_a_run_is_begun_there_is_nothing_to_wait_for(node: Any, out: Path
     assert not lives(rank) and newest(out).number == 0 and not (out / "stop").exists()
 
 
+def test_a_run_that_is_done_may_still_publish_but_no_longer_than_it_said(node: Any, out: Path) -> None:
+    keys = ["publish.to=/encoder", "card.license=mit"]
+    assert node("publishes", keys=keys).ended() == 0 and (out / "published").exists()
+    (out / "published").unlink()
+    one = node("publishes", keys=[*keys, "publish.wait_s=0.5"])
+    assert one.ended() == 0 and "1 rank of it stayed: killed" in one.said and not (out / "published").exists()
+
+
 def test_ranks_that_do_not_save_in_time_are_ended_and_so_is_what_they_started(node: Any, out: Path) -> None:
     one = node("deaf")
     claimed(out)

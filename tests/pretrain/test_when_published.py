@@ -1,0 +1,76 @@
+"""What of a run is published and when; what of a recipe could only fail after days is refused before the first step."""
+
+from pathlib import Path
+
+import pytest
+
+from fer_scale import checkpoint, config
+from fer_scale.config import ConfigError
+from fer_scale.pretrain.publishing import is_due, refuse
+from fer_scale.pretrain.recipe import Pretrain
+
+RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
+
+
+def recipe(*overrides: str) -> Pretrain:
+    return config.load(Pretrain, RECIPE, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
+
+
+def test_the_first_checkpoint_at_or_after_each_multiple_is_due_and_only_it() -> None:
+    published, due = 0, []
+    for step in (40, 90, 100, 150, 210, 290, 400, 410):
+        if is_due(step, published, 100):
+            published = step
+            due.append(step)
+    assert due == [100, 210, 400] and not is_due(1000, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["publish.to=hf://lab/faces"], "card.license: publish.to needs the licence of the weights"),
+        (["publish.to=hf://lab/faces", "card.license= "], "card.license: publish.to needs"),
+        (["publish.to=hf://lab"], "publish.to: hf://lab is neither a folder nor hf://ORG/NAME"),
+        (["publish.to=hf://lab/faces@v1"], "each publication is a commit, so there is no tag"),
+        (["publish.to=hf://datasets/lab/faces"], "publish.to: hf://datasets/lab/faces is neither"),
+        (["publish.to=s3://bucket/faces"], "publish.to: s3://bucket/faces is neither"),
+        (["publish.every_steps=10"], "publish.to: missing"),
+        (["publish.state=true"], "publish.to: missing"),
+        (["publish.to=/faces", "publish.state=true"], "publish.state: goes to a repository of its own"),
+        (["publish.to=hf://lab/faces", "publish.state=/disk"], "publish.state: goes to a repository of its own"),
+        (["publish.to=hf://lab/faces", "publish.state=hf://lab/faces"], "publish.state: needs another repository"),
+        (["publish.state=5"], "publish.state: must be true or false, not 5"),
+        (["publish.to=/faces", "publish.every_steps=0"], "publish.every_steps: must be 1 or more"),
+        (["run.resume_from=/run", "run.resume=never"], "run.resume_from: goes on, which resume = never forbids"),
+    ],
+)
+def test_a_recipe_that_cannot_be_published_as_it_says_is_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        recipe(*overrides)
+    assert said in str(refused.value)
+
+
+def test_where_the_state_goes() -> None:
+    hub = ("publish.to=hf://lab/faces", "card.license=mit")
+    assert recipe(*hub).publish.state_to is None
+    assert recipe(*hub, "publish.state=true").publish.state_to == "hf://lab/faces-state"
+    assert recipe(*hub, "publish.state=hf://me/x").publish.state_to == "hf://me/x"
+    kept = recipe(*hub, "publish.state=hf://me/x", "publish.every_steps=7")
+    assert config.dump(kept).count("hf://me/x") == 1 and kept.publish.every_steps == 7
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    refuse(recipe(f"publish.to={tmp_path / 'new'}", "card.license=mit"))
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"publish.to: .*is not empty and holds .*thesis.tex"):
+        refuse(recipe(f"publish.to={tmp_path}", "card.license=mit"))
+
+
+def test_a_checkpoint_that_is_being_published_is_not_pruned(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        part = checkpoint.part_of(place := checkpoint.folder_of(tmp_path, step))
+        checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, {})], {"step": step})
+    checkpoint.prune(tmp_path, 1, but={2})
+    assert [folder.name for folder in checkpoint.complete(tmp_path)] == ["step_00000004", "step_00000002"]
+    checkpoint.prune(tmp_path, 1)
+    assert [folder.name for folder in checkpoint.complete(tmp_path)] == ["step_00000004"]
