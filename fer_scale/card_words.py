@@ -69,7 +69,7 @@ What the people in these images have agreed to is not recorded here. No image is
 
 TERMS = {  # what a published set asks for, by a word in its name or in the layout that it was packed from
     "affectnet": "AffectNet is given to leaders of academic groups who sign its licence, for research only.",
-    "rafdb|raf-db": "RAF-DB is given for non-commercial research; neither it nor what is derived from it may be passed on.",
+    "rafdb|raf-db": "RAF-DB is given for non-commercial research; neither it nor what is made of it may be passed on.",
     "ms1m|celeb-1m": "MS-Celeb-1M was withdrawn by its publisher in 2019, after criticism that its people had not been "
     "asked; sets made from it inherit that.",
 }
