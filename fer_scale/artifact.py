@@ -95,6 +95,16 @@ def seal(folder: Path) -> None:
     beside.replace(folder / MANIFEST)
 
 
+def published(folder: Path) -> bool:
+    """Whether `publish` or `pull` wrote a folder: it has a manifest, and is not the model within a run of fine-tuning.
+
+    That one has a manifest too, so that no bit of it changes unnoticed before it is published, but no card.
+    """
+    if not all((folder / name).is_file() for name in (MANIFEST, WEIGHTS)):
+        return False
+    return (folder / CARD).is_file() or not (folder.parent / "recipe.toml").is_file()
+
+
 def manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
     """Bytes and sha256 of every file that the folder's manifest lists, or None where there is no manifest."""
     place = folder / MANIFEST
@@ -237,7 +247,7 @@ def refuse_to_replace(place: Path) -> None:
         raise ArtifactError(f"{place}: is a file; give a folder")
     ours = {CARD, MANIFEST, SIGNATURE, *(manifest(place) or {})}
     others = sorted(path.name for path in place.iterdir() if path.name not in ours)
-    if others or not (place / MANIFEST).is_file():
+    if others or not published(place):
         raise ArtifactError(
             f"{place}: is not empty and holds what was not published there ({', '.join(others[:5])}); nothing was "
             "written; give another folder, or empty this one first"

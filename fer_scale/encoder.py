@@ -137,8 +137,9 @@ def make_config(
 
 
 def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Put `model.safetensors` and `config.json` into `folder`, each whole or absent."""
+    """Put `model.safetensors` and `config.json` into `folder`, each whole or absent, and then their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / artifact.MANIFEST).unlink(missing_ok=True)  # of what is replaced now
     beside = folder / "model.safetensors.part"
     # Not save_file, which reports a full disk as an error of the format.
     beside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"format": "pt"}))
@@ -146,6 +147,7 @@ def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> Non
     beside = folder / "config.json.part"
     beside.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(beside, folder / "config.json")
+    artifact.seal(folder)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

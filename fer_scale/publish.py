@@ -63,7 +63,7 @@ def publish(
     """
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * ("encoder" not in parts):
         raise PublishError(f"--parts: {', '.join(unknown)}: there are encoder, and encoder,decoder")
-    if (source / artifact.MANIFEST).is_file() and (source / artifact.WEIGHTS).is_file():
+    if artifact.published(source):
         if licence or title or step is not None or pictures or contact or data or len(parts) > 1:
             raise PublishError(
                 f"{source}: was published already and goes on byte for byte, without new facts; edit its "

@@ -41,6 +41,7 @@ def sound(folder: Path) -> Path:
     more = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "label_names": ["neutral", "happiness", "fear"]}
     block = {"face_box": [0.1, 0.1, 0.9, 0.98]}
     encoder.write(folder, model.state_dict(), encoder.make_config(model, args, image_px=32, block=block, **more))
+    (folder / "manifest.json").unlink()  # written anew after each change
     return folder
 
 

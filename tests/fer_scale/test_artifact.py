@@ -128,6 +128,21 @@ def test_every_command_that_loads_a_model_takes_a_key_and_refuses_what_is_not_si
         LOADS[verb](str(illustrated), keys[1])
 
 
+def test_the_model_of_a_run_has_a_manifest_too_and_is_still_one_to_be_published(
+    finetuned: Path, tmp_path: Path
+) -> None:
+    model = finetuned / "model"
+    assert not artifact.published(model)
+    publish(model, str(tmp_path / "there"), licence="mit")
+    assert artifact.published(tmp_path / "there")
+    with pytest.raises(ArtifactError, match="is not empty"):
+        artifact.put(tmp_path / "there", model)
+    flip(model / "model.safetensors", 8 * 20_000)
+    for load in (predict.load, hub.pull, lambda place: publish(Path(place), str(tmp_path / "other"), licence="mit")):
+        with pytest.raises(ArtifactError, match=r"model\.safetensors has changed since it was published"):
+            load(str(model))
+
+
 def test_publishing_finds_a_flipped_bit_of_what_was_published_already(illustrated: Path, tmp_path: Path) -> None:
     flip(illustrated / "curves.png", 0)
     with pytest.raises(ArtifactError, match=r"curves\.png has changed since it was published"):

@@ -117,6 +117,7 @@ def test_a_base_model_on_the_hub_stands_in_the_front_matter(finetuned: Path, tmp
     config = json.loads(place.read_text())
     config["fer_scale"]["base_model"] = "hf://lab/faces@" + "0" * 40
     place.write_text(json.dumps(config))
+    artifact.seal(place.parent)
     publish(finetuned, str(tmp_path / "out"), licence="mit")
     card = (tmp_path / "out" / "README.md").read_text()
     found = yaml.safe_load(card.split("---\n")[1])
