@@ -270,6 +270,8 @@ class StopSignal:
 
         A host with another run.out than the main rank's finds it in a folder of its own.
         """
+        if self._rank == 0 and self._set == SAVE and os.path.exists(self._file) and not stop_file.word(self._file):
+            self._take()  # a person's, who came after the signal
         again = max(agreed, self._set) != SAVE_FOR_GOOD
         if self.attempt.folder.suffix:
             self.attempt.record("preempted", self._rank, step=step, reason=self.reason, restart=again)

@@ -60,12 +60,17 @@ def read(run: Path) -> Record:
         measured=metrics.stat().st_mtime if metrics.exists() else None,
         claims=claims,
         outcomes={number: _json(folder / "outcome.json") for number, folder in starts.items()},
-        signs={n: max(file.stat().st_mtime for file in (folder, *folder.iterdir())) for n, folder in starts.items()},
+        signs={number: _last_sign(folder) for number, folder in starts.items()},
         stacks={number: sorted(file.name for file in folder.glob("*.stacks")) for number, folder in starts.items()},
         outcome=_json(run / "outcome.json"),
         saved=sorted(int(file.parent.name[5:]) for file in run.glob("checkpoints/step_*[0-9]/manifest.json")),
         alive=_is_alive(claims[max(claims)]) if claims else None,
     )
+
+
+def _last_sign(folder: Path) -> float:
+    """When something was last written in a start's folder; hidden files come and go."""
+    return max(file.stat().st_mtime for file in (folder, *folder.glob("[!.]*")))
 
 
 def _text(file: Path) -> str:

@@ -4,7 +4,9 @@ The main rank chooses, and is the only one whose word counts on what is damaged.
 is clear that it goes on, or begins, as was asked for; then the damaged ones are set aside.
 """
 
-from dataclasses import dataclass
+import json
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from fer_scale import checkpoint, log
 from fer_scale.checkpoint import CheckpointError, Damaged
 from fer_scale.ending import Attempt
 from fer_scale.peers import Peers, by_main
+from fer_scale.starts import ask_anew
 from shards.errors import Broken, UserError
+
+_LATE_S = 5  # a network file system may show another host's new folder so late
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,20 @@ def is_ours(attempt: Attempt, us: Peers) -> None:
     """Superseded where the run is another start's by now: before anything in it is changed."""
     if us.tell(not attempt.is_newest() if us.is_main else None):
         raise attempt.superseded()
+
+
+def as_seen_here(claimed: Attempt) -> Attempt:
+    """The main rank's claim; where this host's run.out is another folder of the same name, with a folder of its own."""
+    until = time.monotonic() + _LATE_S
+    while time.monotonic() < until:
+        ask_anew(claimed.folder.parent)
+        try:
+            if json.loads((claimed.folder / "claim.json").read_text())["nonce"] == claimed.nonce:
+                return claimed
+            break
+        except (OSError, ValueError):
+            time.sleep(0.1)
+    return replace(claimed, folder=claimed.folder.with_suffix(f".{claimed.nonce}"))
 
 
 def find(out: Path, us: Peers, readers: list[int]) -> Found:

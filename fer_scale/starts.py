@@ -127,6 +127,8 @@ def judge(before: Start, now: Start, code: int, asked: str) -> tuple[int | None,
         return None, f"the launcher ended with {code} before a run was begun; above: why"
     name, outcome = f"start {now.number}", now.outcome
     if outcome is None:
+        if now.number > before.number + 1:  # ours came before it
+            return MISTAKE, f"{name}, of another launch, has the run"
         if code == 0 and not now.shared:  # "done" stands in the folder of the main rank alone
             return DONE, f"{name} done"
         return (PREEMPTED if asked else None), f"{name} ended without a word: killed?"

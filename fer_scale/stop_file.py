@@ -29,7 +29,7 @@ def word(file: Path) -> dict[str, Any]:
 
 def refusal(file: Path) -> str:
     """Why no start may begin: a person's RUN/stop that counts is there. "": none may not."""
-    if (written := _time(file)) is None or is_left_over(file) or word(file):
+    if word(file) or is_left_over(file) or (written := _time(file)) is None:  # last: it may go at any moment
         return ""
     since = datetime.fromtimestamp(written).astimezone().isoformat(" ", "seconds")
     return f"{file} is there since {since}: the run is not to begin; remove that file to go on"

@@ -91,13 +91,14 @@ def supervise(orders: Orders, wish: Wish) -> tuple[int | None, str]:
             return DONE, f"{wish.asked}; {why}"
         if code == PREEMPTED and not wish.asked and ended and left:
             code, why = None, f"{why}, by its launcher, which ended with {ended}"
-        if code is not None:
+        unsaved = code == PREEMPTED and not wish.at_once and (now.outcome or {}).get("outcome") != "preempted"
+        if code is not None and not unsaved:
             return code, why
         in_a_row = max(fruitless(orders.out, noted.since), noted.count if now.is_as(before) else 0)
         if in_a_row >= FRUITLESS:
             return GAVE_UP, f"{why}; the last {in_a_row} starts brought no checkpoint: somebody must look"
-        if not left:
-            return None, why
+        if code is not None or not left:
+            return code, why
         left, doublings = left - 1, 0 if time.monotonic() - began > _SOUND_S else doublings
         wait = min(orders.back_off_s * 2**doublings, _LONGEST_BACK_OFF_S) * random.uniform(0.75, 1.25)
         doublings += 1
@@ -138,6 +139,7 @@ def _is_taken(out: Path) -> bool:
 def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start, door: Door) -> None:
     """See to it that ranks go when they are to, until all have."""
     boundary = over = None
+    passed_on = False
     start, looked, began, quiet_s = before, 0.0, time.monotonic(), _QUIET_S
     while launched.code() is None:
         launched.look()
@@ -152,7 +154,8 @@ def _attend(launched: Launched, orders: Orders, wish: Wish, before: Start, door:
             _say("the launcher waits for other nodes to come")
         if wish.asked and _nothing_to_save(launched, orders, wish, start, before):
             launched.end(_PATIENCE_S, lambda: wish.at_once)
-        elif wish.signalled and not wish.wrote and start.outcome is None:
+        elif wish.signalled and not passed_on and start.outcome is None:
+            passed_on = True  # once: a second word would end the save
             _say(f"{wish.asked}: the run is to save and stop; a second one ends it at once")
             if not (wish.write() and start.shared):
                 launched.tell(signal.SIGTERM)
@@ -216,9 +219,11 @@ def _withdrawn(orders: Orders, wish: Wish) -> None:
 
     It stays for ranks out of reach that may still begin, and are to end at once.
     """
+    heeded = wish.by_a_person  # what a person has put there since is for the next start
     if wish.is_there() and not (wish.at_once and orders.far) and (wish.wrote or orders.main is None):
         time.sleep(8 * _POLL_S)
-        wish.withdraw()
+        if heeded or stop_file.word(wish.file):
+            wish.withdraw()
 
 
 def _say(text: str) -> None:
@@ -266,7 +271,7 @@ def _words(command: list[str]) -> list[str]:
 
 
 def _run_of(words: list[str]) -> tuple[Path, float, float]:
-    """run.out, run.grace_s and, where it publishes, publish.wait_s of what a verb was given; the folder is there then."""
+    """run.out, run.grace_s and, where it publishes, publish.wait_s of what a verb was given; it makes the folder."""
     args = arguments.parse(((words[0], lambda _: None),), words)
     schema: Any = _RECIPES[words[0]]
     recipe = config.load(schema, args.recipe, [*args.overrides, *args.change])

@@ -58,9 +58,9 @@ class Wish:
         there = self._print()
         if there is None or there == self._ignored:
             return False
-        if not self.asked:
-            # What is gone already, the main rank has judged.
-            self.asked, self.by_a_person = f"file {self.file}", not stop_file.word(self.file) and self.file.exists()
+        # What is gone already, the main rank has judged.
+        self.by_a_person |= not stop_file.word(self.file) and self.file.exists()
+        self.asked = self.asked or f"file {self.file}"
         self.seen = True
         return True
 

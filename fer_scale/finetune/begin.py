@@ -67,11 +67,14 @@ class Run:
 def claim(recipe: Finetune, changes: list[str], here: Processes) -> Attempt:
     """Make this start the one that counts, on all processes. Where it may not be, the main one says why."""
     try:
-        return by_main(here, lambda: _claimed(recipe, changes))
+        claimed = by_main(here, lambda: _claimed(recipe, changes))
     except UserError:
         if here.is_main:
             raise
         raise SystemExit(2) from None
+    attempt = claimed if here.is_main else resume.as_seen_here(claimed)
+    attempt.folder.mkdir(parents=True, exist_ok=True)  # where its supervisor reads how it ended
+    return attempt
 
 
 def _claimed(recipe: Finetune, changes: list[str]) -> Attempt:

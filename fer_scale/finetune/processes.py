@@ -3,6 +3,7 @@
 The only file that imports accelerate. `accelerate launch`, torchrun, or nobody starts us (then we are alone).
 """
 
+import os
 import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor
+
+from shards.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Processes:
 
 def join(precision: str) -> Processes:
     """Meet the other processes; `precision` is run.precision."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and "WORLD_SIZE" not in os.environ:  # each would believe itself alone, and end the others' run
+        raise UserError(f"fine-tuning in {tasks} tasks of Slurm: it takes one, with --nodes 1 --ntasks-per-node 1")
     accelerator = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no", cpu=not torch.cuda.is_available()
     )

@@ -3,10 +3,8 @@
 Everything is decided by the main rank, or compared with what it has; a difference is named with its host and rank.
 """
 
-import json
 import tempfile
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
 from shards.errors import UserError
 
-_LATE_S = 5  # a network file system may show another node's new folder so late
 _TELL_S = 60.0  # a rank that has made a mistake waits so long for the others, to tell them
 
 
@@ -71,8 +68,8 @@ def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
     claimed = us.tell(_claim(wanted, changes) if us.is_main else None)
     if isinstance(claimed, str):
         _refuse(claimed, us)
-    sees = us.is_main or _sees(claimed)
-    attempt = claimed if sees else replace(claimed, folder=claimed.folder.with_suffix(f".{claimed.nonce}"))
+    attempt = claimed if us.is_main else resume.as_seen_here(claimed)
+    sees = attempt.folder == claimed.folder
     file = attempt.folder / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
     told = us.collect((_kept(file, us), sees, us.name, us.host))
     if problem := next((problem for problem, *_ in told if problem), ""):
@@ -110,18 +107,6 @@ def _refuse(problem: str, us: World) -> None:
     raise UserError(problem)
 
 
-def _sees(claimed: Attempt) -> bool:
-    """Whether this host finds in run.out what the main rank wrote there: the same folder, not one of the same name."""
-    until = time.monotonic() + _LATE_S
-    while True:
-        try:
-            return json.loads((claimed.folder / "claim.json").read_text())["nonce"] == claimed.nonce
-        except (OSError, ValueError):
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.1)
-
-
 def _kept(file: Path, us: World) -> str:
     """What keeps this rank's output from being kept in `file`, or ""."""
     try:
@@ -140,7 +125,8 @@ def code_and_recipe(wanted: Pretrain) -> dict[str, Any]:
 
 def describe(begun: Begun, us: World, *, stage: int) -> dict[str, Any]:
     """What the event of this start says of it, and in what it differs from the start before."""
-    facts = {"ranks": us.ranks, "hosts": begun.hosts, "stage": stage, "versions": versions()}
+    facts = {"ranks": us.ranks, "hosts": begun.hosts, "device": world.device_name(), "stage": stage}
+    facts["versions"] = versions()
     starts = [row for row in log.rows(begun.attempt.out / "events.jsonl") if row["event"] in ("start", "resume")]
     before = starts[-1] if starts else {}
     changed = {key: [before[key], value] for key, value in facts.items() if before.get(key, value) != value}

@@ -149,8 +149,9 @@ class Watchdog:
 
     def _report(self, now: _Now, thread: str) -> Report:
         lasted = round(time.monotonic() - now.since, 1)
-        [ident] = [one.ident or 0 for one in threading.enumerate() if one.name == thread]
-        doing, place = hangs.doing(sys._current_frames()[ident])
+        ident = next((one.ident or 0 for one in threading.enumerate() if one.name == thread), 0)
+        frame = sys._current_frames().get(ident)  # none where it has ended in this moment
+        doing, place = hangs.doing(frame) if frame else ("ending", "")
         return Report(self._us.rank, self._us.host, os.getpid(), now.phase, now.step, lasted, doing, place)
 
     def _keep_stacks(self, mine: Report) -> None:

@@ -62,6 +62,26 @@ def test_a_supervisors_word_is_for_the_start_that_begins_and_one_to_end_at_once_
     assert not stop.exists() and ending.claim(tmp_path).number == 2
 
 
+def test_a_persons_after_a_signal_ends_the_run_for_good(tmp_path: Path) -> None:
+    stop = ending.StopSignal(ending.claim(tmp_path), max_hours=None, rank=0)
+    with stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked() == ending.SAVE
+        (tmp_path / "stop").touch()  # while the step ends, and what is left is done before the save
+        assert not stop.preempted(5, ending.SAVE).again
+    assert not (tmp_path / "stop").exists()
+
+
+def test_a_word_that_goes_while_it_is_looked_at_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = tmp_path / "stop"
+    for look in ("word", "is_left_over"):
+        stop.write_text(json.dumps(WORD))
+        before = getattr(stop_file, look)
+        with monkeypatch.context() as patched:
+            patched.setattr(stop_file, look, lambda file, before=before: file.unlink(missing_ok=True) or before(file))
+            assert stop_file.refusal(stop) == "", look
+
+
 @pytest.mark.parametrize("text", ["", "now, please", "[]", '{"why": "lunch"}'])
 def test_whatever_a_person_writes_is_a_persons(tmp_path: Path, text: str) -> None:
     (tmp_path / "stop").write_text(text)

@@ -32,12 +32,13 @@ def save_and_leave(attempt: Attempt, reason: str) -> None:
     sys.exit(0)
 
 
-def train(attempt: Attempt, *, saves: bool = True) -> None:
+def train(attempt: Attempt, *, saves: bool = True, step_s: float = 0.02) -> None:
     """Until RUN/stop, or SIGTERM."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     while not told:
         if (OUT / "stop").exists():
+            time.sleep(step_s)
             (OUT / "stop").unlink()
             break
         time.sleep(0.02)
@@ -58,8 +59,13 @@ def rank(plans: list[str]) -> None:
     (OUT / "come").unlink(missing_ok=True)
     attempt = claim(OUT)
     event("start", attempt=attempt.number)
-    if plan in ("trains", "deaf"):
-        train(attempt, saves=plan == "trains")
+    if plan in ("trains", "deaf", "slow"):
+        train(attempt, saves=plan == "trains", step_s=1.5 if plan == "slow" else 0.02)
+    if plan == "leaves":  # as soon as a later start has the run
+        while attempt.is_newest():
+            time.sleep(0.02)
+        attempt.record("failed", 0, reason="Superseded", restart=False)
+        sys.exit(2)
     if plan.startswith("saves"):
         event("checkpoint", step=attempt.number)
     if plan == "killed":

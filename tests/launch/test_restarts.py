@@ -177,3 +177,33 @@ def test_a_host_with_a_run_out_of_its_own_answers_as_the_others_where_the_run_wa
     assert judge(Start(), newest(out), 0, "")[0] == DONE  # as of a run that is done, of which it hears nothing
     StopSignal(apart, max_hours=None, rank=2).preempted(3, agreed)
     assert judge(Start(), newest(out), 0, "")[0] == code
+
+
+def test_of_two_that_were_started_for_one_run_the_first_leaves_it_to_the_second(node: Any, out: Path) -> None:
+    one = node("leaves,trains", "--restarts", "9")
+    claimed(out, 1)
+    two = node("leaves,trains", "--restarts", "9")
+    assert one.ended() == 2 and "start 2, of another launch, has the run" in one.said
+    assert newest(out).number == 2 and two.process.poll() is None
+    two.process.send_signal(signal.SIGTERM)
+    assert two.ended() == PREEMPTED and newest(out).number == 2
+
+
+def test_a_job_that_never_manages_to_save_before_its_time_is_up_does_not_queue_for_ever(node: Any, out: Path) -> None:
+    codes = []
+    for number in (1, 2, 3):
+        env = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(number - 1), "LATE_S": "0.5"}
+        job = node("deaf", "--requeue", PATH=_scontrol(out), **env)
+        claimed(out, number)
+        job.process.send_signal(signal.SIGUSR1)
+        codes.append(job.ended())
+    assert codes == [0, 0, 1] and "the last 3 starts brought no checkpoint: somebody must look" in job.said
+
+
+def _scontrol(out: Path) -> str:
+    """A PATH with a Slurm that queues a job again without a word."""
+    folder = out.parent / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "scontrol").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "scontrol").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"

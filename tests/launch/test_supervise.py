@@ -15,9 +15,11 @@ import pytest
 from hosts import ROOT
 from supervised import Node, claimed, lives, until
 
-from fer_scale import log
+from fer_scale import log, stop_file, supervise
+from fer_scale.ending import claim
 from fer_scale.processes import children
 from fer_scale.starts import newest
+from fer_scale.wish import Wish
 
 
 @pytest.mark.parametrize(
@@ -243,3 +245,32 @@ def test_a_training_saves_when_its_node_is_taken_away_and_comes_back_when_a_rank
 
 def starts_of(out: Path) -> list[int]:
     return [row["attempt"] for row in log.rows(out / "events.jsonl") if row["event"] in ("start", "resume")]
+
+
+def test_where_another_node_was_first_to_write_stop_the_wish_is_passed_on_once_and_not_written_again(
+    node: Any, out: Path
+) -> None:
+    one = node("slow", grace_s=1.5)
+    claimed(out)
+    (out / ".word").write_text(json.dumps({"why": "signal SIGTERM", "host": "node1"}))
+    os.replace(out / ".word", out / "stop")
+    time.sleep(0.2)
+    one.process.send_signal(signal.SIGTERM)
+    until(lambda: not (out / "stop").exists(), "the end of the step")
+    time.sleep(0.5)  # it saves
+    assert not (out / "stop").exists() and one.said.count("the run is to save and stop") == 1
+    one.ended()
+
+
+def test_a_persons_stop_after_the_end_stays_for_the_next_start(out: Path) -> None:
+    attempt = claim(out)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    wish = Wish(out / "stop")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    wish.asked = "signal SIGTERM"
+    attempt.record("preempted", 0, restart=True)
+    time.sleep(0.02)
+    (out / "stop").touch()
+    supervise._withdrawn(supervise.Orders([], out, 1.0), wish)
+    assert (out / "stop").exists() and stop_file.refusal(out / "stop")
