@@ -128,6 +128,13 @@ def _publish(verb: Verb) -> None:
     verb.add_argument("--step", type=int, help="which checkpoint of a run (the newest)")
     verb.add_argument("--private", action="store_true", help="create the repository private")
     verb.add_argument("--pictures", action="store_true", help="also publish reconstructions, which show training faces")
+    verb.add_argument("--parts", default="encoder", help="encoder, or encoder,decoder to go on with pre-training")
+    verb.add_argument("--sign", type=Path, metavar="KEY", help="sign it by this private key (PEM; the extra sign)")
+    verb.add_argument("--contact", help="whom people in the data may write to (the repository's discussions)")
+    verb.add_argument(
+        "--data", action="append", default=[], metavar="SET",
+        help="a set that it was trained on, where its run does not tell: 'NAME, LICENCE, how it was obtained'",
+    )  # fmt: skip
     verb.add_argument(
         "--state", metavar="ADDRESS", help="put the whole training state there too, private, for run.resume_from"
     )
@@ -139,6 +146,7 @@ def _pull(verb: Verb) -> None:
     """Fetch a published model or shard set, every byte checked."""
     verb.add_argument("source", metavar="from", help=f"{_MODEL}; or hf://datasets/..., https://..., s3://... of a set")
     verb.add_argument("folder", type=Path, help="where to put it")
+    _key(verb)
     _json(verb)
 
 
@@ -168,6 +176,7 @@ def _evaluate(verb: Verb) -> None:
     verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
     verb.add_argument("--list", default="test", help="list of the split (test)")
     verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
+    _key(verb)
     _json(verb)
 
 
@@ -176,6 +185,7 @@ def _predict(verb: Verb) -> None:
     verb.add_argument("model", help=_MODEL)
     verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
     verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
+    _key(verb)
     _json(verb)
 
 
@@ -278,6 +288,11 @@ def _recipe(verb: Verb) -> None:
 def _change(verb: Verb) -> None:
     text = "change a key of a run that goes on, even one of its mathematics; it is recorded"
     verb.add_argument("--change", action="append", default=[], metavar="section.key=value", help=text)
+
+
+def _key(verb: Verb) -> None:
+    text = "load the model only if it is signed by the owner of this public key (PEM; the extra sign)"
+    verb.add_argument("--key", type=Path, metavar="KEY", help=text)
 
 
 def _json(verb: Verb) -> None:

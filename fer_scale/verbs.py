@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _publish(args: Namespace) -> None:
 
     address = publish.publish(
         args.source, args.to, licence=args.licence, title=args.title, step=args.step, private=args.private,
-        pictures=args.pictures,
+        pictures=args.pictures, parts=args.parts.split(","), contact=args.contact, data=args.data, key=args.sign,
     )  # fmt: skip
     state = {"state": portable.push(args.source, args.step, args.state)} if args.state else {}
     _result(args, {"published": address} | state)
@@ -138,10 +139,11 @@ def _publish(args: Namespace) -> None:
 def _publish_set(args: Namespace) -> None:
     from fer_scale import sets
 
-    if args.step is not None or args.pictures or args.state:
-        raise UserError(f"{args.source}: is a shard set; --step, --pictures and --state are for models")
-    address = sets.publish(args.source, args.to, licence=args.licence, title=args.title, private=args.private)
-    _result(args, {"published": address})
+    if args.step is not None or args.pictures or args.data or args.parts != "encoder" or args.sign or args.state:
+        others = "--step, --pictures, --parts, --data, --sign and --state are for models"
+        raise UserError(f"{args.source}: is a shard set; {others}")
+    how = {"licence": args.licence, "title": args.title, "contact": args.contact, "private": args.private}
+    _result(args, {"published": sets.publish(args.source, args.to, **how)})
 
 
 def _pull(args: Namespace) -> None:
@@ -149,8 +151,10 @@ def _pull(args: Namespace) -> None:
     from shards import pull, transfer
 
     is_set = transfer.holds_sets(args.source)
+    if is_set and args.key:
+        raise UserError(f"{args.source}: holds a shard set; --key is for models")
     with log.progress(f"pulling {args.source}", "bytes") as tick:
-        fetch = pull.pull if is_set else hub.pull
+        fetch = pull.pull if is_set else partial(hub.pull, key=args.key)
         pulled = fetch(args.source, args.folder, progress=tick)
     _result(args, {"pulled": pulled.address, "folder": str(pulled.folder)})
 
@@ -177,7 +181,7 @@ def _evaluate(args: Namespace) -> None:
     with _imports():
         from fer_scale.finetune import evaluate
 
-    result = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list)
+    result = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key)
     _measured(args, result)
 
 
@@ -195,7 +199,7 @@ def _predict(args: Namespace) -> int:
     with _imports():
         from fer_scale import log, predict
 
-    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None)
+    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None, key=args.key)
     if args.json:
         log.print_json(found)
     else:

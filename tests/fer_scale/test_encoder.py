@@ -192,9 +192,16 @@ def test_the_config_holds_what_loaders_need_and_nothing_of_an_unrelated_model(fo
     assert not {"license", "url", "hf_hub_id"} & set(config["pretrained_cfg"])
 
 
-HEAVY = ["beitv2_base_patch16_224", "deit_tiny_patch16_224", "densenet121", "efficientnet_b0", "eva02_tiny_patch14_224"]
+HEAVY = [
+    "beitv2_base_patch16_224",
+    "convnext_atto",
+    "deit_tiny_patch16_224",
+    "densenet121",
+    "efficientnet_b0",
+    "eva02_tiny_patch14_224",
+]
 HEAVY += ["resnetv2_50", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "vgg11_bn", "vit_tiny_patch16_224"]
-LIGHT = ["convnext_atto", "mobilenetv3_small_050", "regnetx_002", "resnet10t"]
+LIGHT = ["mobilenetv3_small_050", "regnetx_002", "resnet10t"]
 
 
 @pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)])
