@@ -88,7 +88,7 @@ def _set_up(
     if found.folder:
         load_weights(model, found.state)
     elif wanted.model.start_from:
-        progress["start"] = start.begin(model.encoder, wanted.model, us)
+        progress["start"] = start.begin(model, wanted.model, us)
     same_everywhere(us, **{"data.shards": prints, "step": progress["step"], "steps": plan.steps})
     engine = Engine(model, wanted, plan, us)
     if found.folder:

@@ -80,6 +80,8 @@ class Model:
     mean: Rgb = knob((0.5, 0.5, 0.5), help="of the pixels in 0..1; goes with the encoder from here on")
     std: Rgb = knob((0.25, 0.25, 0.25), help="of the pixels in 0..1; goes with the encoder from here on")
     start_from: str | None = knob(None, help="weights to go on from: a folder, hf://ORG/NAME or timm:NAME")
+    start_key: Path | None = knob(None, kind="layout", help="public key (PEM) by which start_from must be signed")
+    start_decoder: bool = knob(False, help="start_from's decoder too, published with --parts encoder,decoder")
 
     def __post_init__(self) -> None:
         patches = self.patch_px < 1 or self.image_px % self.patch_px == 0
@@ -95,6 +97,7 @@ class Model:
             ),
             *above_0(self, "norm_eps", "std"),
             *in_0_to_1(self, "mean"),
+            (not self.start_decoder or bool(self.start_from), "start_decoder: needs start_from, whose decoder it is"),
         )
 
 
@@ -223,6 +226,8 @@ class Run:
 class Card:
     license: str | None = knob(None, kind="watch", help="licence of the published encoder; there is no default")
     title: str | None = knob(None, kind="watch", help="title of the model card")
+    contact: str | None = knob(None, kind="watch", help="whom people in the data may write to, as the card says")
+    data: tuple[str, ...] = knob((), kind="watch", help="sources of the data that the sets' indexes do not tell of")
     pictures: bool = knob(False, kind="watch", help="also publish reconstructions.png, which shows training faces")
 
 

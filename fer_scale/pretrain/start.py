@@ -8,6 +8,8 @@ that the weights were trained with take the place of sines and cosines, frozen a
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -15,9 +17,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fer_scale import artifact, encoder, hub, log
+from fer_scale import artifact, decoder, encoder, hub, log
 from fer_scale.config import did_you_mean
 from fer_scale.encoder import EncoderError
+from fer_scale.pretrain.mae import MaskedAutoencoder
 from fer_scale.pretrain.recipe import Model
 from fer_scale.pretrain.world import World
 from shards.errors import UserError
@@ -25,28 +28,30 @@ from shards.errors import UserError
 _TIMM = "timm:"
 
 
-def begin(vit: VisionTransformer, wanted: Model, us: World) -> dict[str, Any]:
-    """Put the weights of `model.start_from` into every rank's encoder, rank 0 alone fetching; the facts of load().
+def begin(model: MaskedAutoencoder, wanted: Model, us: World) -> dict[str, Any]:
+    """Put the weights of `model.start_from` into every rank's model, rank 0 alone fetching; the facts of load().
 
     The others wait for it no longer than run.hang_seconds: over a slow network, `fer-scale pull` the weights before.
     """
     told: dict[str, Any] | UserError | None = None
     if us.is_main:
         try:
-            told = load(vit, wanted)
+            told = load(model.encoder, wanted, model)
         except UserError as error:
             told = error
     told = us.tell(told)
     if isinstance(told, UserError):
         raise told
     assert told is not None
-    for tensor in vit.state_dict().values():
+    for tensor in (model if wanted.start_decoder else model.encoder).state_dict().values():
         tensor.copy_(us.broadcast(tensor, of=0))
     return told
 
 
-def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
+def load(vit: VisionTransformer, wanted: Model, whole: MaskedAutoencoder | None = None) -> dict[str, Any]:
     """Put the weights of `model.start_from` into the encoder: {"address", "licence", "adapted"}, which a run keeps.
+
+    With `model.start_decoder` its decoder goes into that of `whole`, whose encoder this is.
 
     The address has its exact commit; `adapted` says which sizes were changed, as "patches 16 -> 8 px", or nothing.
     Weights that are not what their own config says are refused, so nothing else was adapted.
@@ -56,7 +61,7 @@ def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
     if address.startswith(_TIMM):
         address = _of_timm(address.removeprefix(_TIMM), vit, given)
     with log.progress(f"pulling {address}", unit="bytes") as tick:
-        pulled = hub.pull(address, progress=tick)
+        pulled = hub.pull(address, key=wanted.start_key, progress=tick)
     config, state = encoder.read(pulled.folder)
     with torch.device("meta"):
         theirs: VisionTransformer = encoder.create(pulled.folder, config, num_classes=0)
@@ -73,7 +78,21 @@ def load(vit: VisionTransformer, wanted: Model) -> dict[str, Any]:
     log.say(f"start    from {pulled.address} (licence: {facts['licence']})")
     if facts["adapted"]:
         log.say(f"adapted  {facts['adapted']}")
+    if wanted.start_decoder:
+        assert whole is not None
+        _fill_decoder(whole, wanted, pulled.folder, config, given)
+    elif (pulled.folder / decoder.FILE).is_file():
+        log.say("note     its decoder is there too: model.start_decoder=true goes on with it")
     return facts
+
+
+def _fill_decoder(model: MaskedAutoencoder, wanted: Model, folder: Path, config: dict[str, Any], given: str) -> None:
+    try:
+        state = decoder.read(folder, config, decoder.facts(asdict(wanted)), decoder.of(model.state_dict()))
+    except UserError as error:
+        raise EncoderError(f"{given} {error}") from None
+    model.load_state_dict(state, strict=False)
+    log.say("start    with its decoder")
 
 
 def _of_timm(name: str, vit: VisionTransformer, given: str) -> str:

@@ -34,7 +34,7 @@ def main(recipe_file: str, most: str, *overrides: str) -> None:
     one = Plan(ranks=1, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-4, warmup_steps=0)
     model = setup.build(rec)
     if rec.model.start_from:  # what is wrong with them is better said here than by the job
-        start.begin(model.encoder, rec.model, us)
+        start.begin(model, rec.model, us)
     engine = Engine(model, rec, one, us)
     beside = _beside(engine)
     px = rec.model.image_px

@@ -1,0 +1,169 @@
+"""What a published decoder promises: that pre-training goes on from it where it was. Real runs on two ranks."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hub.looking import contents
+from safetensors.torch import load_file, save_file
+
+from fer_scale import artifact, config, decoder, encoder, log
+from fer_scale.artifact import ArtifactError
+from fer_scale.config import ConfigError
+from fer_scale.encoder import EncoderError
+from fer_scale.pretrain import setup, start
+from fer_scale.pretrain.mae import MaskedAutoencoder
+from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.publish import PublishError, publish
+
+RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
+PARTS = ["encoder", "decoder"]
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
+
+
+def test_pre_training_goes_on_from_a_published_decoder_and_a_step_is_published_alike_then_and_later(
+    faces: Path, tmp_path: Path, launch: Any
+) -> None:
+    words = ["-m", "fer_scale", "pretrain", str(RECIPE), f"data.shards={faces}", "run.checkpoint_every_steps=20"]
+    run, then, later, last = (tmp_path / name for name in ("run", "then", "later", "last"))
+    launch(1, *words, f"run.out={run}", "run.steps=40", "run.stop_after_steps=20").wait()
+    publish(run, str(then), licence="mit", parts=PARTS)
+    launch(2, *words, f"run.out={run}", "run.steps=40").wait()
+    publish(run, str(later), licence="mit", parts=PARTS, step=20)
+    assert contents(then) == contents(later)
+    card = (later / "README.md").read_text()
+    assert f"| last loss | {losses(run)[19]:.4f} |" in card and "| devices | 1 x " in card and "| starts | 1 |" in card
+
+    publish(run, str(last), licence="mit", parts=PARTS)
+    assert artifact.manifest(last).keys() == {"config.json", "curves.png", "decoder.safetensors", "model.safetensors"}
+    first = {}
+    for name, given in (("with", "true"), ("without", "false")):
+        more = [f"model.start_from={last}", f"model.start_decoder={given}", f"run.out={tmp_path / name}", "run.seed=1"]
+        said = launch(1, *words, *more, "run.steps=1").wait()
+        assert ("start    with its decoder" in said) == (name == "with")
+        assert ("its decoder is there too: model.start_decoder=true goes on with it" in said) == (name == "without")
+        first[name] = losses(tmp_path / name)[0]
+    reached = sum(losses(run)[-5:]) / 5
+    assert first["with"] == pytest.approx(reached, rel=0.1), (first, losses(run))
+    assert first["without"] > 1.3 * reached, "the fresh decoder of a start without it"
+
+
+# ---- what is taken, and what is refused
+
+
+def recipe(tmp_path: Path, *words: str) -> Pretrain:
+    return config.load(Pretrain, RECIPE, ["data.shards=faces", f"run.out={tmp_path}", *words])
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A model folder with a decoder, whose weights are those of seed 3."""
+    rec = recipe(tmp_path, "run.seed=3")
+    whole = setup.fresh(rec).state_dict()
+    model = encoder.build(rec.model.encoder, image_px=32, patch_px=8)
+    args = encoder.model_args(rec.model.encoder, image_px=32, patch_px=8)
+    block = {"decoder": decoder.facts(asdict(rec.model))}
+    pixels = {"mean": rec.model.mean, "std": rec.model.std}
+    folder = tmp_path / "published"
+    state = {k.removeprefix("encoder."): v for k, v in whole.items() if k.startswith("encoder.")}
+    encoder.write(folder, state, encoder.make_config(model, args, image_px=32, licence="mit", block=block, **pixels))
+    decoder.write(folder, decoder.of(whole))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    artifact.seal(folder)
+    return folder
+
+
+def begun(tmp_path: Path, published: Path, *words: str) -> MaskedAutoencoder:
+    """A model of seed 0 after its start from the folder."""
+    rec = recipe(tmp_path, f"model.start_from={published}", "model.start_decoder=true", *words)
+    model = setup.fresh(rec)
+    start.load(model.encoder, rec.model, model)
+    return model
+
+
+def test_every_weight_of_the_decoder_is_taken_at_another_image_size_too(tmp_path: Path, published: Path) -> None:
+    theirs = setup.fresh(recipe(tmp_path, "run.seed=3")).state_dict()
+    ours = begun(tmp_path, published).state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    larger = begun(tmp_path, published, "model.image_px=48").state_dict()
+    taken = decoder.of(theirs)
+    assert len(taken) == 19 and all(torch.equal(larger[name], taken[name]) for name in taken)
+    fresh = setup.fresh(recipe(tmp_path, "model.image_px=48")).state_dict()
+    assert torch.equal(larger["decoder_positions"], fresh["decoder_positions"])
+
+
+def test_a_decoder_travels_with_its_encoder_and_is_checked_with_it(tmp_path: Path, published: Path) -> None:
+    publish(published, str(tmp_path / "copy"))
+    assert contents(tmp_path / "copy") == contents(published)
+    data = bytearray((published / decoder.FILE).read_bytes())
+    data[-1] ^= 1
+    (published / decoder.FILE).write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"decoder\.safetensors has changed since it was published"):
+        begun(tmp_path, published)
+
+
+def _without(folder: Path) -> None:
+    (folder / decoder.FILE).unlink()
+
+
+def _untold(folder: Path) -> None:
+    said = json.loads((folder / "config.json").read_text())
+    said["fer_scale"]["decoder"] = ["what a stranger wrote"]
+    (folder / "config.json").write_text(json.dumps(said))
+
+
+def _another(folder: Path) -> None:
+    state = load_file(folder / decoder.FILE)
+    save_file(state | {"mask_token": torch.zeros(1, 1, 8)}, folder / decoder.FILE)
+
+
+def _broken(folder: Path) -> None:
+    state = load_file(folder / decoder.FILE)
+    save_file(state | {"mask_token": state["mask_token"] * float("nan")}, folder / decoder.FILE)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words", "says"),
+    [
+        (_without, [], "holds no decoder; publish it with --parts encoder,decoder, or set model.start_decoder=false"),
+        (None, ["model.decoder_depth=2"], "its decoder has decoder_depth 1, not 2: set model's keys alike, or"),
+        (None, ["model.norm_pixels=true"], "its decoder has norm_pixels False, not True"),
+        (None, ["model.patch_px=4"], "its decoder has patch_px 8, not 4"),
+        (_untold, [], "its decoder has decoder_width None, not 32"),
+        (_another, [], r"decoder\.safetensors is not the decoder that its config\.json tells of: mask_token"),
+        (_broken, [], r"decoder\.safetensors NaN or infinite values in mask_token; pull or publish it again"),
+    ],
+)
+def test_a_decoder_that_is_not_the_recipes_is_refused_with_what_to_set(
+    tmp_path: Path, published: Path, harm: Callable[[Path], None] | None, words: list[str], says: str
+) -> None:
+    if harm:
+        harm(published)
+        artifact.seal(published)
+    with pytest.raises(EncoderError, match=re.escape(f"model.start_from: {published} ") + ".*" + says):
+        begun(tmp_path, published, *words)
+
+
+def test_a_decoder_is_asked_for_only_where_there_can_be_one(tmp_path: Path, finetuned: Path, pretrained: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.start_decoder: needs start_from, whose decoder it is"):
+        recipe(tmp_path, "model.start_decoder=true")
+    with pytest.raises(PublishError, match="holds one finished model; a decoder is for runs of pre-training"):
+        publish(finetuned, str(tmp_path / "out"), licence="mit", parts=PARTS)
+    with pytest.raises(PublishError, match="--parts: deocder: there are encoder, and encoder,decoder"):
+        publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["encoder", "deocder"])
+    with pytest.raises(PublishError, match="--parts: no encoder: there are"):
+        publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["decoder"])
+
+
+def test_timm_looks_at_the_encoder_alone(published: Path) -> None:
+    model = timm.create_model(f"local-dir:{published}", pretrained=True)
+    assert model.state_dict().keys() == load_file(published / "model.safetensors").keys()
