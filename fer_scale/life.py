@@ -20,7 +20,7 @@ from typing import Any
 from fer_scale.record import Record, Row
 
 _PATIENCE_S = 600.0  # so long a run may say nothing, or five times what lies between two lines of its metrics
-_TOLD = ("skipped", "unreadable", "slow", "set_aside")
+_TOLD = ("skipped", "unreadable", "slow", "set_aside", "published", "not_published")
 _DEAD = ("failed", "killed", "silent", "superseded", "unknown")  # what it computed after its newest checkpoint is lost
 
 
@@ -278,6 +278,8 @@ def _events(record: Record) -> Row:
             for (rank, host, what), rows in slow.items()
         ],
         "set_aside": [{"checkpoint": row.get("checkpoint"), "why": row.get("why")} for row in of["set_aside"]],
+        "published": [{key: row.get(key) for key in ("step", "address", "state")} for row in of["published"]],
+        "not_published": [{"step": row.get("step"), "why": row.get("why")} for row in of["not_published"]],
     }
 
 

@@ -27,6 +27,7 @@ def lines(run: Path, life: Row) -> Iterator[str]:
     yield from _starts(life["starts"])
     if life["checkpoints"]["written"]:
         yield _titled("checkpoints", _checkpoints(life["checkpoints"]))
+    yield from _published(life)
     yield from (line.replace(f"{run}/checkpoints/", "") for line in _notes(life))
 
 
@@ -57,7 +58,8 @@ def _to_do(run: Path, life: Row) -> str:
     if life["state"] == "running":
         return f"nothing; to stop it with everything saved: touch {run}/stop"
     if life["state"] == "done":
-        return f"fer-scale publish {run} TO --licence LICENCE"
+        done = life["published"] and life["published"][-1]["step"] == life["step"]
+        return "nothing: its last step is published" if done else f"fer-scale publish {run} TO --licence LICENCE"
     if life["state"] == "silent":
         where = newest["host"] or "its hosts"
         return (
@@ -165,6 +167,18 @@ def _notes(life: Row) -> Iterator[str]:
         yield _titled("" if number else "slow", f"{who}: {what}; {said}")
     for number, gone in enumerate(life["set_aside"]):
         yield _titled("" if number else "set aside", f"{gone['checkpoint']}: {gone['why']}")
+
+
+def _published(life: Row) -> Iterator[str]:
+    """What the run has published of itself, and what came of it last where that is nothing."""
+    done, failed = life["published"], life["not_published"]
+    if done:
+        yield _titled(
+            "published", f"{plural(len(done), 'time')}, last step {done[-1]['step']:,}: {done[-1]['address']}"
+        )
+    if failed and failed[-1]["step"] > (done[-1]["step"] if done else 0):
+        title = "" if done else "published"
+        yield _titled(title, f"not step {failed[-1]['step']:,}: {failed[-1]['why']}")
 
 
 def _short(value: object) -> str:

@@ -200,6 +200,29 @@ def test_the_words_say_all_that_happened_and_nothing_of_what_did_not() -> None:
     assert words == ["run", "state", "to do", "time", "starts"]
 
 
+def test_what_a_run_published_of_itself_is_told_and_what_failed_since() -> None:
+    done = {"outcome": "done", "time": at(150), "restart": False}
+    sent = [event(30 * k, "published", step=20 * k, address=f"hf://lab/faces@{k}", seconds=9.0) for k in (1, 2)]
+    late = [event(151, "not_published", step=60, why="no answer from the Hub")]
+
+    def words(*events: dict[str, Any], step: int = 40) -> str:
+        begun = event(10, "start", attempt=1, step=0, ranks=1, hosts=["a"])
+        metrics, signs = [line(20), line(step)], {1: when(150)}
+        run = Record(
+            recipe=RECIPE, steps=60, events=[begun, *events], metrics=metrics, claims={1: claim(0)},
+            outcomes={1: done}, signs=signs, outcome=done,
+        )  # fmt: skip
+        return "\n".join(story.lines(Path("/runs/r"), life(run, when(200))))
+
+    assert "published     2 times, last step 40: hf://lab/faces@2\n" in f"{words(*sent)}\n"
+    assert "to do         nothing: its last step is published" in words(*sent)
+    failed = words(*sent, *late, step=60)
+    assert (
+        "\n              not step 60: no answer from the Hub" in failed and "to do         fer-scale publish" in failed
+    )
+    assert "published     not step 60" in words(*late, step=60) and "published " not in words()
+
+
 def lived(folder: Path, rng: random.Random, every: int) -> list[Counter[str]]:
     """Write what a run of 60 steps leaves that dies at random, each step a second; what truly became of each start."""
     (folder / "recipe.toml").write_text("[batch]\nsize = 10\n")

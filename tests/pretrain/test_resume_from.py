@@ -1,0 +1,87 @@
+"""What a run takes over from another one, on another cluster perhaps: whole, fitting and checked, or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hub.looking import flip
+
+from fer_scale import checkpoint, config, ending, log
+from fer_scale.checkpoint import CheckpointError
+from fer_scale.ending import Attempt
+from fer_scale.pretrain import begin
+from fer_scale.pretrain.recipe import Pretrain
+
+RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
+
+
+def recipe(out: Path, *overrides: str) -> Pretrain:
+    return config.load(Pretrain, RECIPE, ["data.shards=/nowhere", f"run.out={out}", *overrides])
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A run with a checkpoint of step 3, that has gone on to step 4."""
+    run = tmp_path / "old"
+    place = checkpoint.folder_of(run, 3)
+    part = checkpoint.part_of(place)
+    state = {"w.x": torch.arange(5.0), "m.x": torch.ones(5)}
+    lines = [checkpoint.write_part(part, 0, 1, state)]
+    progress = {"step": 3, "adam_step": 3, "images": 75, "shards": ["print"], "recipe": config.dump(recipe(run))}
+    checkpoint.finish(part, place, lines, progress)
+    (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {1 / step}}}\n' for step in (1, 2, 3, 4)))
+    return run
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Attempt:
+    return ending.claim(tmp_path / "new")
+
+
+@pytest.mark.parametrize("given", ["run", "checkpoint"])
+def test_the_checkpoint_and_the_curve_before_it_become_the_new_runs_own(old: Path, new: Attempt, given: str) -> None:
+    place = checkpoint.folder_of(old, 3)
+    address = old if given == "run" else place
+    begin.bring(recipe(new.out, f"run.resume_from={address}"), [], ["print"], new)
+    mine = checkpoint.folder_of(new.out, 3)
+    assert {f.name: f.read_bytes() for f in mine.iterdir()} == {f.name: f.read_bytes() for f in place.iterdir()}
+    assert [row["step"] for row in log.rows(new.out / "metrics.jsonl")] == [1, 2, 3]
+    [moved] = log.rows(new.out / "events.jsonl")
+    assert (moved["event"], moved["step"], moved["address"]) == ("moved", 3, str(address))
+    begin.bring(recipe(new.out, "run.resume_from=/gone"), [], ["print"], new)  # its own checkpoint wins
+
+
+def test_another_recipe_or_other_images_are_refused_and_nothing_is_taken_over(old: Path, new: Attempt) -> None:
+    other = recipe(new.out, f"run.resume_from={old}", "optim.lr=1e-3")
+    with pytest.raises(CheckpointError) as refused:
+        begin.bring(other, [], ["print"], new)
+    said = (
+        f"run.resume_from: {old}: holds a run with another recipe:\n  optim.lr: 0.005 -> 0.001\ngo on with the change"
+    )
+    assert said in str(refused.value)
+    with pytest.raises(CheckpointError, match=r"run.resume_from: .*trained on other images"):
+        begin.bring(other, ["optim.lr=1e-3"], ["another"], new)
+    assert {f.name for f in new.out.iterdir()} == {"attempts"}
+    begin.bring(other, ["optim.lr=1e-3"], ["print"], new)
+    assert checkpoint.newest(new.out, verify=True) == (checkpoint.folder_of(new.out, 3), [])
+
+
+@pytest.mark.parametrize("name", ["state-00-of-01.safetensors", "progress.json", "manifest.json"])
+def test_a_damaged_state_is_found_before_anything_counts(old: Path, new: Attempt, name: str) -> None:
+    flip(checkpoint.folder_of(old, 3) / name)
+    with pytest.raises(CheckpointError):
+        begin.bring(recipe(new.out, f"run.resume_from={old}"), [], ["print"], new)
+    assert not checkpoint.complete(new.out)
+
+
+def test_a_start_that_another_one_follows_takes_nothing_over(old: Path, new: Attempt) -> None:
+    ending.claim(new.out)
+    with pytest.raises(ending.Superseded):
+        begin.bring(recipe(new.out, f"run.resume_from={old}"), [], ["print"], new)
+    assert not checkpoint.complete(new.out)
+
+
+def test_what_is_no_state_is_said(new: Attempt, tmp_path: Path) -> None:
+    for address, said in ((tmp_path, "no run"), (tmp_path / "nowhere", "no such folder")):
+        with pytest.raises(CheckpointError, match=said):
+            begin.bring(recipe(new.out, f"run.resume_from={address}"), [], ["print"], new)
