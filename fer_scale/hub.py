@@ -7,6 +7,7 @@ pushing; `hf://datasets/ORG/NAME[@REVISION]` for data. This file is the face of 
     hub_pull.py     a commit -> files in the Hub's cache, every byte hashed
     hub_tree.py     addresses, and which files with which hashes lie there
     hub_client.py   limits of time, tries, and what no server may say
+    hub_xet.py      the same for Xet, which works beside Python
     hub_errors.py   one error a case, in plain words
 
 Only safetensors, JSON, cards, pictures and shards travel, in either direction: never a pickle.

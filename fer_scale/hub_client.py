@@ -11,21 +11,22 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
+from huggingface_hub.utils import hf_raise_for_status, httpx  # type: ignore[attr-defined]  # exported lazily
 
-from fer_scale.hub_errors import HubError, Strange, asked_pause_s, clean, may_pass
+from fer_scale.hub_errors import HubError, Silent, Strange, asked_pause_s, clean, may_pass, pause_s
 from shards.errors import UserError
 
 Result = TypeVar("Result")
 
 SILENCE_S = 20.0  # a peer that says nothing for so long is given up
 TRICKLE_BPS = 100  # so is one that sends less, on the average of a SILENCE_S
-PATIENCE_S = 80.0  # no call is begun again after so long
+PATIENCE_S = 80.0  # no request is begun again where nothing has come for so long
 TRIES = 5
 WAIT_S = 0.5  # before the second try; doubles with each
 LONGEST_WAIT_S = 30.0  # if the Hub asks for a longer pause, it is the user's to decide
@@ -36,8 +37,14 @@ TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is t
 def connect() -> HfApi:
     """The Hub's API, over a client whose every request has a time limit (some of its calls ask for none)."""
     _trusted(constants.ENDPOINT)
+    for name, value in (("READ_TIMEOUT", SILENCE_S), ("CONNECT_TIMEOUT", SILENCE_S)):
+        os.environ.setdefault(f"HF_XET_CLIENT_{name}", f"{value * 1000:.0f}ms")  # read when Xet is first used
+    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
     hooks = list(get_session().event_hooks["request"])
-    ours: dict[str, list[Callable[..., None]]] = {"request": [*hooks, _limit], "response": [_refuse_strange, _watch]}
+    ours: dict[str, list[Callable[..., None]]] = {
+        "request": [*hooks, _limit],
+        "response": [_refuse_strange, _refuse_long_pause, _watch],
+    }
     set_client_factory(lambda: httpx.Client(event_hooks=ours, follow_redirects=True))
     return HfApi()
 
@@ -59,7 +66,38 @@ def _trusted(endpoint: str) -> None:
     )
 
 
+class _Life:
+    """When anything of use came last while we ask: huggingface_hub tries again by itself, and does not look."""
+
+    latest = 0.0
+    asking = 0  # calls of ours that go on, in all threads
+
+
+def alive() -> None:
+    """Something of use has come, or left."""
+    _Life.latest = time.monotonic()
+
+
+def silence_s() -> float:
+    """How long nothing of use has come."""
+    return time.monotonic() - _Life.latest
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Requests in here end with Silent when nothing of use comes for PATIENCE_S, whoever repeats them."""
+    if not _Life.asking:
+        alive()
+    _Life.asking += 1
+    try:
+        yield
+    finally:
+        _Life.asking -= 1
+
+
 def _limit(request: httpx.Request) -> None:
+    if _Life.asking and silence_s() > PATIENCE_S:
+        raise Silent(f"nothing of use came for {silence_s():.0f} s")
     asked = request.extensions.get("timeout", {})
     request.extensions["timeout"] = {
         phase: min(asked.get(phase) or SILENCE_S, SILENCE_S) for phase in ("connect", "read", "write", "pool")
@@ -76,16 +114,26 @@ def _refuse_strange(response: httpx.Response) -> None:
     if not re.fullmatch("[0-9a-f]{40}|", commit := headers.get("X-Repo-Commit") or ""):
         raise Strange(f"X-Repo-Commit {commit[:80]!r}", harmful=True)
 
+    if response.is_redirect and response.status_code < 307 and response.request.method not in ("GET", "HEAD"):
+        raise Strange(f"{response.status_code} for a {response.request.method}, which would become a GET")
+
+
+def _refuse_long_pause(response: httpx.Response) -> None:
+    """huggingface_hub would wait as long as it is told to."""
+    if (pause_s(response) or 0) > LONGEST_WAIT_S:
+        response.read()
+        hf_raise_for_status(response)
+
 
 def _watch(response: httpx.Response) -> None:
     """Has the body give up on a peer that keeps a connection open by a few bytes now and then."""
     assert isinstance(response.stream, httpx.SyncByteStream)
-    response.stream = _Watched(response.stream)
+    response.stream = _Watched(response.stream, of_use=response.status_code < 400)
 
 
 class _Watched(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpx.SyncByteStream, *, of_use: bool) -> None:
+        self._stream, self._of_use = stream, of_use
 
     def __iter__(self) -> Iterator[bytes]:
         since, arrived = time.monotonic(), 0
@@ -96,6 +144,12 @@ class _Watched(httpx.SyncByteStream):
                 if arrived < TRICKLE_BPS * (now - since):
                     raise httpx.ReadTimeout(f"only {arrived} bytes in {now - since:.0f} s")
                 since, arrived = now, 0
+                self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._of_use:
+            alive()
 
     def close(self) -> None:
         self._stream.close()
@@ -104,20 +158,22 @@ class _Watched(httpx.SyncByteStream):
 def patiently(call: Callable[[], Result]) -> Result:
     """The call's result, tried again while what fails may pass."""
     began = time.monotonic()
-    for attempt in range(TRIES - 1):
-        try:
-            return _asked(call)
-        except Exception as error:
-            if not may_pass(error) or time.monotonic() - began > PATIENCE_S:
-                raise
-            wait(attempt, error)
-    return _asked(call)
+    with asking():
+        for attempt in range(TRIES - 1):
+            try:
+                return once(call)
+            except Exception as error:
+                if not may_pass(error) or time.monotonic() - began > PATIENCE_S:
+                    raise
+                wait(attempt, error)
+        return once(call)
 
 
-def _asked(call: Callable[[], Result]) -> Result:
-    """The result; what huggingface_hub stumbles over in an answer is the answer's fault."""
+def once(call: Callable[[], Result]) -> Result:
+    """The call's result; what huggingface_hub stumbles over in an answer is the answer's fault."""
     try:
-        return call()
+        with asking():
+            return call()
     except (HFValidationError, UserError):
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:

@@ -94,6 +94,10 @@ class StrangeHub(HubError):
     """An answer as no Hub gives it: a proxy, a wrong HF_ENDPOINT, or somebody who means harm."""
 
 
+class Silent(Exception):
+    """Nothing of use has come for too long, however often it was asked for; NoNetwork for users."""
+
+
 class Strange(Exception):
     """An answer that is none, found while it is read; StrangeHub for users. After a `harmful` one nobody asks again."""
 
@@ -119,22 +123,26 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def asked_pause_s(error: BaseException) -> float | None:
+def pause_s(response: httpx.Response) -> float | None:
     """When to come again, as the Hub says it in either of two headers; it sends RateLimit with every answer."""
-    for e in causes(error):
-        if isinstance(e, HfHubHTTPError) and e.response.status_code in (429, 503):
-            limit = parse_ratelimit_headers(e.response.headers)
-            if limit and limit.remaining == 0:
-                return float(limit.reset_in_seconds)
-            wanted = e.response.headers.get("Retry-After", "")
-            return float(wanted) if re.fullmatch(r"\d{1,6}", wanted) else None
-    return None
+    if response.status_code not in (429, 503):
+        return None
+    limit = parse_ratelimit_headers(response.headers)
+    if limit and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    wanted = response.headers.get("Retry-After", "")
+    return float(wanted) if re.fullmatch(r"\d{1,6}", wanted) else None
+
+
+def asked_pause_s(error: BaseException) -> float | None:
+    """The pause that the answer behind an error asks for."""
+    return next((pause_s(e.response) for e in causes(error) if isinstance(e, HfHubHTTPError)), None)
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later."""
     chain = list(causes(error))
-    if any(_is_full(e) or isinstance(e, OfflineModeIsEnabled | httpx.TooManyRedirects) for e in chain):
+    if any(_is_full(e) or isinstance(e, OfflineModeIsEnabled | httpx.TooManyRedirects | Silent) for e in chain):
         return False
     for e in chain:
         if isinstance(e, Strange | FileMetadataError):  # such as a page of HTML
@@ -144,7 +152,7 @@ def may_pass(error: BaseException) -> bool:
     if (status := status_of(error)) is not None:
         return status in _PASSING
     cut = "Consistency check failed"  # a response shorter than promised
-    return any(isinstance(e, httpx.RequestError | ConnectionError) or cut in str(e) for e in chain)
+    return any(isinstance(e, httpx.RequestError | ConnectionError | TimeoutError) or cut in str(e) for e in chain)
 
 
 @contextmanager
@@ -212,7 +220,8 @@ def _unanswered(error: Exception) -> HubError | None:
         return StrangeHub(
             f"{constants.ENDPOINT} does not answer as the Hub does ({what}); look at HF_ENDPOINT and proxy"
         )
-    if isinstance(error, LocalEntryNotFoundError | ConnectionError) or may_pass(error):
+    silent = any(isinstance(e, Silent) for e in causes(error))
+    if silent or isinstance(error, LocalEntryNotFoundError | ConnectionError) or may_pass(error):
         return NoAnswer(
             f"no answer from {constants.ENDPOINT} ({what}); look at network and proxy; what was pulled before can be "
             "used with HF_HUB_OFFLINE=1"

@@ -16,7 +16,8 @@ from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported lazily
 from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 
-from fer_scale.hub_client import TRIES, patiently
+from fer_scale import hub_xet
+from fer_scale.hub_client import TRIES, alive, patiently
 from fer_scale.hub_errors import Damaged, HubError, NoNetwork
 from fer_scale.hub_tree import Entry, Place, cache_of, commit_of, digest_of, forget, remember, remembered, same, tree
 
@@ -128,11 +129,11 @@ def _fetch_all(place: Place, commit: str, entries: list[Entry], progress: Progre
 def _fetch(place: Place, commit: str, entry: Entry, progress: Callable[[int], None]) -> Path:
     """The file in the cache, as it arrived or lay there."""
     counter = _counter(progress, entry.size)
-    return Path(
-        patiently(
-            lambda: hf_hub_download(place.repo, entry.name, repo_type=place.kind, revision=commit, tqdm_class=counter)
-        )
-    )
+
+    def download() -> str:
+        return hf_hub_download(place.repo, entry.name, repo_type=place.kind, revision=commit, tqdm_class=counter)
+
+    return Path(patiently(lambda: hub_xet.watched(download)))
 
 
 def _make_right(place: Place, commit: str, entry: Entry) -> None:
@@ -180,10 +181,11 @@ def _counter(progress: Callable[[int], None], size: int) -> type[Any]:
 
         def update(self, n: float | None = 1) -> None:
             self.done += int(n or 0)
+            alive()
             progress(min(self.done, size))
 
         def update_transfer(self, n: float) -> None:  # Xet reports bytes received beside bytes written
-            pass
+            alive()
 
         def set_transfer_postfix_str(self, text: str, refresh: bool = True) -> None:
             pass

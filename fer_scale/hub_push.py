@@ -11,21 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
-    _xet_progress_reporting,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
 from huggingface_hub.utils._runtime import is_xet_available
 
-from fer_scale import hub_client
-from fer_scale.hub_client import TRIES, patiently
-from fer_scale.hub_errors import Changed, HubError, may_pass, status_of
+from fer_scale import hub_client, hub_xet
+from fer_scale.hub_client import TRIES, once, patiently
+from fer_scale.hub_errors import Changed, HubError, StrangeHub, may_pass, status_of
 from fer_scale.hub_tree import Place, digest_of, hexadecimal, tree
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -98,10 +92,15 @@ def _tagged(place: Place) -> str | None:
 def _tag(place: Place, commit: str) -> None:
     """Set the address's tag, if it has one, on the commit."""
     api, tag = hub_client.connect(), place.revision
-    if tag:
+    if not tag:
+        return
+    for _ in range(TRIES):
         patiently(lambda: api.create_tag(place.repo, repo_type=place.kind, tag=tag, revision=commit, exist_ok=True))
-        if _tagged(place) != commit:
+        if (marked := _tagged(place)) == commit:
+            return
+        if marked:
             raise Changed(f"{place}: somebody else set this tag meanwhile; choose a new one")
+    raise StrangeHub(f"{place}: the Hub takes the tag and does not set it; publish again, {commit} is there")
 
 
 # ---- what has to be done
@@ -136,12 +135,14 @@ def _changes(place: Place, commit: str, local: _Local, ours: Callable[[str], boo
 def _commit(place: Place, head: str, new: list[CommitOperationAdd], stale: list[str], message: str) -> str:
     """One commit on top of `head`; whether it holds what was meant is for the caller to see."""
     api = hub_client.connect()
-    made = api.create_commit(
-        place.repo,
-        [*new, *(CommitOperationDelete(name, is_folder=False) for name in stale)],
-        commit_message=message,
-        repo_type=place.kind,
-        parent_commit=head,
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *new,
+        *(CommitOperationDelete(name, is_folder=False) for name in stale),
+    ]
+    made = once(
+        lambda: api.create_commit(
+            place.repo, operations, commit_message=message, repo_type=place.kind, parent_commit=head
+        )
     )
     for operation in new:
         operation._is_committed = False  # it may be needed again, should somebody else's commit come in between
@@ -169,14 +170,21 @@ class _Upload:
                 operation.count = functools.partial(self._tell, name)
                 self._total += self._sizes[name]
         for batch in self._batches(names):
-            with _seen(functools.partial(self._tell_batch, batch)):
+            with hub_xet.seen(functools.partial(self._tell_batch, batch)):
                 self._send(batch)
             self._tell_batch(batch, sum(self._sizes[name] for name in batch))
         return [self._operations[name] for name in names]
 
     def _send(self, batch: list[str]) -> None:
         api, operations = hub_client.connect(), [self._operations[name] for name in batch]
-        patiently(lambda: api.preupload_lfs_files(self._place.repo, operations, repo_type=self._place.kind))
+
+        for operation in operations if not is_xet_available() else ():
+            _ = operation.upload_info.sha256  # takes its time, in which nothing comes from the Hub
+
+        def send() -> None:
+            api.preupload_lfs_files(self._place.repo, operations, repo_type=self._place.kind)
+
+        patiently(lambda: hub_xet.watched(send))
 
     def _batches(self, names: list[str]) -> Iterator[list[str]]:
         batch: list[str] = []
@@ -216,34 +224,10 @@ class _Counted(CommitOperationAdd):
 
             def counted(size: int = -1) -> bytes:
                 data = read(size)
+                hub_client.alive()
                 self.count(file.tell())
                 return data
 
             if with_tqdm:
                 file.read = counted  # type: ignore[method-assign]
             yield file
-
-
-@contextmanager
-def _seen(tell: Callable[[int], None]) -> Iterator[None]:
-    """Has Xet tell how many bytes it is done with, where huggingface_hub would draw bars: it offers no other way."""
-
-    class Reporter:
-        def update_progress(self, total: Any, _items: Any = None) -> None:
-            tell(int(total.total_bytes_completed))
-
-        def close(self) -> None:
-            pass
-
-    bars: Any = _xet_progress_reporting
-    theirs, disabled = bars.XetUploadProgressReporter, are_progress_bars_disabled()
-    try:
-        if is_xet_available():
-            bars.XetUploadProgressReporter = Reporter
-            enable_progress_bars()  # or Xet is not asked
-        else:
-            disable_progress_bars()
-        yield
-    finally:
-        bars.XetUploadProgressReporter = theirs
-        (disable_progress_bars if disabled else enable_progress_bars)()

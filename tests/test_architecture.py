@@ -33,7 +33,7 @@ DOORS = {
     "torch.distributed": {"fer_scale/pretrain/world.py"},
     "accelerate": {"fer_scale/finetune/processes.py"},
     "huggingface_hub": {
-        f"fer_scale/hub{part}.py" for part in ("", "_client", "_errors", "_pull", "_push", "_rights", "_tree")
+        f"fer_scale/hub{part}.py" for part in ("", "_client", "_errors", "_pull", "_push", "_rights", "_tree", "_xet")
     },
     "matplotlib": {"fer_scale/plots.py"},
     "webdataset": set(),  # reads what we pack, to the byte what its TarWriter writes; it would bring torch into packing

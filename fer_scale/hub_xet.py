@@ -1,0 +1,86 @@
+"""Xet, the Hub's storage of large files, as far as it must be watched: hf_xet works beside Python, in Rust.
+
+Measured with hf_xet 1.8: against a peer that says nothing it waits for minutes, and its uploads of chunks have no limit
+at all. It draws bars while it sends, and offers no other way to see how far it is.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+    _xet_progress_reporting,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from huggingface_hub.utils._runtime import is_xet_available
+from huggingface_hub.utils._xet import abort_xet_session
+
+from fer_scale import hub_client
+from fer_scale.hub_errors import Silent
+
+Result = TypeVar("Result")
+
+
+def watched(call: Callable[[], Result]) -> Result:
+    """The call's result; Silent when nothing comes or leaves for a while and it does not end by itself.
+
+    Bytes that move are told by `hub_client.alive`.
+    """
+    if not is_xet_available():
+        return call()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="Xet")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            if hub_client.silence_s() > hub_client.PATIENCE_S + hub_client.SILENCE_S:
+                raise Silent(f"nothing of use came for {hub_client.silence_s():.0f} s")
+    except BaseException:
+        abort_xet_session()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@contextmanager
+def seen(tell: Callable[[int], None]) -> Iterator[None]:
+    """Has uploads by Xet tell how many bytes they are done with in place of drawing bars; by LFS they draw none."""
+
+    class Reporter:
+        before = (-1, -1)
+
+        def update_progress(self, total: Any, _items: Any = None) -> None:
+            now = (int(total.total_bytes_completed), int(total.total_transfer_bytes_completed))
+            if now != self.before:
+                self.before = now
+                hub_client.alive()
+                tell(now[0])
+
+        def close(self) -> None:
+            pass
+
+    bars: Any = _xet_progress_reporting
+    theirs, disabled = bars.XetUploadProgressReporter, are_progress_bars_disabled()
+    try:
+        if is_xet_available():
+            bars.XetUploadProgressReporter = Reporter
+            enable_progress_bars()  # or Xet is not asked
+        else:
+            disable_progress_bars()
+        yield
+    finally:
+        bars.XetUploadProgressReporter = theirs
+        (disable_progress_bars if disabled else enable_progress_bars)()
