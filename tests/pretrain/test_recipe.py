@@ -137,7 +137,7 @@ def test_the_plan_of_a_mixture_counts_each_sets_epochs() -> None:
         (['run.hang_seconds=["step=60", "step=6"]'], "run.hang_seconds: step is given twice"),
         (["run.hang_seconds=soon"], "run.hang_seconds: 'soon': write one number for all phases, or a list of PHASE="),
         (["run.hang_seconds=[60]"], "run.hang_seconds: must be a string, not 60"),
-        (["run.hang_seconds=true"], "run.hang_seconds: must be a string, not True"),
+        (["run.hang_seconds=true"], "run.hang_seconds: must be a number, not True"),
         (["batch.micro=-1"], "batch.micro: must be 1 or more, not -1"),
         (["data.shards=[]"], "data.shards: must name at least one folder"),
         (["data.shards="], "data.shards: must name at least one folder"),

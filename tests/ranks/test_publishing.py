@@ -76,6 +76,9 @@ def test_each_due_step_is_a_commit_that_can_be_made_again_and_the_state_goes_on_
     train(words[0], "publish", str(run), f"hf://{TO}", "--step", "2")
     assert files(server, TO, 3) == files(server, TO, 1) != files(server, TO, 2), "the same bytes, by hand and later"
 
+    kept = b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file())
+    assert b"hf_alice" not in kept and (run / "attempts/0001/publisher.log").exists(), "no token in what is kept"
+
     states = server.store.repos[STATE]
     assert titles(server, STATE) == ["Training state, step 2", "Training state, step 4"] and states.private
     early = f"hf://{STATE}@{list(states.commits)[1]}"
