@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import timm
 import torch
 from torch import nn
 from torch.optim import AdamW
@@ -158,7 +159,9 @@ def _go_on(run: Run, changes: list[str]) -> None:
     resume.is_ours(attempt, here)
     by_main(here, lambda: _write_facts(run))
     kind = "resume" if found.folder else "start"
-    run.journal.event(kind, step=run.step, attempt=attempt.number, processes=here.ranks, changes=changes)
+    facts = {"attempt": attempt.number, "processes": here.ranks, "device": here.device_name}
+    versions = {"fer_scale": __version__, "torch": torch.__version__, "timm": timm.__version__}
+    run.journal.event(kind, step=run.step, **facts, versions=versions, changes=changes)
     run.bad = len(run.table.bad)
     if here.is_main:
         name_bad(run, run.table.bad)

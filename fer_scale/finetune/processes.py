@@ -38,6 +38,11 @@ class Processes:
     def name(self) -> str:
         return f"rank {self.rank} on {self.host}"
 
+    @property
+    def device_name(self) -> str:
+        """Of this process's device: "cpu", or as NVIDIA calls its card."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     def autocast(self) -> AbstractContextManager[None]:
         """In which matrix products have the precision of the run."""
         return self.accelerator.autocast()

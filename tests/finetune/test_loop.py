@@ -162,6 +162,15 @@ def test_a_longer_run_takes_the_shorter_ones_model_back(recipe: Callable[..., Pa
         publish(tmp_path / "run", str(tmp_path / "published"), licence="cc0-1.0")
     assert finetune(recipe(steps=2, semi=0), [], ["semi.steps=4"])["step"] == 6
     assert (tmp_path / "run/model").exists() and (tmp_path / "run/curves.png").exists()
+    publish(tmp_path / "run", str(tmp_path / "published"), licence="cc0-1.0")
+    card = (tmp_path / "published/README.md").read_text()
+    for line in (
+        "| devices | 1 x cpu, on 1 host |",
+        f"| timm | {timm.__version__} |",
+        "| starts | 3 |",
+        "| steps | 6 |",
+    ):
+        assert line in card
 
 
 def test_the_average_is_what_is_published_and_what_stage_3_starts_from(
