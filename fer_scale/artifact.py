@@ -112,14 +112,14 @@ def manifest(folder: Path) -> dict[str, tuple[int, str]] | None:
         return None
     try:
         said = strict_json(small(place, _MANIFEST_BYTES))
-        version = said["version"]
+        version = int(said["version"])
         listed = {name: (file["bytes"], file["sha256"]) for name, file in said["files"].items()}
         if strange := [name for name, entry in listed.items() if tuple(map(type, entry)) != (int, str)]:
             raise ValueError(f"of {strange[0][:60]!r} it says no bytes or no sha256")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{place}: not a manifest ({error!r:.200}); pull or publish the model again") from None
     if version != 1:
-        raise ArtifactError(f"{place}: of version {version!r:.20}, this program reads 1; update fer_scale")
+        raise ArtifactError(f"{place}: of version {version}, this program reads 1; update fer_scale")
     return listed
 
 

@@ -171,9 +171,12 @@ def _config(file: Path) -> dict[str, Any]:
     """What config.json says, nothing in it that is not on the lists of model_config.py."""
     try:
         config = artifact.strict_json(artifact.small(file, _CONFIG_BYTES))
+        faults = model_config.faults(config)
     except ValueError as error:
         raise EncoderError(f"{file}: not JSON ({error}); pull or publish it again") from None
-    if faults := model_config.faults(config):
+    except RecursionError:  # nearly too deep to be read, and too deep to be shown
+        raise EncoderError(f"{file}: brackets within brackets, too many; it is no config of a model") from None
+    if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise EncoderError(f"{file}: {'; '.join(faults[:5])}{more}; only what is known to be harmless is loaded")
     return config

@@ -185,12 +185,12 @@ def _is_box(value: Any) -> bool:
 
 def _unprintable(value: Any) -> Iterator[str]:
     """The texts in a value, however deep, that hold control characters: they end in cards and on terminals."""
-    if isinstance(value, str) and not value.isprintable():
-        yield repr(value)[:40]
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            yield from _unprintable(key)
-            yield from _unprintable(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _unprintable(one)
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and not one.isprintable():
+            yield repr(one)[:40]
+        elif isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            left += one

@@ -70,7 +70,7 @@ def _placed(said: dict[str, Any], size: int) -> dict[str, tuple[str, list[int]]]
             raise ValueError(f"cannot be read: {name[:60]!r} in its header is no tensor")
         dtype, shape, place = one["dtype"], one["shape"], one["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _BYTES:
-            raise ValueError(f"cannot be read: {name[:60]} is of the type {str(dtype)[:20]!r}, which we do not read")
+            raise ValueError(f"cannot be read: {name[:60]} is of a type that we do not read")
         if not _counts(shape, range(_MOST_DIMENSIONS + 1)) or not _counts(place, range(2, 3)):
             raise ValueError(f"cannot be read: {name[:60]} in its header has no shape or no place")
         if place[1] - place[0] != prod(shape) * _BYTES[dtype]:

@@ -125,7 +125,11 @@ WEIGHTS = [
         "other bytes",
     ),
     ("a negative place", _weights(_header("{" + _one(place="[-4,0]") + "}", bytes(4))), "no shape or no place"),
-    ("a type that nobody has", _weights(_header("{" + _one(dtype='"O"') + "}", bytes(4))), "is of the type 'O'"),
+    (
+        "a type that nobody has",
+        _weights(_header("{" + _one(dtype='"O"') + "}", bytes(4))),
+        "is of a type that we do not read",
+    ),
     ("a name that rewrites the terminal", _weights(_header("{" + _one(r"\u001b[2J") + "}", bytes(4))), "is no tensor"),
     ("NaN", _tensors(norm__bias=torch.full((32,), float("nan"))), "NaN or infinite values in norm.bias"),
     ("infinity", _tensors(norm__bias=torch.full((32,), float("inf"))), "NaN or infinite values in norm.bias"),
