@@ -113,6 +113,19 @@ def test_nothing_is_published_of_a_run_whose_values_are_not_finite(
     assert not server.store.repos and not events(tmp_path / "run", "published")
 
 
+@pytest.mark.slow  # two publications
+def test_a_folder_is_published_to_as_well_at_the_end_of_a_run_and_again_when_it_has_gone_on(
+    words: list[str], tmp_path: Path, train: Callable[..., str], server: Hub
+) -> None:
+    encoder, run = tmp_path / "encoder", tmp_path / "run"
+    for last in ("run.stop_after_steps=2", "run.steps=4"):
+        train(*words, last, f"publish.to={encoder}")
+    assert [row["step"] for row in events(run, "published")] == [2, 4] and server.requests == []
+    assert json.loads((encoder / "config.json").read_text())["fer_scale"]["step"] == 4
+    assert "nothing to do" in train(*words, f"publish.to={encoder}")
+    assert len(events(run, "published")) == 2, "what is there is not published again"
+
+
 @pytest.mark.slow  # two tries of a publication that wait for an answer
 def test_the_hub_is_down_for_a_whole_run_which_is_unharmed_and_says_so(
     words: list[str], tmp_path: Path, train: Callable[..., str], server: Hub
