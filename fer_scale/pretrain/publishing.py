@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, hub, hub_rights, log
+from fer_scale import artifact, checkpoint, hub, hub_rights, log
 from fer_scale.config import ConfigError
 from fer_scale.ending import Attempt
 from fer_scale.pretrain.recipe import Pretrain
@@ -35,7 +35,10 @@ _SPEAKS = "fer-scale publish: "
 
 
 def refuse(rec: Pretrain) -> None:
-    """Refuse before the first step what could only fail after it; where the Hub does not answer, only say so."""
+    """Refuse before the first step what could only fail after it; where the Hub does not answer, only say so.
+
+    A run that goes on trains on in any case: nobody may be there to mend it, as when its token has expired.
+    """
     wanted = rec.publish
     for key, address, private in (("to", wanted.to, wanted.private), ("state", wanted.state_to, True)):
         try:
@@ -45,7 +48,9 @@ def refuse(rec: Pretrain) -> None:
             elif address:
                 artifact.refuse_to_replace(Path(address))
         except UserError as error:
-            raise ConfigError(f"publish.{key}: {error}") from None
+            if not checkpoint.complete(rec.run.out):
+                raise ConfigError(f"publish.{key}: {error}") from None
+            log.say(f"note     publish.{key}: the run goes on, and this may not be published: {error}")
 
 
 def is_due(step: int, published: int, every: int | None) -> bool:

@@ -16,6 +16,11 @@ def recipe(*overrides: str) -> Pretrain:
     return config.load(Pretrain, RECIPE, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
 
 
+def save(run: Path, step: int) -> None:
+    part = checkpoint.part_of(place := checkpoint.folder_of(run, step))
+    checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, {})], {"step": step})
+
+
 def test_the_first_checkpoint_at_or_after_each_multiple_is_due_and_only_it() -> None:
     published, due = 0, []
     for step in (40, 90, 100, 150, 210, 290, 400, 410):
@@ -66,10 +71,18 @@ def test_a_folder_that_holds_something_else_is_refused_before_the_first_step(tmp
         refuse(recipe(f"publish.to={tmp_path}", "card.license=mit"))
 
 
+def test_a_run_that_goes_on_is_not_ended_by_what_can_no_longer_be_published(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    save(tmp_path, 1)
+    refuse(recipe(f"run.out={tmp_path}", f"publish.to={tmp_path}", "card.license=mit"))
+    assert "publish.to: the run goes on, and this may not be published" in "".join(capfd.readouterr())
+
+
 def test_a_checkpoint_that_is_being_published_is_not_pruned(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        part = checkpoint.part_of(place := checkpoint.folder_of(tmp_path, step))
-        checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, {})], {"step": step})
+        save(tmp_path, step)
     checkpoint.prune(tmp_path, 1, but={2})
     assert [folder.name for folder in checkpoint.complete(tmp_path)] == ["step_00000004", "step_00000002"]
     checkpoint.prune(tmp_path, 1)
