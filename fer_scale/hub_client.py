@@ -37,9 +37,6 @@ TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is t
 def connect() -> HfApi:
     """The Hub's API, over a client whose every request has a time limit (some of its calls ask for none)."""
     _trusted(constants.ENDPOINT)
-    for name, value in (("READ_TIMEOUT", SILENCE_S), ("CONNECT_TIMEOUT", SILENCE_S)):
-        os.environ.setdefault(f"HF_XET_CLIENT_{name}", f"{value * 1000:.0f}ms")  # read when Xet is first used
-    os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "2")
     hooks = list(get_session().event_hooks["request"])
     ours: dict[str, list[Callable[..., None]]] = {
         "request": [*hooks, _limit],

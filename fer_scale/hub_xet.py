@@ -4,6 +4,7 @@ Measured with hf_xet 1.8: against a peer that says nothing it waits for minutes,
 at all. It draws bars while it sends, and offers no other way to see how far it is.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported la
     enable_progress_bars,
 )
 from huggingface_hub.utils._runtime import is_xet_available
-from huggingface_hub.utils._xet import abort_xet_session
+from huggingface_hub.utils._xet import abort_xet_session, get_xet_session
 
 from fer_scale import hub_client
 from fer_scale.hub_errors import Silent
@@ -31,6 +32,7 @@ def watched(call: Callable[[], Result]) -> Result:
     """
     if not is_xet_available():
         return call()
+    _begin()
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -55,17 +57,32 @@ def watched(call: Callable[[], Result]) -> Result:
     return results[0]
 
 
+def _begin() -> None:
+    """Xet's session, whose limits of time are those of the environment at its beginning."""
+    limit = f"{hub_client.SILENCE_S * 1000:.0f}ms"
+    wanted = {"READ_TIMEOUT": limit, "CONNECT_TIMEOUT": limit, "RETRY_MAX_ATTEMPTS": "2"}
+    missing = {f"HF_XET_CLIENT_{name}": value for name, value in wanted.items()}
+    missing = {name: value for name, value in missing.items() if name not in os.environ}
+    os.environ |= missing
+    try:
+        get_xet_session()
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
 @contextmanager
 def seen(tell: Callable[[int], None]) -> Iterator[None]:
     """Has uploads by Xet tell how many bytes they are done with in place of drawing bars; by LFS they draw none."""
 
-    class Reporter:
-        before = (-1, -1)
+    most = (0, 0)  # of all tries: what is done again is no sign of life
 
+    class Reporter:
         def update_progress(self, total: Any, _items: Any = None) -> None:
+            nonlocal most
             now = (int(total.total_bytes_completed), int(total.total_transfer_bytes_completed))
-            if now != self.before:
-                self.before = now
+            if now[0] > most[0] or now[1] > most[1]:
+                most = (max(now[0], most[0]), max(now[1], most[1]))
                 hub_client.alive()
                 tell(now[0])
 

@@ -18,6 +18,7 @@ On the way back:
     short      half of the body arrives, and the head says that it is all
     damaged    the body arrives with one byte changed
     rangeless  what was asked for from the middle arrives from its beginning
+    dressed    the answer comes with `headers`, in place of its own of the same names
 And:
     meanwhile  all goes well; but `act` is called first, as it is for every kind: somebody else's commit, or a kill
 """
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 
 KINDS = (
     "reset", "torn", "silent", "slow", "status", "portal", "loop",
-    "lost", "cut", "broken", "stall", "trickle", "short", "damaged", "rangeless", "meanwhile",
+    "lost", "cut", "broken", "stall", "trickle", "short", "damaged", "rangeless", "dressed", "meanwhile",
 )  # fmt: skip
 
 

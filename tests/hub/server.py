@@ -172,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         match fault.kind:
             case "lost":
                 return self._reset()
+            case "dressed":
+                response = replace(response, headers=response.headers | fault.headers)
             case "short":
                 response = replace(response, body=response.body[:middle])
             case "damaged" if response.body:
