@@ -17,9 +17,27 @@ from shards import detector
 from shards.pack import pack
 
 sys.path.append(str(Path(__file__).parent))
+import canary
 from forks import Forked, Forks, read_at_import
 
 ROOT = Path(__file__).parent.parent
+EARS = canary.Ears(canary.NEEDLES)
+sys.addaudithook(EARS.audit)
+os.environ["HF_TOKEN"] = canary.TOKEN  # of all that is started from here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ears(tmp_path_factory: pytest.TempPathFactory) -> Iterator[canary.Ears]:
+    """What has been heard; at the end of the session no token may lie in any file or have been said by anybody."""
+    yield EARS
+    found = [*EARS.heard, *canary.files_with(canary.NEEDLES, tmp_path_factory.getbasetemp())]
+    assert not found, "a token was written, said or shown:\n" + "\n".join(found)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What a test printed and logged, and its traceback."""
+    said = f"{report.capstdout}{report.capstderr}{report.caplog}{report.longreprtext}"
+    EARS.listen(f"{report.nodeid} ({report.when}) in its output", said)
 
 
 @pytest.fixture(scope="session")
