@@ -79,10 +79,11 @@ def pull(address: str) -> State:
 
 
 def adopt(state: State, attempt: Attempt) -> None:
-    """Put the state into the run of this start, every byte checked on the way; the checkpoint last."""
+    """Put the state into the run of this start, every byte checked on the way; the checkpoint counts last.
+
+    Superseded, with nothing of the run touched, where another start has begun meanwhile.
+    """
     run, folder = attempt.out, state.folder
-    _put(run / "recipe.toml", state.progress["recipe"])
-    _put(run / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in state.metrics))
     place = checkpoint.folder_of(run, state.progress["step"])
     part = checkpoint.part_of(place, attempt.number)
     shutil.rmtree(part, ignore_errors=True)
@@ -93,6 +94,10 @@ def adopt(state: State, attempt: Attempt) -> None:
         files.append(line := _copied(folder / name, part / name))
         if line["sha256"] != listed[name]:
             raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); pull it again")
+    if not attempt.is_newest():
+        raise attempt.superseded()
+    _put(run / "recipe.toml", state.progress["recipe"])
+    _put(run / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in state.metrics))
     if not checkpoint.finish(part, place, files, state.progress, attempt.is_newest):
         raise attempt.superseded()
 

@@ -76,9 +76,12 @@ def test_a_damaged_state_is_found_before_anything_counts(old: Path, new: Attempt
 
 def test_a_start_that_another_one_follows_takes_nothing_over(old: Path, new: Attempt) -> None:
     ending.claim(new.out)
+    for name in ("recipe.toml", "metrics.jsonl"):
+        (new.out / name).write_text("the newer start's")
     with pytest.raises(ending.Superseded):
         begin.bring(recipe(new.out, f"run.resume_from={old}"), [], ["print"], new)
     assert not checkpoint.complete(new.out)
+    assert {(new.out / name).read_text() for name in ("recipe.toml", "metrics.jsonl")} == {"the newer start's"}
 
 
 def test_what_is_no_state_is_said(new: Attempt, tmp_path: Path) -> None:
