@@ -32,13 +32,14 @@ def save_and_leave(attempt: Attempt, reason: str) -> None:
     sys.exit(0)
 
 
-def train(attempt: Attempt, *, saves: bool = True, step_s: float = 0.02) -> None:
-    """Until RUN/stop, or SIGTERM."""
+def train(attempt: Attempt, *, saves: bool = True, slow: bool = False) -> None:
+    """Until RUN/stop, or SIGTERM. `slow`: a step that lasts until RUN/stepped is there."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     while not told:
         if (OUT / "stop").exists():
-            time.sleep(step_s)
+            while slow and not (OUT / "stepped").exists():
+                time.sleep(0.02)
             (OUT / "stop").unlink()
             break
         time.sleep(0.02)
@@ -60,7 +61,7 @@ def rank(plans: list[str]) -> None:
     attempt = claim(OUT)
     event("start", attempt=attempt.number)
     if plan in ("trains", "deaf", "slow"):
-        train(attempt, saves=plan == "trains", step_s=1.5 if plan == "slow" else 0.02)
+        train(attempt, saves=plan == "trains", slow=plan == "slow")
     if plan == "leaves":  # as soon as a later start has the run
         while attempt.is_newest():
             time.sleep(0.02)

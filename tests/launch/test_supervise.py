@@ -254,8 +254,10 @@ def test_where_another_node_was_first_to_write_stop_the_wish_is_passed_on_once_a
     claimed(out)
     (out / ".word").write_text(json.dumps({"why": "signal SIGTERM", "host": "node1"}))
     os.replace(out / ".word", out / "stop")
-    time.sleep(0.2)
     one.process.send_signal(signal.SIGTERM)
+    until(lambda: "the run is to save and stop" in one.said, "the wish")
+    time.sleep(0.3)
+    (out / "stepped").touch()
     until(lambda: not (out / "stop").exists(), "the end of the step")
     time.sleep(0.5)  # it saves
     assert not (out / "stop").exists() and one.said.count("the run is to save and stop") == 1
