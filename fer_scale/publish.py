@@ -89,7 +89,7 @@ def publish(
         if key:
             signature.sign(folder, key)
         message = f"Publish {asked.title}" + (f", step {model.step:,}" if model.step is not None else "")
-        return hub.push(folder, to, message=message, private=private)
+        return _push(folder, to, message, private)
 
 
 def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
@@ -103,12 +103,20 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     except UserError as error:
         raise PublishError(f"{readme}: {error}") from None
     if key is None:
-        return hub.push(folder, to, message="Publish with fer_scale", private=private)
+        return _push(folder, to, "Publish with fer_scale", private)
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
         with artifact.disk_errors(Path(scratch)):
             signed = Path(shutil.copytree(folder, Path(scratch) / "model"))
         signature.sign(signed, key)
-        return hub.push(signed, to, message="Publish with fer_scale, signed", private=private)
+        return _push(signed, to, "Publish with fer_scale, signed", private)
+
+
+def _push(folder: Path, to: str, message: str, private: bool) -> str:
+    """Send the folder; its address."""
+    if not hub.is_remote(to):
+        return hub.push(folder, to, message=message)
+    with log.progress(f"publishing to {to}", "bytes") as tick:
+        return hub.push(folder, to, message=message, private=private, progress=tick)
 
 
 def _licence(source: Path, given: str | None, model: Trained) -> str:
