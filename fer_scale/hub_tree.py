@@ -62,9 +62,31 @@ class Place:
 
 
 def parse(address: str) -> Place:
-    if match := re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", address):
-        return Place(match[2], match[3], "dataset" if match[1] else "model")
-    raise HubError(f"{address}: an address on the Hub is hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    """The address taken apart; HubError where it is none, or has a name that the Hub does not take."""
+    match = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", address)
+    if not match:
+        raise HubError(f"{address}: an address on the Hub is hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    if match[2].startswith("datasets/"):
+        raise HubError(f"{address}: an address of data on the Hub is hf://datasets/ORG/NAME")
+    if not all(map(_is_name, match[2].split("/"))):
+        raise HubError(
+            f"{address}: not a name that the Hub allows: at most 96 letters, digits and - _ . with no -- or .., "
+            "neither - nor . at an end, and no .git behind"
+        )
+    if match[3] and not _is_revision(match[3]):
+        raise HubError(f"{address}: {match[3]!r} is no revision: letters, digits and . _ + - in parts between single /")
+    return Place(match[2], match[3], "dataset" if match[1] else "model")
+
+
+def _is_name(part: str) -> bool:
+    """Whether the Hub takes this for an organisation or a repository."""
+    plain = re.fullmatch(r"\w([\w.-]{0,94}\w)?", part, re.ASCII)
+    return bool(plain) and "--" not in part and ".." not in part and not part.endswith(".git")
+
+
+def _is_revision(said: str) -> bool:
+    """Whether this is the plain name of a branch, tag or commit: the cache has a file of this name."""
+    return all(re.fullmatch(r"\w[\w.+-]*", part, re.ASCII) and ".." not in part for part in said.split("/"))
 
 
 def travels(name: str) -> bool:
