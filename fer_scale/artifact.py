@@ -96,13 +96,8 @@ def seal(folder: Path) -> None:
 
 
 def published(folder: Path) -> bool:
-    """Whether `publish` or `pull` wrote a folder: it has a manifest, and is not the model within a run of fine-tuning.
-
-    That one has a manifest too, so that no bit of it changes unnoticed before it is published, but no card.
-    """
-    if not all((folder / name).is_file() for name in (MANIFEST, WEIGHTS)):
-        return False
-    return (folder / CARD).is_file() or not (folder.parent / "recipe.toml").is_file()
+    """Whether `publish` or `pull` wrote a folder, and not fine-tuning: what that leaves has a manifest, but no card."""
+    return all((folder / name).is_file() for name in (MANIFEST, WEIGHTS, CARD))
 
 
 def manifest(folder: Path) -> dict[str, tuple[int, str]] | None:

@@ -98,8 +98,6 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     readme = folder / artifact.CARD
     try:
         front_matter.check(readme.read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
-        raise PublishError(f"{folder}: its {artifact.CARD} is missing; put it back, or publish the run again") from None
     except UserError as error:
         raise PublishError(f"{readme}: {error}") from None
     if key is None:
