@@ -87,13 +87,13 @@ class Publisher:
 
     @property
     def most_in_use(self) -> int:
-        """How many checkpoints it keeps from being pruned, at most."""
-        return int(self._active)
+        """How many checkpoints it keeps from being pruned, at most: the one that is read, and the next."""
+        return 2 * self._active
 
     def in_use(self) -> set[int]:
         """The steps whose checkpoints are not to be pruned now; any thread may ask."""
-        running = self._running
-        return {step for step in (running.step if running else None, self._next) if step is not None}
+        then, running = self._next, self._running  # in this order: `look` moves a step from the first to the second
+        return {step for step in (then, running.step if running else None) if step is not None}
 
     def saved(self, step: int) -> None:
         """The checkpoint of `step` counts from now on: publish it if it is due."""
@@ -110,11 +110,11 @@ class Publisher:
             over, self._running = self._running, None
             self._tell(over)
         if self._next is not None and not self._running:
-            step, self._next = self._next, None
             try:
-                self._running = _Publication(step, self._words(step), self._log)
+                self._running = _Publication(self._next, self._words(self._next), self._log)
             except OSError as error:
-                self._failed(step, f"no process could be started ({error.strerror})")
+                self._failed(self._next, f"no process could be started ({error.strerror})")
+            self._next = None  # not before: see `in_use`
 
     def _tell(self, over: "_Publication") -> None:
         said, why = over.result()

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fer_scale import checkpoint, config
+from fer_scale import checkpoint, config, ending
 from fer_scale.config import ConfigError
-from fer_scale.pretrain.publishing import is_due, refuse
+from fer_scale.pretrain import publishing
+from fer_scale.pretrain.publishing import Publisher, is_due, refuse
 from fer_scale.pretrain.recipe import Pretrain
 
 RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
@@ -87,3 +88,29 @@ def test_a_checkpoint_that_is_being_published_is_not_pruned(tmp_path: Path) -> N
     assert [folder.name for folder in checkpoint.complete(tmp_path)] == ["step_00000004", "step_00000002"]
     checkpoint.prune(tmp_path, 1)
     assert [folder.name for folder in checkpoint.complete(tmp_path)] == ["step_00000004"]
+
+
+def test_the_disk_never_holds_more_than_has_room_asks_for_while_what_is_read_or_waits_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_its_start: list[set[int]] = []
+
+    class Endless:  # a process that publishes for ever
+        def __init__(self, step: int, *_: object):
+            self.step = step
+            at_its_start.append(publisher.in_use())
+
+        def is_over(self) -> bool:
+            return False
+
+    monkeypatch.setattr(publishing, "_Publication", Endless)
+    rec = recipe(f"run.out={tmp_path}", "publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=1")
+    publisher = Publisher(rec, ending.claim(tmp_path), is_main=True)
+    most = 0
+    for step in (1, 2, 3, 4):
+        most = max(most, len(checkpoint.complete(tmp_path)) + 1)  # the one that is being written
+        save(tmp_path, step)
+        checkpoint.prune(tmp_path, 1, but=publisher.in_use())
+        publisher.saved(step)
+    assert at_its_start == [{1}] and publisher.in_use() == {1, 4}
+    assert most == 4 == 1 + 1 + publisher.most_in_use
