@@ -60,7 +60,7 @@ def watched(call: Callable[[], Result]) -> Result:
 def _begin() -> None:
     """Xet's session, whose limits of time are those of the environment at its beginning."""
     limit = f"{hub_client.SILENCE_S * 1000:.0f}ms"
-    wanted = {"READ_TIMEOUT": limit, "CONNECT_TIMEOUT": limit, "RETRY_MAX_ATTEMPTS": "2"}
+    wanted = {"READ_TIMEOUT": limit, "CONNECT_TIMEOUT": limit, "RETRY_MAX_ATTEMPTS": "2", "RETRY_BASE_DELAY": "500ms"}
     missing = {f"HF_XET_CLIENT_{name}": value for name, value in wanted.items()}
     missing = {name: value for name, value in missing.items() if name not in os.environ}
     os.environ |= missing
