@@ -90,8 +90,16 @@ class Changed(HubError):
     """Somebody else pushes to the same place, or has set the tag."""
 
 
+class Crowded(Changed, Broken):
+    """Somebody else pushes just now, and the same again may come through: exit code 75."""
+
+
 class StrangeHub(HubError):
     """An answer as no Hub gives it: a proxy, a wrong HF_ENDPOINT, or somebody who means harm."""
+
+
+class Intercepted(StrangeHub, Broken):
+    """One that harms nobody, as of a proxy that wants a login: it may be gone when asked again, exit code 75."""
 
 
 class Silent(Exception):
@@ -199,7 +207,7 @@ def _refused(error: Exception, status: int, page: str) -> HubError:
     if status == 403:
         return NoRight(f"this token may not do that; it needs the right to write to {page}")
     if status == 412:
-        return Changed(f"somebody else pushes to {page} at the same time; publish again when they are done")
+        return Crowded(f"somebody else pushes to {page} at the same time; publish again when they are done")
     if status == 429:
         pause = asked_pause_s(error)
         when = f"in {pause:.0f} s" if pause else "later"
@@ -216,8 +224,9 @@ def _unanswered(error: Exception) -> HubError | None:
     cause = list(causes(error))[-1]
     what = clean(str(cause)) or type(cause).__name__
     strange = (Strange, FileMetadataError, httpx.TooManyRedirects, httpx.UnsupportedProtocol)
-    if any(isinstance(e, strange) for e in causes(error)):
-        return StrangeHub(
+    if answer := next((e for e in causes(error) if isinstance(e, strange)), None):
+        harmful = isinstance(answer, httpx.UnsupportedProtocol) or getattr(answer, "harmful", False)
+        return (StrangeHub if harmful else Intercepted)(
             f"{constants.ENDPOINT} does not answer as the Hub does ({what}); look at HF_ENDPOINT and proxy"
         )
     silent = any(isinstance(e, Silent) for e in causes(error))

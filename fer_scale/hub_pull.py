@@ -8,7 +8,7 @@ other and fetch once. The listing of a commit is kept beside its files, so that 
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,8 @@ def _fetch_all(place: Place, commit: str, entries: list[Entry], progress: Progre
 def _fetch(place: Place, commit: str, entry: Entry, progress: Callable[[int], None]) -> Path:
     """The file in the cache, as it arrived or lay there."""
     counter = _counter(progress, entry.size)
+    with _lock(place, entry.hash):  # timm or `hf download` fetches it too, for as long as that takes; ours begins after
+        pass
 
     def download() -> str:
         return hf_hub_download(place.repo, entry.name, repo_type=place.kind, revision=commit, tqdm_class=counter)
@@ -165,10 +167,15 @@ def _make_right(place: Place, commit: str, entry: Entry) -> None:
 @contextmanager
 def _alone(place: Place, commit: str) -> Iterator[None]:
     """One process of this machine at a time, as far as the disk of the cache knows locks."""
-    lock = cache_of(place).parent / ".locks" / cache_of(place).name / f"fer_scale-{commit}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
+    with _lock(place, f"fer_scale-{commit}"):
         yield
+
+
+def _lock(place: Place, name: str) -> AbstractContextManager[object]:
+    """A lock of the cache, as huggingface_hub names them: of a file by its hash."""
+    lock = cache_of(place).parent / ".locks" / cache_of(place).name / f"{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return WeakFileLock(lock)
 
 
 def _counter(progress: Callable[[int], None], size: int) -> type[Any]:

@@ -19,7 +19,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 
 from fer_scale import hub_client, hub_xet
 from fer_scale.hub_client import TRIES, once, patiently
-from fer_scale.hub_errors import Changed, HubError, StrangeHub, may_pass, status_of
+from fer_scale.hub_errors import Changed, Crowded, HubError, StrangeHub, may_pass, status_of
 from fer_scale.hub_tree import Place, digest_of, hexadecimal, tree
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -54,7 +54,7 @@ def push(
                 raise
             hub_client.wait(attempt, error)
             head = _head(place, private)
-    raise Changed(f"{place}: after {TRIES} commits it still differs from what was sent; does somebody else push too?")
+    raise Crowded(f"{place}: after {TRIES} commits it still differs from what was sent; does somebody else push too?")
 
 
 # ---- the repository
