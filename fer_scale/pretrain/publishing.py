@@ -207,12 +207,16 @@ class _Publication:
     def result(self) -> tuple[dict[str, Any], str]:
         """Of a process that is over: its result, or why there is none."""
         self._scratch.cleanup()
-        with self._out:
-            self._out.seek(0)
-            said = self._out.read()
-        if code := self._process.returncode:
-            return {}, self._last_words() if code > 0 else f"its process was killed by signal {-code}"
-        return json.loads(said), ""
+        code = self._process.returncode
+        try:
+            with self._out:
+                self._out.seek(0)
+                said = self._out.read().decode(errors="replace")
+            if code:
+                return {}, self._last_words() if code > 0 else f"its process was killed by signal {-code}"
+            return _result_in(said), ""
+        except (OSError, ValueError) as error:  # training is not to end of it
+            return {}, f"its process ended with code {code}, and what it said cannot be read ({error})"
 
     def may_help(self) -> bool:
         """Whether the same again may go better: not after a mistake, or a bug."""
@@ -231,3 +235,12 @@ class _Publication:
         self._process.wait()
         self._scratch.cleanup()
         self._out.close()
+
+
+def _result_in(said: str) -> dict[str, Any]:
+    """The JSON object, over some lines, that a verb wrote last on its stdout; a library may write there too."""
+    result: dict[str, Any]
+    result, _ = json.JSONDecoder().raw_decode("{" + f"\n{said}".rpartition("\n{")[2])
+    if "published" not in result:
+        raise ValueError("no address in it")
+    return result

@@ -1,5 +1,6 @@
 """What of a run is published and when; what of a recipe could only fail after days is refused before the first step."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,21 @@ def test_the_disk_never_holds_more_than_has_room_asks_for_while_what_is_read_or_
         publisher.saved(step)
     assert at_its_start == [{1}] and publisher.in_use() == {1, 4}
     assert most == 4 == 1 + 1 + publisher.most_in_use
+
+
+def test_a_publisher_that_cannot_be_understood_is_a_publication_that_failed_and_no_more(tmp_path: Path) -> None:
+    said = tmp_path / "publisher.log"
+    for words, code in ((["--help"], 0), (["dance"], 2)):
+        process = publishing._Publication(1, words, said)
+        process._process.wait(60)
+        said.unlink()
+        told, reason = process.result()
+        assert told == {} and f"code {code}, and what it said cannot be read" in reason
+
+
+def test_the_result_is_found_among_what_a_library_says() -> None:
+    result = {"published": "hf://lab/faces@1", "state": {"at": "hf://lab/faces-state@2"}}
+    assert publishing._result_in(f"A new version!\n{json.dumps(result, indent=2)}\ngoodbye\n") == result
+    for said in ("", "[]", "{}", "{not json"):
+        with pytest.raises(ValueError):
+            publishing._result_in(said)
