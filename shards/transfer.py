@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.message import Message
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -23,7 +24,7 @@ from urllib.parse import quote
 
 import fsspec
 
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 SILENCE_S = 30.0  # a peer that says nothing for so long is given up
 DEADLINE_S = 240.0  # without one new byte; even twice, after another process gave up, the ranks wait for each other
@@ -49,8 +50,8 @@ class NoRight(RemoteError):
     """It asks for a login, or this login may not read it."""
 
 
-class NoAnswer(RemoteError):
-    """No network, or a server that answers nothing of use for too long."""
+class NoAnswer(RemoteError, Broken):
+    """No network, or a server that answers nothing of use for too long: the same again may get it."""
 
 
 class OtherBytes(RemoteError):
@@ -214,7 +215,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise NoAnswer(
+            raise RemoteError(
                 f"{source.address}: its certificate is not trusted ({cause.verify_message}); set SSL_CERT_FILE if "
                 "your network has its own"
             ) from None
@@ -225,10 +226,8 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
     """What an HTTP status means."""
     status, code, place = error.code, error.headers.get("X-Error-Code", ""), f"{source.address}/{name}"
     if status in _PASSING or status >= 500:
-        asked = re.search(r"\bt=(\d+)", error.headers.get("RateLimit", ""))  # the Hub's way to say Retry-After
-        wanted = asked[1] if asked else error.headers.get("Retry-After", "")
-        pause = float(wanted) if wanted.isdigit() else None
-        return _MayPass(f"the server answers {status}" + (f", come again in {wanted} s" if pause else ""), pause)
+        pause = _pause_s(status, error.headers)
+        return _MayPass(f"the server answers {status}" + (f", come again in {pause:.0f} s" if pause else ""), pause)
     if code == "GatedRepo":
         return NoRight(f"{source.address}: is gated; ask for access on its page, then {_LOG_IN}")
     if source.address.startswith("hf://") and (status == 401 or code == "RepoNotFound"):
@@ -241,6 +240,15 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
     if status in (404, 410):
         return NotThere(f"{place}: not there ({status}); a set lies where its index.json does")
     return RemoteError(f"{place}: the server answers {status} ({_clean(error.reason)})")
+
+
+def _pause_s(status: int, headers: Message) -> float | None:
+    """When to come again, as servers say it; the Hub sends RateLimit with every answer, and it counts where r=0."""
+    if status not in (429, 503):
+        return None
+    limit = re.search(r";\s*r=0\s*;\s*t=(\d{1,6})\b", headers.get("RateLimit", ""))
+    wanted = limit[1] if limit else headers.get("Retry-After", "")
+    return float(wanted) if re.fullmatch(r"[0-9]{1,6}", wanted) else None
 
 
 def _token() -> str:

@@ -10,11 +10,14 @@ import random
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ except ImportError:
     s3fs = None
 
 from shards import cache, remote, transfer
-from shards.errors import ShardError
+from shards.errors import Broken, ShardError
 from shards.index import ShardSet
 from shards.pack import pack
 from shards.remote import RemoteSet, open_set
@@ -39,7 +42,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub; `servers`
 from hub.server import Hub
 
 sys.path.append(str(Path(__file__).parent))
-from servers import HERE_AND_THERE, Web, reader
+from servers import HERE_AND_THERE, Web, _Server, reader
 
 TAR = r"\.tar$"
 
@@ -212,6 +215,8 @@ def test_a_file_in_the_cache_that_was_cut_short_is_fetched_anew(web: Web, packed
     "fault",
     [
         {"kind": "status", "status": 500},
+        {"kind": "status", "status": 502, "headers": {"RateLimit": '"api";r=499;t=300', "Retry-After": "86400"}},
+        {"kind": "status", "status": 503, "headers": {"RateLimit": '"api";r=499;t=300', "Retry-After": "1"}},
         {"kind": "status", "status": 503, "headers": {"Retry-After": "1"}},
         {"kind": "status", "status": 429, "headers": {"RateLimit": '"resolvers";r=0;t=1'}},
         {"kind": "cut", "bytes": 5000},
@@ -228,7 +233,7 @@ def test_one_fault_costs_a_moment(fault: dict[str, Any], web: Web, packed: Shard
     began = time.monotonic()
     assert digest(open_set(web.url, tmp_path / "cache", 1)) == digest(packed)
     assert len(web.fired) == 1
-    if "headers" in fault:
+    if fault.get("status") in (429, 503):
         assert 1 <= time.monotonic() - began < 2, "the pause that the server asks for"
     if fault["kind"] in ("cut", "stall", "status"):
         assert served(web, needed(packed)), "it goes on where it stopped"
@@ -345,6 +350,7 @@ def test_errors_say_what_and_where_in_plain_words(web: Web, packed: ShardSet, tm
 def test_no_error_of_fetching_is_one_of_a_sample() -> None:
     """A ShardError costs a sample, which is replaced; all of these concern whole shards, and must stop the run."""
     assert not issubclass(RemoteError, ShardError)
+    assert issubclass(NoAnswer, Broken) and not issubclass(RemoteError, Broken), "what an outage ends is started again"
     error = OtherBytes("what", "more")
     assert pickle.loads(pickle.dumps(error)).args == error.args, "a reader process sends it to its rank"
 
@@ -354,6 +360,22 @@ def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     web.stop()
     with pytest.raises(NoAnswer, match=r"index.json: nothing comes \(ConnectionRefusedError .*look at network"):
         open_set(web.url, tmp_path / "cache", 1)
+
+
+def test_a_certificate_that_is_not_trusted_is_no_outage(tmp_path: Path) -> None:
+    """Somebody must mend it, so no run is started again for it."""
+    key, web = tmp_path / "key.pem", _Server(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    subprocess.run([*command.split(), "-keyout", key, "-out", key], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(key)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with pytest.raises(RemoteError, match=r"certificate is not trusted \(.*set SSL_CERT_FILE") as refused:
+        open_set(f"https://localhost:{web.server_address[1]}/set", tmp_path / "cache", 1)
+    web.shutdown()
+    web.server_close()
+    assert not isinstance(refused.value, Broken)
 
 
 def test_an_index_that_was_cut_short_is_asked_for_again_and_a_broken_one_refused(
