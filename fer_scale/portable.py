@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,34 @@ def pull(address: str) -> State:
         folder, address = pulled.folder / _PLACE, pulled.address
         if not (folder / "manifest.json").is_file():
             raise CheckpointError(f"{address}: holds no training state; publish.state=true puts one there")
-        rows = json.loads((pulled.folder / _METRICS).read_text())
+        metrics = pulled.folder / _METRICS
     else:
         folder = checkpoints.find(Path(address))
-        rows = log.rows(folder.parent.parent / "metrics.jsonl")
+        metrics = folder.parent.parent / "metrics.jsonl"
     checkpoint.manifest(folder)
+    try:
+        return _understood(folder, address, metrics)
+    except UserError:
+        raise
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        FileNotFoundError,
+    ):  # what others wrote can be anything
+        raise CheckpointError(f"{address}: holds no training state that this program understands") from None
+
+
+def _understood(folder: Path, address: str, metrics: Path) -> State:
+    """The state, once what is read of it has the kinds that it must have."""
     progress = checkpoint.progress_of(folder)
+    rows = json.loads(metrics.read_text()) if metrics.name == _METRICS else log.rows(metrics)
+    model = tomllib.loads(progress["recipe"])["model"]
+    kinds = ((progress["step"], int), (progress["adam_step"], int), (model, dict), (rows, list))
+    if not all(isinstance(value, kind) for value, kind in kinds):
+        raise TypeError
     return State(folder, address, progress, [row for row in rows if row["step"] <= progress["step"]])
 
 

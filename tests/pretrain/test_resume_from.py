@@ -1,12 +1,15 @@
 """What a run takes over from another one, on another cluster perhaps: whole, fitting and checked, or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hub import client
 from hub.looking import flip
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from fer_scale import checkpoint, config, ending, log
+from fer_scale import checkpoint, config, ending, log, portable
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from fer_scale.pretrain import begin
@@ -88,3 +91,39 @@ def test_what_is_no_state_is_said(new: Attempt, tmp_path: Path) -> None:
     for address, said in ((tmp_path, "no run"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(CheckpointError, match=said):
             begin.bring(recipe(new.out, f"run.resume_from={address}"), [], ["print"], new)
+
+
+GOOD = {"step": 3, "adam_step": 3, "recipe": "[model]"}
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        [],
+        5,
+        {},
+        *(
+            GOOD | odd
+            for odd in ({"step": "3"}, {"adam_step": None}, {"recipe": 5}, {"recipe": "<html>"}, {"recipe": ""})
+        ),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_refused_in_plain_words(tmp_path: Path, progress: Any) -> None:
+    part, place = tmp_path / "part", tmp_path / "step_00000003"
+    checkpoint.finish(part, place, [checkpoint.write_part(part, 0, 1, {})], progress)
+    with pytest.raises(CheckpointError, match="holds no training state that this program understands"):
+        portable.pull(str(place))
+
+
+def test_a_repository_whose_curve_is_odd_or_missing_is_refused_in_plain_words(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, name = "hf://lab/faces-state", "metrics.json"
+    with client.running(tmp_path, monkeypatch):
+        portable.push(old, None, address)
+        assert [row["step"] for row in portable.pull(address).metrics] == [1, 2, 3]
+        odd = [CommitOperationAdd(name, body) for body in (b"<html>", b'{"a": 1}', b'[{"loss": 1}]', b"[5]")]
+        for change in [*odd, CommitOperationDelete(name)]:
+            HfApi().create_commit("lab/faces-state", [change], commit_message="odd")
+            with pytest.raises(CheckpointError, match="holds no training state that this program understands"):
+                portable.pull(address)
