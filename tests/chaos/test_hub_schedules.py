@@ -18,7 +18,7 @@ from hub.schedules import TAG, Outcome, play, summary
 from fer_scale import artifact, hub
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
-SILENCE_S = 0.5  # 20 for users, whose limit is 120 s; with theirs the benchmark plays
+SILENCE_S = 0.3  # 20 for users, whose limit is 120 s; with theirs the benchmark plays
 LIMIT_S = 20  # of a busy machine; without limits these schedules would wait for ever
 
 Player = Callable[[range], list[Outcome]]
@@ -26,9 +26,9 @@ Player = Callable[[range], list[Outcome]]
 
 @pytest.fixture
 def play_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Player:
-    """play_all(numbers): those schedules in this process, every time limit and pause a fortieth of a user's."""
+    """play_all(numbers): those schedules in this process, every time limit and pause a sixtieth or less of a user's."""
     sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds / 40, 0.2)))
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds / 100, 0.1)))
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.setenv("HF_XET_CACHE", str(tmp_path / "xet"))
 
