@@ -26,10 +26,10 @@ from shards.errors import UserError
 CARD, MANIFEST, SIGNATURE = "README.md", "manifest.json", "model.sig"
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", WEIGHTS)
+LOADED = (".safetensors", ".json")  # what loaders of models look for, and so must stand in a manifest
 _FROM = ", from "  # between a licence and that of the weights before
 _FRONT_BYTES = 64 << 10  # of a card, in which its front matter must end
 _MANIFEST_BYTES = 1 << 20
-_LOADED = (".safetensors", ".json")  # what loaders of models look for, and so must stand in a manifest
 _SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
 
 
@@ -135,7 +135,7 @@ def check(folder: Path) -> None:
             damaged.append(f"{name} has {path.stat().st_size} bytes, not {size}")
         elif sha256(path) != digest:
             damaged.append(f"{name} has changed since it was published")
-    strange = {path.name for path in folder.iterdir() if path.suffix in _LOADED} - {*listed, MANIFEST}
+    strange = {path.name for path in folder.iterdir() if path.suffix in LOADED} - {*listed, MANIFEST}
     damaged += [f"{name} is not in its {MANIFEST}" for name in sorted({*NEEDED, *strange} - {*listed})]
     if damaged:
         more = f"; and {len(damaged) - 10} more" if len(damaged) > 10 else ""

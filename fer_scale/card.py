@@ -15,7 +15,7 @@ from fer_scale.card_facts import Facts
 from fer_scale.markdown import code, inline, table
 
 _SECTIONS = ("model", "augment", "batch", "optim", "facemix", "supervised", "semi")  # of a recipe; no paths in them
-_PATHS = ("start_from",)  # but for this key
+_PATHS = ("start_from", "start_key")  # but for these keys
 _LAYOUTS = {"folder": "a folder of pictures", "tar": "tars", "recordio": "a RecordIO file", "parquet": "parquet files"}
 _OF_RUN = ("steps", "epochs", "seed", "precision", "reduce_dtype")  # no paths
 
@@ -196,7 +196,8 @@ def _training(card: Card) -> str:
     parts = [table([head, ""], facts.items()) for head, facts in tables.items() if facts]
     lines = []
     for section in (*_SECTIONS, "run"):
-        body = {key: value for key, value in card.facts.recipe.get(section, {}).items() if key not in _PATHS}
+        body = card.facts.recipe.get(section, {})
+        body = {key: value for key, value in body.items() if key not in _PATHS and not _is_path(value)}
         if section == "run":
             body = {key: body[key] for key in _OF_RUN if key in body}
         if body:
@@ -204,6 +205,10 @@ def _training(card: Card) -> str:
     if lines:
         parts.append("```toml\n" + "\n".join(lines).strip().replace("```", "'''") + "\n```")
     return "\n\n".join(parts) or "The recipe is not recorded beside these weights."
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("/", "~", "./", "../"))
 
 
 def _licence(card: Card) -> str:

@@ -3,16 +3,23 @@
     openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem     stays with whoever publishes
     openssl ec -in KEY.pem -pubout -out PUB.pem                      goes to whoever loads
 
-`model.sig` holds the sha256 of every file but the card, which may be corrected; other tools of model signing verify it
-as well. It tells who, and not when: an older model by the same key is as good. Who needs one version names its commit.
-The library is imported only where a key is given.
+`model.sig` holds the sha256 of all that a model is made of: the manifest and every file that it lists. The card may be
+corrected, and what others leave in a folder (hidden files, texts, pictures) neither counts nor hurts; any other file
+that is not signed is refused. Other tools of model signing verify it as well. It tells who, and not when: an older
+model by the same key is as good. Who needs one version names its commit. The library is imported only where a key is
+given.
 """
 
+import base64
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fer_scale import artifact
-from fer_scale.artifact import CARD, SIGNATURE
+from fer_scale.artifact import CARD, MANIFEST, SIGNATURE
 from shards.errors import UserError
 
 _MOST_BYTES = 1 << 20  # of a signature; ours have 2 kB
@@ -32,16 +39,16 @@ def sign(folder: Path, key: Path) -> None:
             f"{key}: no private key that can sign ({_first_line(error)}); it is PEM of the curve P-256, without a "
             "password: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
         ) from None
+    if artifact.manifest(folder) is None:
+        raise SignatureError(f"{folder}: has no {MANIFEST}, so nothing says what it is made of; publish it first")
     beside = folder / f".{SIGNATURE}.part"
-    with artifact.disk_errors(folder):
-        (folder / SIGNATURE).unlink(missing_ok=True)
-        ignored = hashing.Config().set_ignored_paths(paths=[CARD, SIGNATURE, beside.name])
-        signer.set_hashing_config(ignored.set_allow_symlinks(True)).sign(folder, beside)
+    with artifact.disk_errors(folder), _made_of(folder) as model:
+        signer.set_hashing_config(_hashed(hashing)).sign(model, beside)
         beside.replace(folder / SIGNATURE)
 
 
 def check(folder: Path, key: Path) -> None:
-    """Refuse a folder of which not every file, but for the card, was signed by the owner of the public key in `key`."""
+    """Refuse a folder of which not all that it is made of was signed by the owner of the public key in `key`."""
     hashing, _, verifying = _library()
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
@@ -53,14 +60,48 @@ def check(folder: Path, key: Path) -> None:
         raise SignatureError(f"{folder}: is not signed: no {SIGNATURE}; ask for a signed one, or load without a key")
     if (folder / SIGNATURE).stat().st_size > _MOST_BYTES:
         raise SignatureError(f"{folder / SIGNATURE}: no signature has more than {_MOST_BYTES:,} bytes")
-    # Not as the signature says, but as the Hub's cache is made: of links.
-    ignored = hashing.Config().set_ignored_paths(paths=[CARD, SIGNATURE]).set_allow_symlinks(True)
     try:
-        verifier.set_hashing_config(ignored).verify(folder, folder / SIGNATURE)
+        with _made_of(folder) as model:
+            verifier.set_hashing_config(_hashed(hashing)).verify(model, folder / SIGNATURE)
+        signed = _signed(folder / SIGNATURE)
     except Exception as error:  # as above
         raise SignatureError(
             f"{folder}: is not what the owner of {key} signed ({_first_line(error)}); do not load it"
         ) from None
+    if left_out := sorted({MANIFEST, *(artifact.manifest(folder) or {})} - {CARD, SIGNATURE} - signed):
+        raise SignatureError(f"{folder}: its signature leaves out {', '.join(left_out[:5])}; do not load it")
+
+
+@contextmanager
+def _made_of(folder: Path) -> Iterator[Path]:
+    """A folder of links to all that must be signed: what the manifest lists, and what loaders might take for a part."""
+    listed = {MANIFEST, *(artifact.manifest(folder) or {})}
+    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
+        model = Path(scratch) / (folder.resolve().name or "model")
+        model.mkdir()
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder)
+            if path.is_file() and (str(name) in listed or not _is_beside(name)) and str(name) not in (CARD, SIGNATURE):
+                (model / name).parent.mkdir(parents=True, exist_ok=True)
+                (model / name).symlink_to(path.resolve())
+        yield model
+
+
+def _is_beside(name: Path) -> bool:
+    """Whether a file is no part of a model, wherever it comes from: hidden, or a text or picture."""
+    hidden = any(part.startswith(".") for part in name.parts)
+    return hidden or (artifact.belongs(name.name) and name.suffix not in artifact.LOADED)
+
+
+def _hashed(hashing: Any) -> Any:
+    """How files are hashed: not as a signature says, but through links, and without what is never signed."""
+    return hashing.Config().set_ignored_paths(paths=[CARD, SIGNATURE]).set_allow_symlinks(True)
+
+
+def _signed(signature: Path) -> set[str]:
+    """The files that a signature, which was verified, speaks of: it may itself say that some are left out."""
+    payload = json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]
+    return {file["name"] for file in json.loads(base64.b64decode(payload))["predicate"]["resources"]}
 
 
 def _library() -> tuple[Any, Any, Any]:

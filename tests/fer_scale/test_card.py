@@ -2,6 +2,7 @@
 
 import math
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from PIL import Image
 
 from fer_scale import card, card_evaluation, front_matter
 from fer_scale.card_facts import Facts
+from fer_scale.finetune.recipe import Finetune
 from fer_scale.front_matter import FrontMatterError
 from fer_scale.markdown import inline, one_line
+from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.publish import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
@@ -206,6 +209,20 @@ def test_terms_of_known_sets_stand_in_the_card() -> None:
     assert "AffectNet is given to leaders of academic groups" in text
     assert "MS-Celeb-1M was withdrawn by its publisher in 2019" in text
     assert "RAF-DB" not in text
+
+
+@pytest.mark.parametrize("recipe", [Pretrain, Finetune])
+def test_no_key_of_a_recipe_that_may_hold_a_path_is_shown(recipe: type) -> None:
+    sections = typing.get_type_hints(recipe)
+    shown = {name: kind for name, kind in sections.items() if name in card._SECTIONS}
+    assert "model" in shown
+    body: dict[str, Any] = {}
+    for name, kind in (shown | {"run": sections["run"]}).items():
+        kinds = typing.get_type_hints(kind)
+        body[name] = {key: "keys/secret.pem" for key, kind in kinds.items() if "Path" in str(kind)}
+        body[name] |= {key: "/home/secret" for key, kind in kinds.items() if "str" in str(kind)}
+    assert "start_key" in body["model"] and "start_from" in body["model"]
+    assert "secret" not in written(facts=Facts(recipe=body))
 
 
 # ---- the evaluation

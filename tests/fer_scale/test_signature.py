@@ -1,5 +1,7 @@
 """A model signed by a key is loaded with its public key alone, and with nothing added, changed or taken away."""
 
+import base64
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hub.looking import contents
 from hub.server import Hub
+from model_signing import hashing, signing
 
 from fer_scale import artifact, encoder, hub, signature
 from fer_scale.__main__ import main
@@ -31,13 +34,47 @@ def test_a_signed_model_loads_with_the_public_key_and_the_card_may_be_corrected(
     assert not list(signed.glob(".*")), "nothing is left beside it"
 
 
+def test_what_others_leave_in_a_folder_is_neither_signed_nor_in_the_way(encoder_folder: Path, keys: Keys) -> None:
+    def litter(number: int) -> None:
+        (encoder_folder / ".cache" / "huggingface").mkdir(parents=True, exist_ok=True)
+        for name in (".cache/huggingface/config.json", ".DS_Store", "notes.txt", "LICENSE", "more.md", "a.png"):
+            (encoder_folder / name).write_text(f"{number}")
+
+    litter(1)
+    signature.sign(encoder_folder, keys[0])
+    litter(2)
+    signature.check(encoder_folder, keys[1])
+    assert b"DS_Store" not in base64.b64decode(
+        json.loads((encoder_folder / "model.sig").read_bytes())["dsseEnvelope"]["payload"]
+    )
+
+
+def test_a_signature_that_leaves_the_weights_out_is_refused(encoder_folder: Path, keys: Keys) -> None:
+    """As another tool may make it, by the same key."""
+    ignored = hashing.Config().set_ignored_paths(paths=["README.md", "model.sig", "model.safetensors"])
+    signer = signing.Config().use_elliptic_key_signer(private_key=keys[0]).set_hashing_config(ignored)
+    signer.sign(encoder_folder, encoder_folder / "model.sig")
+    with pytest.raises(SignatureError, match=r"its signature leaves out model\.safetensors; do not load it"):
+        signature.check(encoder_folder, keys[1])
+
+
+def test_a_folder_without_a_manifest_is_not_signed(encoder_folder: Path, keys: Keys) -> None:
+    (encoder_folder / "manifest.json").unlink()
+    with pytest.raises(SignatureError, match=r"has no manifest\.json, so nothing says what it is made of"):
+        signature.sign(encoder_folder, keys[0])
+
+
 def _resealed(folder: Path) -> None:
     (folder / "config.json").write_text((folder / "config.json").read_text().replace("0.5", "0.4", 1))
     artifact.seal(folder)
 
 
 def _added(folder: Path) -> None:
-    (folder / "notes.txt").write_text("load me")
+    (folder / "more.safetensors").write_text("load me")
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_text("load me")
 
 
 def _removed(folder: Path) -> None:
@@ -64,7 +101,8 @@ def _large(folder: Path) -> None:
     ("change", "says"),
     [
         (_resealed, "is not what the owner of .*public.pem signed .*config.json"),
-        (_added, r"Extra files found in model 'encoder': notes\.txt.*; do not load it"),
+        (_added, r"Extra files found in model 'encoder': more\.safetensors.*; do not load it"),
+        (_pickled, r"Extra files found in model 'encoder': pytorch_model\.bin.*; do not load it"),
         (_removed, r"Missing files in model 'encoder': manifest\.json"),
         (_unsigned, r"is not signed: no model\.sig; ask for a signed one, or load without a key"),
         (_cut, "is not what the owner"),
@@ -77,7 +115,7 @@ def test_what_was_changed_after_signing_is_refused(
 ) -> None:
     change(signed)
     with pytest.raises(SignatureError, match=says):
-        hub.pull(str(signed), key=keys[1])
+        signature.check(signed, keys[1])
 
 
 def test_the_signature_of_another_key_is_refused(signed: Path, make_keys: Callable[[str], Keys]) -> None:
