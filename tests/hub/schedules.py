@@ -18,6 +18,8 @@ from hub.looking import contents, held
 from hub.server import Hub
 from hub.store import Commit
 
+from fer_scale import artifact
+
 REPO, TAG = "lab/faces", "v1"
 _API = ("reset", "silent", "slow", "stall", "trickle", "lost", "cut", "broken", "portal", "loop", *["status"] * 4)
 _FILE = ("reset", "silent", "slow", "stall", "trickle", "cut", "broken", "short", "damaged", "rangeless", "status")
@@ -88,7 +90,8 @@ def play(
     hub.store.multipart_over = 50_000 if way == "parts" else None
     folder = release(place / "release", number + 2)
     if old:
-        _publish_by_hand(hub, release(place / "old", 1))
+        artifact.seal(release(place / "old", 1))
+        _publish_by_hand(hub, place / "old")
     outcome = Outcome(number, [_add(draw, hub, way, silence_s) for _ in range(draw.randint(1, 4))])
     use(hub)
     pulled: list[Path] = []
