@@ -6,20 +6,18 @@ connection; and it makes a file's name of the ETag that a server sends: `"../../
 """
 
 import functools
-import ipaddress
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import hf_raise_for_status, httpx  # type: ignore[attr-defined]  # exported lazily
 
 from fer_scale.hub_errors import HubError, Silent, Strange, asked_pause_s, clean, may_pass, pause_s
+from shards import access
 from shards.errors import UserError
 
 Result = TypeVar("Result")
@@ -30,13 +28,13 @@ PATIENCE_S = 80.0  # no request is begun again where nothing has come for so lon
 TRIES = 5
 WAIT_S = 0.5  # before the second try; doubles with each
 LONGEST_WAIT_S = 30.0  # if the Hub asks for a longer pause, it is the user's to decide
-TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is to be believed
 
 
 @functools.cache
 def connect() -> HfApi:
     """The Hub's API, over a client whose every request has a time limit (some of its calls ask for none)."""
-    _trusted(constants.ENDPOINT)
+    if refused := access.distrust(constants.ENDPOINT):
+        raise HubError(refused)
     hooks = list(get_session().event_hooks["request"])
     ours: dict[str, list[Callable[..., None]]] = {
         "request": [*hooks, _limit],
@@ -44,23 +42,6 @@ def connect() -> HfApi:
     }
     set_client_factory(lambda: httpx.Client(event_hooks=ours, follow_redirects=True))
     return HfApi()
-
-
-def _trusted(endpoint: str) -> None:
-    """Refuse an HF_ENDPOINT that anybody on the way may answer for, unless the user says that it is meant."""
-    url = urlsplit(endpoint)
-    host = url.hostname or ""
-    if url.scheme == "https" or host == "localhost" or os.environ.get(TRUSTED, "").rstrip("/") == endpoint:
-        return
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    except ValueError:
-        pass
-    raise HubError(
-        f"HF_ENDPOINT={endpoint}: anybody on the way could answer for it, and would get the token; use https, or set "
-        f"{TRUSTED}={endpoint} if the network is your own"
-    )
 
 
 class _Life:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import fsspec
 
+from shards import access
 from shards.errors import Broken, UserError
 
 SILENCE_S = 30.0  # a peer that says nothing for so long is given up
@@ -87,7 +88,9 @@ def source_of(address: str) -> Source:
     """The folder behind an address; a branch or tag of the Hub becomes the commit it stands for now."""
     if match := re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@/\s]+))?(/[\w./-]+)?", address):
         repo, revision, folder = match[1], match[2] or "main", (match[3] or "").rstrip("/")
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        endpoint = access.endpoint()
+        if refused := access.distrust(endpoint):
+            raise RemoteError(f"{address}: {refused}")
         api = Source(address, f"{endpoint}/api/datasets/{repo}/revision")
         answer = content(api, quote(revision, safe="%"))
         try:
@@ -189,8 +192,8 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
     request = urllib.request.Request(f"{source.base}/{name}", headers={"User-Agent": "fer_scale"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-    if source.address.startswith("hf://") and _token():
-        request.add_unredirected_header("Authorization", f"Bearer {_token()}")
+    if source.address.startswith("hf://"):
+        _log_in(request)
     try:
         with _OPENER.open(request, timeout=SILENCE_S) as response:
             at = start if response.status == 206 else 0
@@ -222,6 +225,14 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
         raise _MayPass(_clean(f"{type(cause).__name__} {cause}")) from None
 
 
+def _log_in(request: urllib.request.Request) -> None:
+    """Add the Hub's token to a request, if there is one; no error may have it within reach."""
+    if access.token() is None:
+        raise NoRight(f"what HF_TOKEN or its file holds is no token: other signs than a token has; {_LOG_IN}")
+    if access.token():
+        request.add_unredirected_header("Authorization", f"Bearer {access.token()}")
+
+
 def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Exception:
     """What an HTTP status means."""
     status, code, place = error.code, error.headers.get("X-Error-Code", ""), f"{source.address}/{name}"
@@ -231,7 +242,7 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
     if code == "GatedRepo":
         return NoRight(f"{source.address}: is gated; ask for access on its page, then {_LOG_IN}")
     if source.address.startswith("hf://") and (status == 401 or code == "RepoNotFound"):
-        hint = "this token may not see it, or has expired" if _token() else f"it is private: then {_LOG_IN}"
+        hint = "this token may not see it, or has expired" if access.token() else f"it is private: then {_LOG_IN}"
         return (NoRight if status == 401 else NotThere)(f"{source.address}: no such dataset on the Hub, or {hint}")
     if code == "RevisionNotFound":
         return NotThere(f"{source.address}: no such branch, tag or commit there")
@@ -249,14 +260,6 @@ def _pause_s(status: int, headers: Message) -> float | None:
     limit = re.search(r";\s*r=0\s*;\s*t=(\d{1,6})\b", headers.get("RateLimit", ""))
     wanted = limit[1] if limit else headers.get("Retry-After", "")
     return float(wanted) if re.fullmatch(r"[0-9]{1,6}", wanted) else None
-
-
-def _token() -> str:
-    """The Hub's token, found where huggingface_hub keeps it; "" if there is none."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    file = Path(os.environ.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
-    token = os.environ.get("HF_TOKEN") or (file.read_text() if file.is_file() else "")
-    return token.strip()
 
 
 # ---- S3

@@ -30,7 +30,7 @@ try:
 except ImportError:
     s3fs = None
 
-from shards import cache, remote, transfer
+from shards import access, cache, remote, transfer
 from shards.errors import Broken, ShardError
 from shards.index import ShardSet
 from shards.pack import pack
@@ -736,6 +736,41 @@ def test_what_is_no_hub_is_noticed(
     monkeypatch.setenv("HF_ENDPOINT", web.url)
     with pytest.raises(RemoteError, match="does not answer as the Hub does; look at HF_ENDPOINT and proxy"):
         open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+
+
+@pytest.mark.parametrize("endpoint", ["http://mirror.example.net", "http://10.0.0.7:8080"])
+def test_an_endpoint_that_anybody_on_the_way_may_answer_for_gets_no_request(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(transfer._OPENER, "open", lambda request, timeout: asked.append(request))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint + "/")
+    with pytest.raises(RemoteError, match=f"HF_ENDPOINT={endpoint}: anybody on the way could answer for it") as refused:
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    assert not asked and TOKEN not in seen(refused)
+    assert access.distrust("https://hub.example.org") is access.distrust("http://[::1]:80") is None
+    monkeypatch.setenv(access.TRUSTED, endpoint)
+    assert access.distrust(endpoint) is None
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_token_that_was_wrapped_is_taken_without_its_newlines(
+    newline: str, hub_server: Hub, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(TOKEN[:8] + newline + TOKEN[8:] + newline)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert open_set("hf://datasets/lab/faces", tmp_path / "cache", 1).counts == packed.counts
+
+
+@pytest.mark.parametrize("sign", ["\t", "\x7f", "\N{ZERO WIDTH SPACE}", "\xfc"])
+def test_what_can_be_no_token_is_refused_and_not_shown(
+    sign: str, hub_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}{sign}more")
+    with pytest.raises(NoRight, match="what HF_TOKEN or its file holds is no token") as refused:
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    assert TOKEN not in seen(refused)
 
 
 def test_no_token_lies_in_a_pickle_a_log_or_a_traceback(
