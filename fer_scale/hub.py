@@ -5,6 +5,7 @@ pushing; `hf://datasets/ORG/NAME[@REVISION]` for data. This file is the face of 
 
     hub_push.py     files -> one commit, guarded by its parent, checked against the remote tree
     hub_pull.py     a commit -> files in the Hub's cache, every byte hashed
+    hub_held.py     what of a repository is ours to replace
     hub_tree.py     addresses, and which files with which hashes lie there
     hub_client.py   limits of time, tries, and what no server may say
     hub_xet.py      the same for Xet, which works beside Python
@@ -25,7 +26,6 @@ from fer_scale.hub_errors import HubError as HubError  # part of this file's fac
 from fer_scale.hub_errors import NoNetwork, plain_words
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-_REPLACED = (".safetensors", ".json", ".png", ".sig")  # of a model; texts added by hand stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +94,28 @@ def pull_file(address: str, name: str) -> Path:
         return hub_pull.pull(place, lambda other: other == name, (name,), _silent)[0] / name
 
 
-def push(folder: Path, address: str, *, message: str, private: bool = False, progress: Progress | None = None) -> str:
+def push(
+    folder: Path,
+    address: str,
+    *,
+    message: str,
+    private: bool = False,
+    card: bool = False,
+    progress: Progress | None = None,
+) -> str:
     """Put the model in `folder` at `address`, and return the address; on the Hub with the commit that holds it.
 
     Nothing is done where the same bytes lie already. `hf://ORG/NAME@TAG` also marks the commit; a tag never moves.
-    `private` is for a repository that this push makes.
+    `private` is for a repository that this push makes. Of what lies there only our model is replaced, as its manifest
+    names it. Where nothing but the card differs it stays as it is there, for it may have been edited; with `card` this
+    one is sent.
     """
     artifact.refuse_foreign(folder)
     artifact.check(folder)
     if not is_remote(address):
         artifact.put(folder, _folder(address))
         return address
-    files = artifact.files(folder)
-
-    def ours(name: str) -> bool:
-        return artifact.belongs(name) and name.endswith(_REPLACED)
-
-    return _push(files, address, message, private, ours, progress)
+    return _push(artifact.files(folder), address, message, private, card, progress)
 
 
 def push_files(
@@ -123,17 +128,14 @@ def push_files(
 ) -> str:
     """Put files at an address of the Hub by their names there, in folders too; its address with the commit.
 
-    One commit holds them all, or none does. What lies there and is of the same kinds, but none of these, goes in the
-    same commit; texts stay. Large files are sent first, and those that are there already are not sent again.
+    One commit holds them all, or none does. Of a shard set or a training state, what the older one
+    there has more goes in the same commit; nothing else does, and a repository with another kind of ours is refused.
+    Where nothing but the card differs it stays as it is there. Large files are sent first, and those that are there
+    already are not sent again.
     """
     if foreign := sorted(name for name in files if not hub_tree.travels(name)):
         raise HubError(f"{', '.join(foreign[:5])}: such files do not travel (never a pickle, nothing hidden)")
-    kinds = {Path(name).suffix for name in files} - {".md", ".txt", ""}
-
-    def ours(name: str) -> bool:
-        return hub_tree.travels(name) and Path(name).suffix in kinds
-
-    return _push(files, address, message, private, ours, progress)
+    return _push(files, address, message, private, False, progress)
 
 
 def _pull(address: str, wanted: Callable[[str], bool], needed: tuple[str, ...], progress: Progress | None) -> Pulled:
@@ -150,14 +152,14 @@ def _push(
     address: str,
     message: str,
     private: bool,
-    ours: Callable[[str], bool],
+    card: bool,
     progress: Progress | None,
 ) -> str:
     place = hub_tree.parse(address)
     with plain_words(address, place.page):
         if is_offline_mode():
             raise NoNetwork(f"{address}: HF_HUB_OFFLINE=1 is set; publish where there is a network")
-        return place.at(hub_push.push(place, files, message, private=private, ours=ours, progress=progress or _silent))
+        return place.at(hub_push.push(place, files, message, private=private, card=card, progress=progress or _silent))
 
 
 def _silent(done: int, total: int) -> None:

@@ -17,10 +17,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils._runtime import is_xet_available
 
-from fer_scale import hub_client, hub_xet
+from fer_scale import hub_client, hub_held, hub_xet
+from fer_scale.artifact import CARD
 from fer_scale.hub_client import TRIES, once, patiently
 from fer_scale.hub_errors import Changed, Crowded, HubError, StrangeHub, may_pass, status_of
-from fer_scale.hub_tree import Place, digest_of, hexadecimal, tree
+from fer_scale.hub_tree import Entry, Place, digest_of, hexadecimal, tree
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 _BATCH_FILES, _BATCH_BYTES = 50, 1 << 30  # a batch is sent before the next one begins
@@ -32,21 +33,27 @@ def push(
     message: str,
     *,
     private: bool,
-    ours: Callable[[str], bool],
+    card: bool,
     progress: Progress,
 ) -> str:
-    """The commit that holds `files`: an older one if it does, else a new one, without whatever else there is `ours`."""
+    """The commit that holds `files`: an older one if it does, else a new one, without what our own list there names.
+
+    Where nothing but the card differs it stays as it is there, unless the `card` is wanted.
+    """
     head, local = _begin(place, private), _Local(files)
     if place.revision and (commit := _tagged(place)):
-        if any(_changes(place, commit, local, ours)):
+        if _differing(tree(place, commit), local, card=False):
             raise Changed(f"{place}: this tag marks something else already, and a tag never moves; choose a new one")
         return commit
     upload = _Upload(place, files, progress)
     for attempt in range(TRIES):
-        new, stale = _changes(place, head, local, ours)
-        if not new and not stale:
+        there = tree(place, head)
+        new = _differing(there, local, card=card)
+        if not new:
             _tag(place, head)
             return head
+        hub_held.refuse_others(place, there, hub_held.kinds_of(files))
+        stale = sorted(hub_held.held(place, head, there) - files.keys())
         try:
             head = _commit(place, head, upload.sent(new), stale, message)
         except Exception as error:
@@ -119,9 +126,11 @@ class _Local:
         return self._known[name, large]
 
 
-def _changes(place: Place, commit: str, local: _Local, ours: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """(names to send, names to delete) so that the remote tree holds exactly these files of ours."""
-    there = tree(place, commit)
+def _differing(there: dict[str, Entry], local: _Local, *, card: bool) -> list[str]:
+    """The names of files to send; none where there is a `card` and only that differs, unless it is wanted.
+
+    What is to go is named by a list, which then differs too (hub_held.py).
+    """
     new = []
     for name, path in local.files.items():
         entry = there.get(name)
@@ -129,7 +138,7 @@ def _changes(place: Place, commit: str, local: _Local, ours: Callable[[str], boo
             new.append(name)
         elif local.hash(name, large=entry.large) != entry.hash:
             new.append(name)
-    return new, [name for name in there if name not in local.files and ours(name)]
+    return [] if new == [CARD] and CARD in there and not card else new
 
 
 def _commit(place: Place, head: str, new: list[CommitOperationAdd], stale: list[str], message: str) -> str:

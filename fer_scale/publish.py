@@ -101,20 +101,20 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     except UserError as error:
         raise PublishError(f"{readme}: {error}") from None
     if key is None:
-        return _push(folder, to, "Publish with fer_scale", private)
+        return _push(folder, to, "Publish with fer_scale", private, card=True)
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
         with artifact.disk_errors(Path(scratch)):
             signed = Path(shutil.copytree(folder, Path(scratch) / "model"))
         signature.sign(signed, key)
-        return _push(signed, to, "Publish with fer_scale, signed", private)
+        return _push(signed, to, "Publish with fer_scale, signed", private, card=True)
 
 
-def _push(folder: Path, to: str, message: str, private: bool) -> str:
-    """Send the folder; its address."""
+def _push(folder: Path, to: str, message: str, private: bool, *, card: bool = False) -> str:
+    """Send the folder; its address. A card there that was edited by hand stays with the same model, unless `card`."""
     if not hub.is_remote(to):
         return hub.push(folder, to, message=message)
     with log.progress(f"publishing to {to}", "bytes") as tick:
-        return hub.push(folder, to, message=message, private=private, progress=tick)
+        return hub.push(folder, to, message=message, private=private, card=card, progress=tick)
 
 
 def _licence(source: Path, given: str | None, model: Trained) -> str:
