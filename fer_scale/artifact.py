@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fer_scale import front_matter
 from shards.errors import UserError
 
 CARD, MANIFEST, SIGNATURE = "README.md", "manifest.json", "model.sig"
@@ -28,6 +29,8 @@ WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", WEIGHTS)
 LOADED = (".safetensors", ".json")  # what loaders of models look for, and so must stand in a manifest
 _FROM = ", from "  # between a licence and that of the weights before
+_AND = " and "  # between what the card says and what the config does
+_LICENCE_CHARS = 500  # as many as model_config.py takes again
 _FRONT_BYTES = 64 << 10  # of a card, in which its front matter must end
 _MANIFEST_BYTES = 1 << 20
 _SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
@@ -55,21 +58,29 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def licence(folder: Path, config: dict[str, Any]) -> str:
-    """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0"."""
+    """The licence, or "unknown", and those of the weights that it came from in turn: "mit, from cc-by-nc-4.0".
+
+    Where a sealed config says another one than the card, which anybody may edit, it is "mit and cc-by-nc-4.0".
+    """
     card = folder / CARD
     began = small(card, _FRONT_BYTES, cut=True).decode(errors="replace") if card.is_file() else ""
     front = re.match(r"---\n(.*?)\n---\n", began, re.DOTALL)
     found = dict(re.findall(r"^(license|license_name):(.*)$", front[1], re.MULTILINE)) if front else {}
-    said = found.get("license_name") or found.get("license", config.get("pretrained_cfg", {}).get("license"))
+    listed = config.get("pretrained_cfg", {}).get("license")
+    said = _licence_name(found.get("license_name") or found.get("license", listed))
+    if listed and (folder / MANIFEST).is_file():  # which the card is not in: what was sealed is named beside it
+        slug = front_matter.licence(str(listed))
+        said = _AND.join(dict.fromkeys([said, slug.get("license_name", slug["license"])]))
     before = config.get("fer_scale", {}).get("base_licence")
-    chain = [said, *(str(before).split(_FROM) if before else [])]
-    return _FROM.join(dict.fromkeys(map(_licence_name, chain)))
+    chain = [*dict.fromkeys([said, *(map(_licence_name, str(before).split(_FROM)) if before else [])])]
+    whole = _FROM.join(chain)
+    return whole if len(whole) <= _LICENCE_CHARS else _FROM.join([chain[0], chain[-1]])
 
 
 def _licence_name(said: Any) -> str:
     """A licence as a stranger's card or config names it; "unknown" where that is no name, but a list or worse."""
     name = re.sub(r"(^|\s)#.*", "", str(said or "")).strip().strip("\"'")
-    return name if re.fullmatch(r"[\w.+-]+", name) else "unknown"
+    return name if re.fullmatch(rf"[\w.+-]{{1,64}}({_AND}[\w.+-]{{1,64}})?", name) else "unknown"
 
 
 def refuse_foreign(folder: Path) -> None:

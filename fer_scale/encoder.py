@@ -32,6 +32,7 @@ SHAPES = {  # width, depth, heads (Dosovitskiy et al. 2021, Table 1; DeiT for ti
 }
 _CARRIER = "vit_base_patch16_224"  # the timm architecture that every shape of ours is a set of arguments to
 _CONFIG_BYTES = 4 << 20
+_MOST_KEPT = 64_000_000  # numbers; BEiT-large at 512 px has 25 million
 _THREE = ("input_size", "mean", "std")  # of pretrained_cfg: a number for each colour
 
 
@@ -231,6 +232,10 @@ def _refuse_misfit(described: nn.Module, config: dict[str, Any], state: dict[str
     size, many = getattr(patches, "img_size", None), getattr(patches, "num_patches", 0)
     if size and not getattr(described, "dynamic_img_size", False) and list(size) != pretrained["input_size"][1:]:
         raise EncoderError(f"{file}: its input_size is {pretrained['input_size']}, but the network's is {list(size)}")
+    # What a network keeps beside its weights (positions of BEiT and Swin) grows with the square of the patches.
+    kept = sum(buffer.numel() for name, buffer in described.named_buffers() if name not in state)
+    if kept > _MOST_KEPT:
+        raise EncoderError(f"{file}: its network keeps {kept:,} numbers beside its weights, and may {_MOST_KEPT:,}")
     if many and many > model_config.MOST_PATCHES:
         raise EncoderError(f"{file}: {many:,} patches a picture, and it may have {model_config.MOST_PATCHES:,}")
 

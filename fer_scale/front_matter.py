@@ -65,8 +65,8 @@ def licence(said: str) -> dict[str, str]:
 
     The link is the address that stands in the licence's text, or else the file LICENSE beside the card.
     """
-    if said.lower() in LICENCES:
-        return {"license": said.lower()}
+    if (known := re.sub(r"[^a-z0-9.]+", "-", re.sub(r"\blicen[cs]e\b", "", said.lower())).strip("-.")) in LICENCES:
+        return {"license": known}  # said as "CC BY-NC 4.0" or "Apache License 2.0" too
     address = re.search(r"https?://[^\s<>\"')\]]+", said)
     name = re.sub(r"[^a-z0-9.]+", "-", re.sub(r"https?://\S+", "", said).lower()).strip("-.")[:64].rstrip("-.")
     return {

@@ -20,6 +20,7 @@ FAMILIES = (
 )  # fmt: skip
 MOST_CLASSES = 100_000  # ImageNet-21k has 21,843
 MOST_PX = 1024
+MOST_SETS = 64  # that a model was trained on, as its block lists them
 MOST_PATCHES = 4096  # of a picture: what attention costs grows with their square
 
 
@@ -77,10 +78,13 @@ _INPUT = Rule(
     lambda v: _is_list(v, 3) and _whole(3, 3).holds(v[0]) and _PX.holds(v[1]) and _PX.holds(v[2]) and v[1] == v[2],
 )
 _NAME = _text(200)
+_POOL = _one_of("", "avg", "token", "max", "avgmax", "catavgmax", "map", "fast")
 
 _TOP = {
     "architecture": _text(100),
     "num_classes": _whole(0, MOST_CLASSES),
+    "num_features": _whole(1, 100_000),
+    "global_pool": _POOL,
     "model_args": Rule("an object", lambda v: isinstance(v, dict)),
     "pretrained_cfg": Rule("an object", lambda v: isinstance(v, dict)),
     "fer_scale": Rule("an object", lambda v: isinstance(v, dict)),
@@ -98,7 +102,7 @@ _ARGS = {  # of model_args: all that may stand there
     "depth": _whole(1, 100),
     "num_heads": _whole(1, 128),
     "mlp_ratio": _number(0.25, 16),
-    "global_pool": _one_of("", "avg", "token", "max", "avgmax", "catavgmax", "map", "fast"),
+    "global_pool": _POOL,
     "class_token": _FLAG,
     "reg_tokens": _whole(0, 64),
     "pos_embed": _one_of("", "none", "learn"),
@@ -133,6 +137,13 @@ _BLOCK = {  # of our own block, what is read of it
     "base_adapted": _or_none(_text(500)),
     "folded_temperature": _number(0.01, 100),
     "trained_on": Rule("an object", lambda v: isinstance(v, dict)),
+    **dict.fromkeys(
+        ("data", "base_data"),
+        Rule(
+            f"a list of at most {MOST_SETS} data sets, each with name and licence",
+            lambda v: isinstance(v, list) and len(v) <= MOST_SETS and all(map(_is_set, v)),
+        ),
+    ),
 }
 
 
@@ -181,6 +192,10 @@ def _is_box(value: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"name", "licence"} and all(map(_NAME.holds, value.values()))
 
 
 def _unprintable(value: Any) -> Iterator[str]:

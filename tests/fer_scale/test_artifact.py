@@ -264,3 +264,19 @@ def test_whoever_is_killed_between_the_two_renames_finds_the_old_model_again(
     artifact.put(encoder_folder, place)
     assert contents(place) == before
     assert not list(tmp_path.glob(".place*"))
+
+
+def test_a_sealed_licence_that_the_card_does_not_say_is_named_beside_it(encoder_folder: Path) -> None:
+    config = {"pretrained_cfg": {"license": "Non-commercial research only"}}
+    said = {}
+    for front in ("mit", "other\nlicense_name: non-commercial-research-only"):
+        (encoder_folder / "README.md").write_text(f"---\nlicense: {front}\n---\n")
+        said[front[:5]] = artifact.licence(encoder_folder, config)
+    assert said == {"mit": "mit and non-commercial-research-only", "other": "non-commercial-research-only"}
+
+
+def test_no_licence_of_a_stranger_makes_ours_too_long_to_load(encoder_folder: Path) -> None:
+    (encoder_folder / "README.md").write_text(f"---\nlicense: {'m' * 1000}\n---\n")
+    many = ", from ".join(f"{number}-{'x' * 50}" for number in range(20))
+    said = artifact.licence(encoder_folder, {"fer_scale": {"base_licence": many}})
+    assert said == f"unknown, from 19-{'x' * 50}"

@@ -220,3 +220,26 @@ def test_a_model_of_each_family_of_timm_that_may_be_trained_may_be_loaded(name: 
 
 def test_the_families_that_may_be_loaded_are_all_tried() -> None:
     assert {timm.models._registry._model_to_module[name] for name in [*LIGHT, *HEAVY]} == {*model_config.FAMILIES}
+
+
+def test_a_network_that_keeps_much_beside_its_weights_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    """BEiT keeps an index of patches x patches in each block: 5 blocks of 1024 px have 84 million numbers."""
+    args = {"img_size": 1024, "patch_size": 16, "embed_dim": 4, "depth": 5, "num_heads": 1}
+    with torch.device("meta"):
+        model = timm.create_model("beit_base_patch16_224", num_classes=0, **args)
+    config = encoder.make_config(
+        model, args, architecture="beit_base_patch16_224", image_px=1024, mean=(0.5,) * 3, std=(0.5,) * 3, block={}
+    )
+    encoder.write(tmp_path, {name: torch.zeros(value.shape) for name, value in model.state_dict().items()}, config)
+    with pytest.raises(EncoderError, match=r"keeps 83,\d{3},\d{3} numbers beside its weights, and may 64,000,000"):
+        encoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_features": "<b>"}, {"num_features": 0}, {"global_pool": "[x](y)"}, {"fer_scale": {"data": [1]}}]
+)
+def test_what_a_card_shows_of_a_config_is_of_the_lists_too(folder: Path, change: dict[str, Any]) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(EncoderError, match=f"config.json: .*{next(iter(change))}"):
+        encoder.read(folder)
