@@ -159,7 +159,8 @@ def _go_on(run: Run, changes: list[str]) -> None:
     resume.is_ours(attempt, here)
     by_main(here, lambda: _write_facts(run))
     kind = "resume" if found.folder else "start"
-    facts = {"attempt": attempt.number, "processes": here.ranks, "device": here.device_name}
+    hosts = sorted({*here.collect(here.host)})
+    facts = {"attempt": attempt.number, "processes": here.ranks, "hosts": hosts, "device": here.device_name}
     versions = {"fer_scale": __version__, "torch": torch.__version__, "timm": timm.__version__}
     run.journal.event(kind, step=run.step, **facts, versions=versions, changes=changes)
     run.bad = len(run.table.bad)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,7 +121,8 @@ def test_accelerate_launch_starts_it(recipe: Callable[..., Path], tmp_path: Path
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert rows(tmp_path / "two/events.jsonl")[0]["processes"] == 2
+    [begun, *_] = rows(tmp_path / "two/events.jsonl")
+    assert begun["processes"] == 2 and begun["hosts"] == [socket.gethostname()]
     close(tmp_path / "one", tmp_path / "two", 1e-5)
 
 
