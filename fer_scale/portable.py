@@ -79,14 +79,8 @@ def pull(address: str) -> State:
         return _understood(folder, address, metrics)
     except UserError:
         raise
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        FileNotFoundError,
-    ):  # what others wrote can be anything
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FileNotFoundError):
+        # What others wrote can be anything.
         raise CheckpointError(f"{address}: holds no training state that this program understands") from None
 
 
