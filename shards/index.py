@@ -21,7 +21,7 @@ import os
 import re
 import struct
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from shards.tar import BLOCK, padded, parse
 
 FORMAT = 2
 INDEX = "index.json"
+INDEX_MB = 64  # one that comes from elsewhere has no more: a shard's row is 0.4 to 0.7 kB, of 17,000 shards 12 MB
 UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with this behind it
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
@@ -73,7 +74,7 @@ def index_from(data: bytes, file: str) -> dict[str, Any]:
     """What the index.json says whose bytes these are; ShardError where it is none that we understand."""
     try:
         index = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     found = index.get("format") if isinstance(index, dict) else None
     if found != FORMAT:
@@ -83,19 +84,26 @@ def index_from(data: bytes, file: str) -> dict[str, Any]:
         )
     if missing := [key for key in ("name", "shards", "samples") if key not in index]:
         raise ShardError(f"{file}: has no {', '.join(missing)}; pack the set again")
+    if not (isinstance(index["shards"], list) and all(isinstance(shard, dict) for shard in index["shards"])):
+        raise ShardError(f"{file}: its shards are no list of rows; pack the set again")
     return index
 
 
 def check_names(index: dict[str, Any], place: str) -> None:
     """ShardError where the index, which came from elsewhere, names files as no index of ours does."""
+    if not _is_name(index["name"]):
+        raise ShardError(f"{place}: {str(index['name'])[:200]!r} is no name of a set; copy the set there again")
+    names = [str(shard.get("name")) for shard in index["shards"]]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ShardError(f"{place}: two shards are called {twice[0][:200]}; copy the set there again")
     for shard in index["shards"]:
         sums, gaps = [str(shard.get(entry)) for entry in kinds(shard).values()], shard.get("gaps", [])
         numbers = [shard.get("samples"), shard.get("bytes"), shard.get("first", 0)]
         numbers += gaps if isinstance(gaps, list) else [None]
         if not (
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(shard.get("name")))
+            _is_name(shard.get("name"))
             and all(map(_is_sum, sums))
-            and all(isinstance(one, int) and one >= 0 for one in numbers)
+            and all(type(one) is int and one >= 0 for one in numbers)
         ):
             raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
     files = index.get("files", {})
@@ -107,6 +115,10 @@ def sha256(file: Path) -> str:
     """The sha256 of a file in hex."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _is_name(said: Any) -> bool:
+    return isinstance(said, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", said) is not None
 
 
 def _is_sum(said: Any) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shards.cache import Item, fetch_checked
 from shards.errors import ShardError
-from shards.index import INDEX, KINDS, check_names, index_from, kinds, sha256, sizes
+from shards.index import INDEX, INDEX_MB, KINDS, check_names, index_from, kinds, sha256, sizes
 from shards.transfer import NoRight, NotThere, Source, content, source_of
 from shards.writer import write_through
 
@@ -51,7 +51,7 @@ def pull(address: str, folder: Path, *, progress: Progress | None = None) -> Pul
     RemoteError where it cannot be had, ShardError where the folder holds something else or its disk is full.
     """
     folder, source = Path(os.path.abspath(folder)), source_of(address)
-    data = content(source, INDEX)
+    data = content(source, INDEX, INDEX_MB)
     index = index_from(data, f"{source.address}/{INDEX}")
     check_names(index, f"{source.address}/{INDEX}")
     items = [

@@ -17,7 +17,7 @@ from typing import Any
 
 from shards.cache import Busy, Cache, Item, NoRoom
 from shards.errors import ShardError
-from shards.index import INDEX, KINDS, ShardSet, check_names, index_from, sizes
+from shards.index import INDEX, INDEX_MB, KINDS, ShardSet, check_names, index_from, sizes
 from shards.sample import Sample
 from shards.transfer import RemoteError, Source, content, source_of
 
@@ -38,7 +38,7 @@ def open_set(address: Path | str, cache_dir: Path | str = CACHE_DIR, cache_gb: f
         return ShardSet.open(address)
     source = source_of(str(address))
     place = f"{source.address}/{INDEX}"
-    index = index_from(content(source, INDEX), place)
+    index = index_from(content(source, INDEX, INDEX_MB), place)
     check_names(index, place)
     return RemoteSet(source, index, Cache(Path(cache_dir).expanduser().absolute(), cache_gb))
 

@@ -33,6 +33,7 @@ WAIT_S = 0.5  # before the second try; doubles with each
 _LONGEST_WAIT_S = 30.0
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
 _PIECE = 8 << 20  # bytes of one request to S3
+_MOST_BYTES = 1 << 30  # of a file whose size the index does not tell: a list of some ten million paths
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _JITTER = random.Random()  # of our own: the global one belongs to whoever trains
 
@@ -95,7 +96,7 @@ def source_of(address: str) -> Source:
         answer = content(api, quote(revision, safe="%"))
         try:
             sha = str(json.loads(answer)["sha"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             sha = ""
         if not re.fullmatch(r"[0-9a-f]{40}", sha):
             raise RemoteError(f"{address}: {endpoint} does not answer as the Hub does; look at HF_ENDPOINT and proxy")
@@ -110,21 +111,28 @@ def source_of(address: str) -> Source:
     )
 
 
-def content(source: Source, name: str) -> bytes:
-    """A small file."""
+def content(source: Source, name: str, most_mb: int = 1) -> bytes:
+    """A small file; RemoteError where it has more than `most_mb`."""
     file = BytesIO()
-    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 4)
+    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 4, most_bytes=most_mb << 20)
     return file.getvalue()
 
 
 def fetch(
-    source: Source, name: str, file: BinaryIO, size: int | None, tell: Tell, deadline_s: float | None = None
+    source: Source,
+    name: str,
+    file: BinaryIO,
+    size: int | None,
+    tell: Tell,
+    deadline_s: float | None = None,
+    most_bytes: int | None = None,
 ) -> None:
     """Append to `file` what it lacks of source/name, which has `size` bytes where that is known; nothing is checked.
 
-    RemoteError when there is no use in trying again, or when not one more byte comes for `deadline_s`.
+    RemoteError when there is no use in trying again, when not one more byte comes for `deadline_s`, or where a file
+    of unknown size has more than `most_bytes`, of which none are kept then.
     """
-    patience = deadline_s or DEADLINE_S
+    patience, most = deadline_s or DEADLINE_S, most_bytes or _MOST_BYTES
     have = best = file.seek(0, os.SEEK_END)
     latest, tries = time.monotonic(), 0
     while size is None or have < size:
@@ -133,8 +141,11 @@ def fetch(
                 if at != have:  # the server knows no ranges, and begins anew
                     file.seek(at)
                     file.truncate()
-                _write(file, piece)
                 have = at + len(piece)
+                if size is None and have > most:
+                    file.truncate(0)
+                    raise RemoteError(f"{source.address}/{name}: has more than {most >> 20:,} MB, as no set's file has")
+                _write(file, piece)
                 if have > best:
                     best, latest, tries = have, time.monotonic(), 0
                 tell(have, "")

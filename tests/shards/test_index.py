@@ -94,6 +94,36 @@ def test_an_index_that_is_not_ours_is_refused(packed: ShardSet) -> None:
         ShardSet.open(packed.path)
 
 
+@pytest.mark.parametrize("shards", [3, None, [3], ["ab"], [None], {"a": {}}])
+def test_an_index_whose_shards_are_no_rows_is_refused(packed: ShardSet, shards: object) -> None:
+    (packed.path / "index.json").write_text(json.dumps(packed.index | {"shards": shards}))
+    with pytest.raises(ShardError, match=r"index.json: its shards are no list of rows"):
+        ShardSet.open(packed.path)
+
+
+def test_an_index_nested_without_an_end_is_refused() -> None:
+    with pytest.raises(ShardError, match=r"far/index.json: cannot be read"):
+        index.index_from(b"[" * 1_000_000, "far/index.json")
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", "-x", "x\n", 3, None, ["x"]])
+def test_a_set_from_elsewhere_whose_name_or_whose_shards_names_cannot_be_ours_is_refused(
+    packed: ShardSet, name: object
+) -> None:
+    index.check_names(packed.index, "far")
+    with pytest.raises(ShardError, match=r"far: .* is no name of a set"):
+        index.check_names(packed.index | {"name": name}, "far")
+    shards = [packed.index["shards"][0] | {"name": name}]
+    with pytest.raises(ShardError, match=r"far: .* is no shard"):
+        index.check_names(packed.index | {"shards": shards}, "far")
+
+
+def test_two_shards_of_one_name_are_refused(packed: ShardSet) -> None:
+    shards = [*packed.index["shards"], packed.index["shards"][2]]
+    with pytest.raises(ShardError, match=r"far: two shards are called made-up-000002"):
+        index.check_names(packed.index | {"shards": shards}, "far")
+
+
 @pytest.mark.parametrize("kind", ["tar", "idx", "hashes"])
 def test_a_shard_that_is_missing_or_cut_short_is_refused_when_the_set_is_opened(packed: ShardSet, kind: str) -> None:
     file = packed.path / f"made-up-000002.{kind}"

@@ -378,6 +378,29 @@ def test_a_certificate_that_is_not_trusted_is_no_outage(tmp_path: Path) -> None:
     assert not isinstance(refused.value, Broken)
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_without_an_end_is_given_up_and_not_kept(
+    ranges: bool, web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.ranges = ranges
+    monkeypatch.setattr(transfer, "_MOST_BYTES", 1 << 20)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    for file in (packed.file(0, "origin.gz"), packed.path / "left_out.jsonl", packed.path / "index.json"):
+        os.truncate(file, 3_000_000)
+    web.add("cut", "origin", bytes=500_000)
+    with pytest.raises(RemoteError, match=r"made-up-000000.origin.gz: has more than 1 MB, as no set's file has"):
+        far.origins(0)
+    assert not cached(tmp_path / "cache")
+    with pytest.raises(RemoteError, match=r"left_out.jsonl: has more than 1 MB"):
+        transfer.content(far.source, "left_out.jsonl")
+    monkeypatch.setattr(remote, "INDEX_MB", 2)
+    with pytest.raises(RemoteError, match=r"index.json: has more than 2 MB"):
+        open_set(web.url, tmp_path / "cache", 1)
+    monkeypatch.setattr(remote, "INDEX_MB", 64)
+    with pytest.raises(ShardError, match=r"index.json: cannot be read"):
+        open_set(web.url, tmp_path / "cache", 1)
+
+
 def test_an_index_that_was_cut_short_is_asked_for_again_and_a_broken_one_refused(
     web: Web, packed: ShardSet, tmp_path: Path
 ) -> None:
