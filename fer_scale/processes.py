@@ -122,6 +122,9 @@ def end_with(parent: int) -> None:
 
 
 def _told_of_our_death() -> None:
-    """In the child: SIGTERM when its parent is gone, which torchrun and srun pass on to the ranks, DeepSpeed's not."""
+    """In the child: SIGTERM when its parent is gone, which torchrun and srun pass on to the ranks.
+
+    So does DeepSpeed's launcher, on all hosts, and to all other jobs of its kind as well.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -3,10 +3,9 @@
 import threading
 from pathlib import Path
 
-import pytest
 import torch
 
-from fer_scale import ending
+from fer_scale import ending, resume
 from fer_scale.pretrain import begin
 from fer_scale.pretrain.world import World
 
@@ -15,18 +14,17 @@ def rank(number: int) -> World:
     return World(number, 2, torch.device("cpu"))
 
 
-def test_a_folder_that_another_node_made_may_come_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_another_node_made_may_come_late(tmp_path: Path) -> None:
     claimed = ending.claim(tmp_path)
     claim = claimed.folder / "claim.json"
     text = claim.read_text()
     claim.unlink()
     late = threading.Timer(0.3, claim.write_text, [text])
     late.start()
-    assert begin._sees(claimed)
+    assert resume.as_seen_here(claimed) == claimed
     late.join()
-    monkeypatch.setattr(begin, "_LATE_S", 0)
-    claim.write_text(text.replace(claimed.nonce, "0" * 16))
-    assert not begin._sees(claimed), "a folder of the same name on another disk"
+    claim.write_text(text.replace(claimed.nonce, "0" * 16))  # a folder of the same name on another disk
+    assert resume.as_seen_here(claimed).folder.name == f"0001.{claimed.nonce}"
 
 
 def test_what_is_in_the_way_of_a_log_is_said_with_its_host(tmp_path: Path) -> None:
