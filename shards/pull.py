@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from shards.cache import Item, fetch_checked
 from shards.errors import ShardError
-from shards.index import INDEX, INDEX_MB, KINDS, check_names, index_from, kinds, sha256, sizes
+from shards.index import BESIDE, INDEX, INDEX_MB, KINDS, check_names, index_from, kinds, sha256, sizes
 from shards.transfer import NoRight, NotThere, Source, content, source_of
 from shards.writer import write_through
 
@@ -31,6 +32,7 @@ CARD = "README.md"  # may be corrected by hand, so no sum of it is kept
 _THREADS = 4  # that fetch: small files wait for answers, large ones for their line
 _REPEAT_S = 10.0  # so often what stands in the way is said
 _LOCK = ".lock"
+_SHARD_FILE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]*-[0-9]{{6,}}\.({'|'.join(map(re.escape, KINDS))})")
 
 Progress = Callable[[int, int], None]  # bytes there, of how many
 
@@ -61,10 +63,13 @@ def pull(address: str, folder: Path, *, progress: Progress | None = None) -> Pul
     ]
     items += [Item(source, name, total, "list", None) for name, total in index.get("files", {}).items()]
     at = folder if _holds(folder, data) else folder.with_name(f"{folder.name}.part")
+    if at != folder:
+        _check_ours(at, {item.name for item in items})
     with _claimed(at):
         _check_room(at, items)
         _Fetching(at, items, progress or (lambda done, total: None)).run()
-        _fetch_card(at, source)
+        if at != folder or not (at / CARD).exists():
+            _fetch_card(at, source)
         if at != folder:
             _put_in_place(at, folder, data, items)
     return Pulled(folder, source.address)
@@ -79,6 +84,18 @@ def _holds(folder: Path, index: bytes) -> bool:
         return True
     what = "holds another set, or another version of this one" if file.is_file() else "is there and holds no such set"
     raise ShardError(f"{folder}: {what}; nothing was written: give another folder, or remove this one first")
+
+
+def _check_ours(part: Path, wanted: set[str]) -> None:
+    """ShardError where the .part folder holds what no pull leaves: it would be removed, or become part of the set."""
+    with suppress(OSError):  # nothing is there, or it cannot be read, which is said when it is claimed
+        for name in os.listdir(part):
+            whole = name.removesuffix(".part")
+            if whole not in {INDEX, CARD, _LOCK, *BESIDE, *wanted} and not _SHARD_FILE.fullmatch(whole):
+                raise ShardError(
+                    f"{part}: holds {name}, which no pull left there; nothing was written: give another folder, or "
+                    "move this one away"
+                )
 
 
 @contextmanager
@@ -166,7 +183,8 @@ class _Fetching:
 
 def _fetch_card(at: Path, source: Source) -> None:
     with suppress(NotThere, NoRight):  # a bucket that may not be listed says so of what is not there
-        (at / CARD).write_bytes(content(source, CARD))
+        write_through(at / f"{CARD}.part", content(source, CARD))
+        (at / f"{CARD}.part").replace(at / CARD)
 
 
 def _put_in_place(at: Path, folder: Path, index: bytes, items: list[Item]) -> None:

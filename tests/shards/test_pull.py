@@ -150,8 +150,20 @@ def test_the_same_pull_again_fetches_only_what_is_damaged_here(
     (tmp_path / "here" / "made-up-000004.idx").unlink()
     web.forget()
     pull(web.url, tmp_path / "here")
-    assert sorted(web.requests) == ["README.md", "index.json", "made-up-000002.tar", "made-up-000004.idx"]
+    assert sorted(web.requests) == ["index.json", "made-up-000002.tar", "made-up-000004.idx"]
     assert read_folder(tmp_path / "here") == read_folder(packed.path)
+
+
+def test_a_card_that_was_corrected_here_stays_and_one_that_is_lacking_is_fetched(web: Web, tmp_path: Path) -> None:
+    card = tmp_path / "here" / "README.md"
+    pull(web.url, tmp_path / "here")
+    card.write_text("# Faces, corrected\n")
+    pull(web.url, tmp_path / "here")
+    assert card.read_text() == "# Faces, corrected\n"
+    card.unlink()
+    web.add("cut", "README", bytes=3, times=1)
+    pull(web.url, tmp_path / "here")
+    assert card.read_text() == "# Faces\n" and not list(tmp_path.rglob("*.part"))
 
 
 def test_what_another_version_left_unfinished_does_not_enter_the_set(
@@ -161,6 +173,8 @@ def test_what_another_version_left_unfinished_does_not_enter_the_set(
     (tmp_path / "here.part" / "made-up-000099.tar").write_bytes(b"of an older version")
     (tmp_path / "here.part" / "made-up-000001.tar").write_bytes(b"of an older version, too")
     (tmp_path / "here.part" / "made-up-000002.tar.part").write_bytes(b"of an older version, too")
+    for name in (".lock", "README.md", "README.md.part", "index.json", "duplicates.jsonl"):
+        (tmp_path / "here.part" / name).write_bytes(b"of an older version, too")
     pull(web.url, tmp_path / "here")
     assert read_folder(tmp_path / "here") == read_folder(packed.path)
 
@@ -174,6 +188,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(web: Web, packed: Shar
     (other / "index.json").write_text(json.dumps(packed.index | {"licence": "mit"}))
     with pytest.raises(ShardError, match=r"other: holds another set, or another version of this one"):
         pull(web.url, other)
+    for name in ("notes.txt", "photos.tar", "made-up-000001.txt"):
+        part = tmp_path / f"{name}-set.part"
+        part.mkdir()
+        for file in ("made-up-000099.tar", name):
+            (part / file).write_text("years of work")
+        with pytest.raises(ShardError, match=rf"set.part: holds {name}, which no pull left there; nothing was written"):
+            pull(web.url, tmp_path / f"{name}-set")
+        assert sorted(os.listdir(part)) == sorted(["made-up-000099.tar", name])
+        assert not (tmp_path / f"{name}-set").exists()
     (tmp_path / "empty").mkdir()
     pull(web.url, tmp_path / "empty")
 
