@@ -37,7 +37,7 @@ def publish(
 
     `licence` wins over the one in the set's index, and `contact` is whom people in it may write to. What is there
     already is not sent again, so a publication that was killed is simply started again; `private` is for a repository
-    that this one makes.
+    that this one makes. A card that was edited there stays with the same set, and is written anew with a new one.
     """
     name = _repository(source, to)
     shards = ShardSet.open(source)
