@@ -33,6 +33,7 @@ class Card:
     contact: str = ""  # where to write to
     pictures: dict[str, str] = field(default_factory=dict)  # file -> what it shows
     decoder: bool = False  # whether it is published too
+    parameters: int = 0  # of the network; 0: not counted
 
     @property
     def labels(self) -> list[str]:
@@ -58,7 +59,9 @@ def text(card: Card) -> str:
         "Intended use and limits": card_words.LIMITS,
         "Data": _data(card),
         "Training": _training(card),
-        "Evaluation": card_evaluation.section(card.facts.evaluation, card.facts.data) if card.labels else "",
+        "Evaluation": card_evaluation.section(card.facts.evaluation, card.facts.data)
+        if card.labels
+        else "Not measured on any task by itself.",
         "Pictures": "\n\n".join(pictures),
         "Licence": _licence(card),
         "Contact and take-down": card_words.CONTACT.format(where=where) if (where := inline(card.contact)) else "",
@@ -79,7 +82,7 @@ def metadata(card: Card) -> dict[str, Any]:
         "pipeline_tag": "image-classification" if card.labels else "image-feature-extraction",
         "tags": ["timm", "transformers", "fer_scale", "face", "facial-expression-recognition"],
     }
-    found["tags"] += ["expression-recognition"] if card.labels else ["masked-autoencoder"]
+    found["tags"] += [] if card.labels else ["masked-autoencoder"]
     if match := re.fullmatch(r"hf://([^@]+)(@.*)?", card.base_model or ""):
         found |= {"base_model": match[1], "base_model_relation": "finetune"}
     addresses = [str(row.get("address") or "") for row in card.facts.data] + [*card.sources]
@@ -98,14 +101,21 @@ def _origin(card: Card) -> str:
     """What stands below the first sentence: calibration, and the model that training started from."""
     more = ""
     if card.labels and card.block.get("folded_temperature", 1) != 1:
-        more += " Its probabilities are calibrated: the temperature is part of the weights."
+        more += (
+            " Its probabilities were calibrated (one temperature) on held-out images; the temperature is part of the"
+        )
+        more += " weights."
     if base := card.base_model:  # of a folder, only its name: a path is nobody's business
-        name = base if base.startswith("hf://") else base.rstrip("/").rsplit("/", 1)[-1]
+        name = _name_of(base)
         licence, adapted = card.block.get("base_licence"), card.block.get("base_adapted")
         more += f"\n\nTraining started from {code(name)}"
         more += f", whose licence is {inline(licence)}." if licence else "."
         more += f" Its weights were resampled for this size: {inline(adapted)}." if adapted else ""
     return more
+
+
+def _name_of(base: str) -> str:
+    return base if base.startswith("hf://") else base.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _usage(card: Card) -> str:
@@ -126,7 +136,10 @@ def _usage(card: Card) -> str:
     if card.labels:
         names = ", ".join(map(code, card.labels))
         said += f'\n\nThe probabilities are of {names}, in this order (`model.pretrained_cfg["label_names"]`).'
-    return said + _crop(card) + (f"\n\n{card_words.DECODER.format(name=name)}" if card.decoder else "")
+    said += _crop(card)
+    more = [card_words.PREDICT if card.labels else card_words.FINETUNE]
+    more += [card_words.DECODER] if card.decoder else []
+    return "\n\n".join([said, *(words.format(name=name) for words in [*more, card_words.VERIFY])])
 
 
 def _crop(card: Card) -> str:
@@ -147,10 +160,25 @@ def _data(card: Card) -> str:
         parts += [line for row in card.facts.data if (line := _labels(row))]
     if card.sources:
         parts.append("As their publisher states them:\n\n" + "\n".join(f"- {inline(said)}" for said in card.sources))
-    said = " ".join([*(f"{row.get('name')} {row.get('source')}" for row in card.facts.data), *card.sources]).lower()
+    if base := _data_of_base(card):
+        parts.append(base)
+    named = [f"{row.get('name')} {row.get('source')}" for row in card.facts.data]
+    named += [str(row.get("name")) for row in card.block.get("base_data", ())]
+    said = " ".join([*named, *card.sources]).lower()
     parts += [terms for words, terms in card_words.TERMS.items() if re.search(words, said)]
     but = ", but for the pictures below" if "reconstructions.png" in card.pictures else ""
     return "\n\n".join([*parts, card_words.CONSENT.format(but=but).strip()])
+
+
+def _data_of_base(card: Card) -> str:
+    """What the weights were trained on that this training started from."""
+    if not card.base_model:
+        return ""
+    who = "Its encoder was" if card.labels else "The weights that it started from were"
+    if known := card.block.get("base_data"):
+        sets = ", ".join(f"{inline(row['name'])} (licence of the images: {inline(row['licence'])})" for row in known)
+        return f"{who} trained on {sets}."
+    return card_words.UNKNOWN_BASE.format(who=who, name=code(_name_of(card.base_model)))
 
 
 def _sets(data: Sequence[dict[str, Any]]) -> str:
@@ -192,7 +220,7 @@ def _labels(row: dict[str, Any]) -> str:
 
 
 def _training(card: Card) -> str:
-    tables = {"training": card.facts.training, "compute": card.facts.compute}
+    tables = {"training": _network(card) | card.facts.training, "compute": card.facts.compute}
     parts = [table([head, ""], facts.items()) for head, facts in tables.items() if facts]
     lines = []
     for section in (*_SECTIONS, "run"):
@@ -204,7 +232,20 @@ def _training(card: Card) -> str:
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in body.items()), ""]
     if lines:
         parts.append("```toml\n" + "\n".join(lines).strip().replace("```", "'''") + "\n```")
-    return "\n\n".join(parts) or "The recipe is not recorded beside these weights."
+    else:
+        parts.append("The recipe is not recorded beside these weights.")
+    return "\n\n".join(parts)
+
+
+def _network(card: Card) -> dict[str, str]:
+    """The row on the network: a ViT's sizes, or timm's name of another."""
+    args, shape = card.config.get("model_args", {}), ("embed_dim", "depth", "num_heads")
+    said = str(card.config.get("architecture", ""))
+    if said.startswith("vit") and all(key in args for key in (*shape, "patch_size")):
+        patch = args["patch_size"] if isinstance(args["patch_size"], int) else args["patch_size"][0]
+        said = f"ViT {'x'.join(str(args[key]) for key in shape)} (width, depth, heads), patches of {patch} px"
+    counted = f", {card.parameters:,} parameters" if card.parameters else ""
+    return {"network": said + counted} if said else {}
 
 
 def _is_path(value: Any) -> bool:

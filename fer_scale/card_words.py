@@ -38,6 +38,19 @@ It takes square face crops only, not whole photos: {px} x {px} px, RGB (without 
 `revision="COMMIT"` in transformers. From a folder: `local-dir:PATH` in timm, the path in transformers. Other classes of
 transformers (`ViTModel`) load it without a complaint and with random weights: use `pipeline`, `AutoModel` or timm."""
 
+FINETUNE = """\
+Fine-tune it with `fer-scale finetune RECIPE model.start_from=hf://{name}`."""
+
+PREDICT = """\
+On a picture, the face found and cropped first: `fer-scale predict hf://{name} face.jpg`."""
+
+VERIFY = """\
+`fer-scale pull hf://{name} FOLDER` checks every file but this card against `manifest.json`, and with `--key PUB.pem`
+that the owner of that key signed them (where there is a `model.sig`)."""
+
+UNKNOWN_BASE = """\
+{who} trained on other images; they stand in the card of {name}, and are not listed here."""
+
 DECODER = """\
 `decoder.safetensors` is the decoder of the masked autoencoder, for those who go on with its pre-training:
 `model.start_from=hf://{name} model.start_decoder=true` in a recipe of fer_scale. It is of no other use, and it fills in

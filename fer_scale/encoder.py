@@ -157,7 +157,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise EncoderError(f"{folder}: no {name}; an encoder folder is what `fer-scale publish` writes")
     artifact.check(folder)
-    config = _config(folder / "config.json")
+    config = config_of(folder)
     form = config.get("fer_scale", {}).get("format", FORMAT)
     if form != FORMAT:
         raise EncoderError(f"{folder}: written in format {form}, this version reads {FORMAT}; update fer_scale")
@@ -168,8 +168,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise EncoderError(f"{file}: {error}; pull or publish it again") from None
 
 
-def _config(file: Path) -> dict[str, Any]:
-    """What config.json says, nothing in it that is not on the lists of model_config.py."""
+def config_of(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says, nothing in it that is not on the lists of model_config.py."""
+    file = folder / "config.json"
     try:
         config = artifact.strict_json(artifact.small(file, _CONFIG_BYTES))
         faults = model_config.faults(config)

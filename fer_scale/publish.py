@@ -5,7 +5,7 @@ What may be published, and what comes of it:
     RUN of pre-training               the encoder of its newest checkpoint, or of `step`; with its decoder if asked for
     RUN/checkpoints/step_00012000     those of that one
     RUN of fine-tuning, RUN/model     the expression model, with its evaluation
-    a folder that publish wrote       itself, byte for byte
+    a folder that publish wrote       itself, byte for byte, but for its name on the Hub in the card
 
 There is no default licence, and nothing is published whose data are unknown. Reconstructions show faces of the training
 data: they stay at home unless asked for. A run may go on meanwhile: only files are read that are whole once they are
@@ -28,6 +28,16 @@ from shards.errors import UserError
 
 PARTS = ("encoder", "decoder")
 _LONGEST = 200  # characters of a licence in config.json
+_GIVER = "whoever gave you this folder"  # to be written to, where no contact is given
+_NO_LICENCES = {"unknown", "none", "other", "n/a", "na", "tbd", "todo", "?", "-"}
+_KEPT = (  # of a stranger's config.json, and of its pretrained_cfg
+    "architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg", "fer_scale",
+    "label_names",
+)  # fmt: skip
+_KEPT_PRETRAINED = (
+    "tag", "custom_load", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std",
+    "num_classes", "pool_size", "first_conv", "classifier", "license",
+)  # fmt: skip
 _SHOWN = "Reconstructions of training images: the image, what was visible, what was filled in"
 
 
@@ -62,7 +72,8 @@ def publish(
     recipe's section card. `pictures` adds the reconstructions, `parts` the decoder. `key` is a private key to sign by.
     """
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * ("encoder" not in parts):
-        raise PublishError(f"--parts: {', '.join(unknown)}: there are encoder, and encoder,decoder")
+        named = ", ".join(name or "a name is missing" for name in unknown)
+        raise PublishError(f"--parts: {named}: there are encoder, and encoder,decoder")
     if artifact.published(source):
         if licence or title or step is not None or pictures or contact or data or len(parts) > 1:
             raise PublishError(
@@ -71,6 +82,8 @@ def publish(
             )
         return _go_on(source, to, private, key)
     model = find(source, step, "decoder" in parts)
+    if "decoder" in parts and not model.decoder:
+        raise PublishError(f"{source}: its checkpoint holds no decoder; leave --parts out")
     wanted = model.facts.recipe.get("card", {})
     asked = Asked(
         licence=_licence(source, licence or wanted.get("license"), model),
@@ -96,17 +109,42 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     """Send a folder that was published already, whose card somebody may have edited."""
     encoder.read(folder)
     readme = folder / artifact.CARD
+    said = readme.read_text(encoding="utf-8", errors="replace")
     try:
-        front_matter.check(readme.read_text(encoding="utf-8", errors="replace"))
+        front_matter.check(said)
     except UserError as error:
         raise PublishError(f"{readme}: {error}") from None
-    if key is None:
+    named = _named(said, to)
+    if key is None and named == said:
         return _push(folder, to, "Publish with fer_scale", private, card=True)
+    artifact.refuse_foreign(folder)
     with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
-        with artifact.disk_errors(Path(scratch)):
-            signed = Path(shutil.copytree(folder, Path(scratch) / "model"))
-        signature.sign(signed, key)
-        return _push(signed, to, "Publish with fer_scale, signed", private, card=True)
+        (copy := Path(scratch) / "model").mkdir()
+        with artifact.disk_errors(copy):
+            for name, path in artifact.files(folder).items():
+                shutil.copyfile(path, copy / name)
+            if named != said:
+                (copy / artifact.CARD).write_text(named, encoding="utf-8")
+        if key:
+            signature.sign(copy, key)
+        return _push(copy, to, "Publish with fer_scale" + (", signed" if key else ""), private, card=True)
+
+
+def _named(card: str, to: str) -> str:
+    """The card of a model that was in a folder until now, with its name on the Hub, and where to write to there."""
+    if not hub.is_remote(to):
+        return card
+    for before in ("hf-hub:", "hf://", '"', "`"):
+        card = card.replace(f"{before}ORG/NAME", f"{before}{_name(to)}")
+    return card.replace(f"Write to {_GIVER},", f"Write to {_page(_name(to))},")
+
+
+def _name(to: str) -> str:
+    return to.removeprefix("hf://").partition("@")[0] if hub.is_remote(to) else "ORG/NAME"
+
+
+def _page(name: str) -> str:
+    return f"the discussions of this repository, https://huggingface.co/{name}/discussions"
 
 
 def _push(folder: Path, to: str, message: str, private: bool, *, card: bool = False) -> str:
@@ -121,6 +159,13 @@ def _licence(source: Path, given: str | None, model: Trained) -> str:
     """The licence, which has no default: whoever publishes knows what the data allow, this program does not."""
     base = model.config["pretrained_cfg"].get("license")
     if given and (said := one_line(given)):
+        if said.lower() in _NO_LICENCES:
+            raise PublishError(
+                f"{source}: {said!r} is no licence; give the name of one, as cc-by-nc-4.0, or say what is "
+                "allowed in words, as 'Non-commercial research only'"
+            )
+        hubs = front_matter.licence(said)["license"]
+        said = said if hubs == "other" else hubs
         if base and base != said:
             log.say(f"note     the weights that training started from have the licence {base}: does it allow {said}?")
         return said
@@ -162,8 +207,7 @@ def _write(folder: Path, model: Trained, asked: Asked, to: str) -> None:
     """The finished folder, manifest last."""
     assert asked.licence and asked.title
     remote = hub.is_remote(to)
-    name = to.removeprefix("hf://").partition("@")[0] if remote else "ORG/NAME"
-    page = f"the discussions of this repository, https://huggingface.co/{name}/discussions"
+    name = _name(to)
     config = _config(model, asked.licence)
     encoder.write(folder, model.state, config)
     encoder.load(folder)  # it fits what it says it is
@@ -177,9 +221,10 @@ def _write(folder: Path, model: Trained, asked: Asked, to: str) -> None:
             config=config,
             facts=model.facts,
             sources=asked.sources,
-            contact=asked.contact or (page if remote else "whoever gave you this folder"),
+            contact=asked.contact or (_page(name) if remote else _GIVER),
             pictures=_draw(folder, model, asked.pictures),
             decoder=bool(model.decoder),
+            parameters=sum(tensor.numel() for tensor in model.state.values()),
         )
     )
     front_matter.check(readme)
@@ -194,11 +239,13 @@ def _config(model: Trained, licence: str) -> dict[str, Any]:
     """config.json with the licence; of a base model in a folder only its name, for a path is nobody's business."""
     block = dict(model.config.get("fer_scale", {}))
     if (base := block.get("base_model")) and not hub.is_remote(base):
-        block["base_model"] = Path(base).name
+        block["base_model"] = Path(base).name.strip(".") or "a folder"
     if model.decoder:
         block["decoder"] = decoder.facts(model.facts.recipe["model"])
-    pretrained = model.config["pretrained_cfg"] | {"license": licence[:_LONGEST]}
-    return model.config | {"pretrained_cfg": pretrained, "fer_scale": block}
+    kept = {key: value for key, value in model.config.items() if key in _KEPT}
+    pretrained = {key: value for key, value in model.config["pretrained_cfg"].items() if key in _KEPT_PRETRAINED}
+    pretrained |= {"custom_load": False, "license": licence[:_LONGEST]}
+    return kept | {"pretrained_cfg": pretrained, "fer_scale": block}
 
 
 def _draw(folder: Path, model: Trained, faces: bool) -> dict[str, str]:

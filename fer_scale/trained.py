@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fer_scale import artifact, card_facts, checkpoint, decoder, encoder, log, tensors
+from fer_scale import artifact, card_facts, checkpoint, decoder, encoder, log, model_config, tensors
 from fer_scale.card_facts import Facts
+from fer_scale.markdown import one_line
 from shards.errors import UserError
 
 _TRIES = 3  # of the newest checkpoint, while the run replaces it
@@ -108,7 +110,7 @@ def _of_checkpoint(place: Path, with_decoder: bool) -> Trained:
         mean=shape["mean"],
         std=shape["std"],
         licence=begun.get("licence"),
-        block=_block(progress, begun, facts.data),
+        block=_block(progress, begun, facts.data) | _sets("data", facts.data),
     )
     return Trained(
         state=state,
@@ -156,19 +158,43 @@ def _block(progress: dict[str, Any], begun: dict[str, Any], data: list[dict[str,
     return block
 
 
+def _sets(key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Names and licences of data sets under a key of our block, for the cards of what is made from this model."""
+    named = [{key: one_line(row.get(key) or "unknown")[:200] for key in ("name", "licence")} for row in rows]
+    return {key: named[: model_config.MOST_SETS]} if named else {}
+
+
+def _data_of_base(block: dict[str, Any]) -> dict[str, Any]:
+    """What the base model's config says that it was trained on, where that lies in a folder here."""
+    base = Path(str(block.get("base_model") or ""))
+    if "base_data" in block or not block.get("base_model") or not (base / artifact.WEIGHTS).is_file():
+        return {}
+    try:
+        before = encoder.config_of(base).get("fer_scale", {})
+    except (UserError, OSError) as error:
+        log.say(f"note     what {base} was trained on is not known: {error}")
+        return {}
+    return _sets("base_data", [*before.get("data", ()), *before.get("base_data", ())])
+
+
 def _finished(folder: Path, run: Path | None) -> Trained:
     """The model in a folder without a card: what a run of fine-tuning leaves."""
     config, state = encoder.read(folder)
-    if "pretrained_cfg" not in config:
+    if missing := [key for key in ("input_size", "mean", "std") if key not in config.get("pretrained_cfg", {})]:
         raise PublishError(
-            f"{folder / 'config.json'}: no pretrained_cfg; only models that fer_scale made are published"
+            f"{folder / 'config.json'}: its pretrained_cfg does not say {', '.join(missing)}; only models that "
+            "fer_scale made are published"
         )
+    with torch.device("meta"):
+        config["num_features"] = int(encoder.create(folder, config).num_features)  # type: ignore[arg-type]
+    config["fer_scale"] = (block := config.get("fer_scale", {})) | _data_of_base(block)
     labels, px = config.get("label_names", []), config["pretrained_cfg"]["input_size"][-1]
     measured = {
         "confusion_matrix.png": "True against predicted expressions",
         "reliability.png": "Accuracy against confidence",
     }
     facts = card_facts.of_finished(run, config)
+    config["fer_scale"] |= _sets("data", facts.data)
     return Trained(
         state=state,
         config=config,

@@ -65,7 +65,12 @@ def test_a_published_folder_goes_on_to_the_hub_byte_for_byte(pretrained: Path, t
     address = publish(tmp_path / "encoder", "hf://lab/faces")
     pulled = hub.pull("hf://lab/faces", tmp_path / "pulled")
     assert pulled.address == address
-    assert contents(pulled.folder) == contents(tmp_path / "encoder")
+    there, here = contents(pulled.folder), contents(tmp_path / "encoder")
+    card = there.pop("README.md").decode()
+    assert here.pop("README.md").decode().count("ORG/NAME") > 3
+    assert there == here
+    assert "ORG/NAME" not in card and 'timm.create_model("hf-hub:lab/faces", pretrained=True)' in card
+    assert "Write to the discussions of this repository, https://huggingface.co/lab/faces/discussions," in card
 
 
 def test_a_run_goes_to_the_hub_in_one_commit_and_under_its_name(
@@ -102,7 +107,10 @@ def test_an_expression_model_is_published_with_its_evaluation(finetuned: Path, t
             "| fear | 0 | - | - | - |",
             "The probabilities are of `neutral`, `happiness`, `fear`, in this order",
             "it is 55.0 % sure on average, and right in 61.2 % of the images",
-            "the temperature is part of the weights",
+            "were calibrated (one temperature) on held-out images; the temperature is part of the weights",
+            "Its encoder was trained on other images; they stand in the card of `encoder`, and are not listed here.",
+            "| network | ViT 64x2x2 (width, depth, heads), patches of 8 px, ",
+            "`fer-scale predict hf://ORG/NAME face.jpg`",
             "Training started from `encoder`.",
             "(0.10, 0.10, 0.90, 0.98)",
             "![True against predicted expressions](confusion_matrix.png)",
@@ -149,6 +157,10 @@ def test_the_card_says_what_it_was_made_of_and_no_path_of_this_machine(pretraine
         "Not for use at the workplace or in schools",
         "Write to whoever gave you this folder,",
         "mask_ratio = 0.75",
+        "| network | ViT 64x2x2 (width, depth, heads), patches of 8 px, ",
+        "`fer-scale finetune RECIPE model.start_from=hf://ORG/NAME`",
+        "`fer-scale pull hf://ORG/NAME FOLDER` checks every file",
+        "## Evaluation\n\nNot measured on any task by itself.",
         '.convert("RGB")',
         "It takes square face crops only",
         "Article 5(1)(f)",
@@ -190,7 +202,62 @@ def test_faces_of_the_training_data_leave_only_when_asked_for(pretrained: Path, 
     assert "No image is part of this repository, but for the pictures" in (tmp_path / "shown" / "README.md").read_text()
 
 
+def test_the_card_names_what_the_encoder_was_trained_on_with_its_terms(
+    pretrained: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    rows = json.loads((pretrained / "data.json").read_text())
+    (pretrained / "data.json").write_text(json.dumps([rows[0] | {"name": "AffectNet-2018"}, rows[1]]))
+    publish(pretrained, str(tmp_path / "base"), licence="mit")
+    config = json.loads((finetuned / "model" / "config.json").read_text())
+    config["fer_scale"]["base_model"] = str(tmp_path / "base")
+    (finetuned / "model" / "config.json").write_text(json.dumps(config))
+    artifact.seal(finetuned / "model")
+    publish(finetuned, str(tmp_path / "out"), licence="mit")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Its encoder was trained on AffectNet-2018 (licence of the images: apache-2.0), found (licence of the images: "
+        "unknown)." in card
+    )
+    assert "AffectNet is given to leaders of academic groups" in card
+    encoder.load(tmp_path / "out")
+
+
+def test_foreign_keys_and_a_wrong_width_of_a_config_do_not_travel(finetuned: Path, tmp_path: Path) -> None:
+    place = finetuned / "model" / "config.json"
+    config = json.loads(place.read_text()) | {"auto_map": {"AutoModel": "evil.py"}, "num_features": 7}
+    config["pretrained_cfg"] |= {"url": "http://evil", "file": "/secret", "custom_load": True}
+    config["fer_scale"]["base_model"] = "."
+    place.write_text(json.dumps(config))
+    artifact.seal(place.parent)
+    publish(finetuned, str(tmp_path / "out"), licence="CC BY-NC 4.0")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not {"auto_map", "url", "file"} & {*said, *said["pretrained_cfg"]}
+    assert said["num_features"] == 64 and said["pretrained_cfg"]["license"] == "cc-by-nc-4.0"
+    assert said["fer_scale"]["base_model"] == "a folder" and not said["pretrained_cfg"]["custom_load"]
+
+
 # ---- what is refused
+
+
+@pytest.mark.parametrize("licence", ["unknown", "None", "other", "n/a", "TBD", "?"])
+def test_no_licence_by_another_name_is_refused(pretrained: Path, tmp_path: Path, licence: str) -> None:
+    with pytest.raises(PublishError, match=r"is no licence; give the name of one, as cc-by-nc-4\.0"):
+        publish(pretrained, str(tmp_path / "out"), licence=licence)
+
+
+def test_a_config_that_does_not_say_its_size_is_one_message(finetuned: Path, tmp_path: Path) -> None:
+    place = finetuned / "model" / "config.json"
+    config = json.loads(place.read_text())
+    del config["pretrained_cfg"]["input_size"]
+    place.write_text(json.dumps(config))
+    artifact.seal(place.parent)
+    with pytest.raises(PublishError, match=r"its pretrained_cfg does not say input_size; only models that"):
+        publish(finetuned, str(tmp_path / "out"), licence="mit")
+
+
+def test_parts_that_are_not_there_are_named(pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="--parts: a name is missing: there are encoder, and encoder,decoder"):
+        publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["encoder", ""])
 
 
 def test_without_a_licence_nothing_is_published(pretrained: Path, tmp_path: Path) -> None:
