@@ -76,7 +76,7 @@ def prepare(out: Path, args: argparse.Namespace) -> None:
         f"run.steps={args.steps} run.out={out}/pretrain"
     )
     run(out / "encoder", pretrain, OMP_NUM_THREADS=threads(args.ranks))
-    run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence other")
+    run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence cc-by-nc-4.0")
 
 
 def threads(processes: int) -> str:
