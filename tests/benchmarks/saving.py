@@ -12,12 +12,12 @@ Measured (2026-11-27, two slow cores, alone), in seconds; range in brackets, whe
     ranks  stage   save waited for   save beside steps   its stall           a step alone   and beside it
     1      0       3.35              3.31 (3.25-3.55)    0.11, 3.2 %         0.79           1.21
     1      1       3.47 (2.96-3.90)  5.15 (4.47-5.28)    0.19, 4.0 %         1.34           1.78
-    2      0       1.91              4.41 (4.37-5.30)    0.11, 2.5 %         1.71           2.73
-    2      1       2.96              9.13 (8.51-9.24)    1.19 (1.16-1.79),   2.66           4.63
-                                                         14 %
+    2      0       1.61              3.26 (2.53-4.40)    0.10, 3.4 %         1.58           3.21
+    2      1       1.93              2.93 (2.04-3.55)    0.16 (0.14-0.17),   2.59           4.64
+                                                         5.9 %
 
-Here training uses all cores, of which the thread that writes takes a share. At stages 1 and 2 all that another rank has
-goes over gloo in the loop's thread, as no collective may run beside those of a step: a network of GPUs is faster.
+(One rank: before what is saved was compared with the live weights beside the steps.) Here training uses all cores, of which the thread that writes takes a share. At stages 1 and 2 what lies across
+two ranks goes over gloo in the loop's thread, as no collective may run beside those of a step.
 """
 
 import argparse
