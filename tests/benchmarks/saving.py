@@ -16,8 +16,9 @@ Measured (2026-11-27, two slow cores, alone), in seconds; range in brackets, whe
     2      1       1.93              2.93 (2.04-3.55)    0.16 (0.14-0.17),   2.59           4.64
                                                          5.9 %
 
-(One rank: before what is saved was compared with the live weights beside the steps.) Here training uses all cores, of which the thread that writes takes a share. At stages 1 and 2 what lies across
-two ranks goes over gloo in the loop's thread, as no collective may run beside those of a step.
+The rows of one rank are of before what is saved was compared with the live weights beside the steps. Here training uses
+all cores, of which the thread that writes takes a share. At stages 1 and 2 what lies across two ranks goes over gloo in
+the loop's thread, as no collective may run beside those of a step.
 """
 
 import argparse
