@@ -1,4 +1,4 @@
-"""The command line: fer-scale VERB ... What a verb does stands in verbs.py, what may be typed after it in arguments.py.
+"""The command line: fer-scale VERB ... What may be typed stands in command_line.py.
 
 A user's mistake ends in one message and exit code 2, a machine's failure after which the same command may help in one
 message and 75 (EX_TEMPFAIL of sysexits.h, which launch/node.sh starts again); our own bug shows its traceback, with 1.
@@ -10,8 +10,9 @@ import select
 import sys
 from argparse import Namespace
 
-from fer_scale import arguments
-from fer_scale.verbs import PROBLEM, VERBS
+from fer_scale import command_line
+from fer_scale.command_line import VERBS
+from fer_scale.verbs import PROBLEM
 from shards.errors import Broken, UserError
 
 EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
@@ -20,7 +21,7 @@ _USERS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, er
 
 
 def main(argv: list[str] | None = None) -> int:
-    args, code = arguments.parse(VERBS, argv), 0
+    args, code = command_line.parse(VERBS, argv), 0
     try:
         code = args.run(args) or 0
         print(end="", flush=True)  # here, where a broken pipe is understood

@@ -1,47 +1,16 @@
-"""What one may type after fer-scale: every verb's arguments, in the order of the flow. No heavy import up here."""
+"""What one may type after a verb, in the order of the flow; after those of labeled faces: arguments_labeled.py.
+
+No heavy import up here.
+"""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
-_MODEL = "a model folder, or hf://ORG/NAME[@REVISION]"
-_SET = "a shard set: its folder, or hf://datasets/ORG/NAME[@REVISION], https://..., s3://..."
+MODEL = "a model folder, or hf://ORG/NAME[@REVISION]"
+SET = "a shard set: its folder, or hf://datasets/ORG/NAME[@REVISION], https://..., s3://..."
 
 
 Verb = argparse.ArgumentParser
-Verbs = tuple[tuple[str, Callable[[argparse.Namespace], int | None]], ...]
-
-
-def parse(verbs: Verbs, argv: list[str] | None) -> argparse.Namespace:
-    """What was typed; section.key=value may stand anywhere, which argparse alone does not allow."""
-    top = _parser(verbs)
-    args, rest = top.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") or "=" not in word or "overrides" not in args]
-    if strange:
-        top.error(f"{args.verb}: unrecognized arguments: {' '.join(strange)}")
-    if rest:
-        args.overrides += rest
-    return args
-
-
-def _parser(verbs: Verbs) -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="fer-scale",
-        description="From unlabeled faces to a facial expression model.",
-        epilog="fer-scale VERB --help says more; README.md shows the whole flow.",
-    )
-    top.add_argument(
-        "--local_rank", help=argparse.SUPPRESS
-    )  # the deepspeed launcher puts it there; world.py reads the rest
-    subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, run in verbs:
-        declare = globals()[f"_{name}"]
-        text = declare.__doc__
-        verb = subparsers.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
-        declare(verb)
-        verb.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-        verb.set_defaults(run=run)
-    return top
 
 
 def _pack(verb: Verb) -> None:
@@ -78,41 +47,30 @@ def _pack(verb: Verb) -> None:
         help="look for faces with YuNet (extra faces, 8 ms an image): its face_detection_yunet_2023mar.onnx, or "
         "hf://opencv/face_detection_yunet to fetch it",
     )
-    _json(verb)
+    as_json(verb)
 
 
 def _verify(verb: Verb) -> None:
     """Read every byte of a shard set again, against its hashes."""
-    verb.add_argument("set", help=_SET)
+    verb.add_argument("set", help=SET)
     verb.add_argument("--decode", action="store_true", help="also decode every image")
-    _json(verb)
+    as_json(verb)
 
 
 def _show(verb: Verb) -> None:
     """Say what a shard set holds, or how a run has lived: its starts, what was lost and why, and what to do now."""
-    verb.add_argument("set", metavar="set_or_run", help=f"{_SET}; or the folder of a run")
+    verb.add_argument("set", metavar="set_or_run", help=f"{SET}; or the folder of a run")
     verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
     verb.add_argument(
         "--speed", action="store_true", help="read for ten seconds: images/s per core, and what they cost"
     )
-    _json(verb)
-
-
-def _split(verb: Verb) -> None:
-    """Draw which faces carry a label and which are tested on; copies are never torn apart."""
-    verb.add_argument("set", help=_SET)
-    verb.add_argument("--labels", required=True, help="how many faces keep their label: 1419, or 5%% of what is left")
-    verb.add_argument("--test", help="faces to test on, as 25%%")
-    verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
-    verb.add_argument("--seed", type=int, default=0, help="(0)")
-    verb.add_argument("--out", type=Path, required=True, help="the split file")
-    _json(verb)
+    as_json(verb)
 
 
 def _pretrain(verb: Verb) -> None:
     """Pre-train a masked autoencoder on shard sets; `deepspeed --module fer_scale pretrain ...` for many ranks."""
-    _recipe(verb)
-    _change(verb)
+    recipe(verb)
+    change(verb)
 
 
 def _publish(verb: Verb) -> None:
@@ -139,59 +97,20 @@ def _publish(verb: Verb) -> None:
         "--state", metavar="ADDRESS", help="put the whole training state there too, private, for run.resume_from"
     )
     verb.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # a run that publishes; ends with it
-    _json(verb)
+    as_json(verb)
 
 
 def _pull(verb: Verb) -> None:
     """Fetch a published model or shard set, every byte checked."""
-    verb.add_argument("source", metavar="from", help=f"{_MODEL}; or hf://datasets/..., https://..., s3://... of a set")
+    verb.add_argument("source", metavar="from", help=f"{MODEL}; or hf://datasets/..., https://..., s3://... of a set")
     verb.add_argument("folder", type=Path, help="where to put it")
-    _key(verb)
-    _json(verb)
-
-
-def _finetune(verb: Verb) -> None:
-    """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
-    _recipe(verb)
-    _change(verb)
-    verb.add_argument(
-        "--data", help="folder of labeled faces, or a shard set or its address: pack, split, train and test"
-    )
-    verb.add_argument("--source", help="layout of --data, as of pack")
-    verb.add_argument("--labels", default="100%", help="with --data, as of split (all)")
-    verb.add_argument("--test", default="25%", help="with --data, as of split (25%%)")
-    verb.add_argument("--valid", help="with --data, as of split")
-    verb.add_argument("--protocol", default="argmax", help="with --data, as of pack")
-    verb.add_argument("--licence", default="unknown", metavar="TEXT", help="with --data, as of pack")
-    verb.add_argument("--seed", type=int, default=0, help="of the split, with --data (0)")
-    verb.add_argument("--from", dest="start_from", default="none", help=f"with --data: {_MODEL}, or none")
-    verb.add_argument("--out", type=Path, help="with --data: folder of the run")
-    _json(verb)
-
-
-def _evaluate(verb: Verb) -> None:
-    """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures."""
-    verb.add_argument("model", help=f"{_MODEL}; or baseline:majority, baseline:pixels")
-    verb.add_argument("set", help=_SET)
-    verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
-    verb.add_argument("--list", default="test", help="list of the split (test)")
-    verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
-    _key(verb)
-    _json(verb)
-
-
-def _predict(verb: Verb) -> None:
-    """Say which expression face crops show."""
-    verb.add_argument("model", help=_MODEL)
-    verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
-    verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
-    _key(verb)
-    _json(verb)
+    key(verb)
+    as_json(verb)
 
 
 def _check(verb: Verb) -> None:
     """Say what a pre-training recipe would do and cost, without doing it."""
-    _recipe(verb)
+    recipe(verb)
     verb.add_argument("--ranks", default="1", metavar="N[,N...]", help="how many ranks there will be, as 1,8,64 (1)")
     verb.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s, or cpu: this machine's")
     verb.add_argument("--gpus-per-node", type=int, metavar="N", help="ranks of a node (8; of processors, all)")
@@ -207,7 +126,7 @@ def _check(verb: Verb) -> None:
         dest="try_out",
         help="on this device, one rank: time it, and find the largest batch.micro",
     )
-    _json(verb)
+    as_json(verb)
 
 
 def _doctor(verb: Verb) -> None:
@@ -225,21 +144,7 @@ def _doctor(verb: Verb) -> None:
     )
     started.add_argument("--slurm", action="store_true", help="start ranks in the allocation of salloc or sbatch")
     verb.add_argument("--reporting", action="store_true", help=argparse.SUPPRESS)  # to the doctor that started us
-    _json(verb)
-
-
-def _watch(verb: Verb) -> None:
-    """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
-    verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")
-    verb.add_argument("set", help=_SET)
-    verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")
-    verb.add_argument("--recipe", type=Path, help="of the fine-tuning (configs/finetune/watch.toml)")
-    verb.add_argument(
-        "--once",
-        action="store_true",
-        help="measure what is there, and do not wait for the end of the run (of one that was stopped it would be long)",
-    )
-    _json(verb)
+    as_json(verb)
 
 
 def _checkpoint(verb: Verb) -> None:
@@ -251,7 +156,7 @@ def _checkpoint(verb: Verb) -> None:
         for place, help_text in places:
             one.add_argument(place, type=Path, help=help_text)
         one.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="as of any verb")
-        _json(one)
+        as_json(one)
         return one
 
     either = "a checkpoint, or a run for its newest one"
@@ -270,30 +175,30 @@ def _checkpoint(verb: Verb) -> None:
 def _keys(verb: Verb) -> None:
     """List the keys of a recipe, with default and meaning."""
     verb.add_argument("stage", choices=("pretrain", "finetune"))
-    _json(verb)
+    as_json(verb)
 
 
 def _demo(verb: Verb) -> None:
     """Run the whole flow over drawn faces: no data, no GPU, seven to eight minutes on two slow cores."""
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
     verb.add_argument("--seed", type=int, default=0, help="of faces, split and training (0)")
-    _json(verb)
+    as_json(verb)
 
 
-def _recipe(verb: Verb) -> None:
+def recipe(verb: Verb) -> None:
     verb.add_argument("recipe", type=Path, help="a TOML file; those in configs/ are a start")
     verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
 
 
-def _change(verb: Verb) -> None:
+def change(verb: Verb) -> None:
     text = "change a key of a run that goes on, even one of its mathematics; it is recorded"
     verb.add_argument("--change", action="append", default=[], metavar="section.key=value", help=text)
 
 
-def _key(verb: Verb) -> None:
+def key(verb: Verb) -> None:
     text = "load the model only if it is signed by the owner of this public key (PEM; the extra sign)"
     verb.add_argument("--key", type=Path, metavar="KEY", help=text)
 
 
-def _json(verb: Verb) -> None:
+def as_json(verb: Verb) -> None:
     verb.add_argument("--json", action="store_true", help="the result as JSON on stdout")

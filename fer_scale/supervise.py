@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fer_scale import arguments, config, log, stop_file
+from fer_scale import command_line, config, log, stop_file
 from fer_scale.door import Door
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.pretrain.recipe import Pretrain
@@ -272,7 +272,7 @@ def _words(command: list[str]) -> list[str]:
 
 def _run_of(words: list[str]) -> tuple[Path, float, float]:
     """run.out, run.grace_s and, where it publishes, publish.wait_s of what a verb was given; it makes the folder."""
-    args = arguments.parse(((words[0], lambda _: None),), words)
+    args = command_line.parse(((words[0], lambda _: None),), words)
     schema: Any = _RECIPES[words[0]]
     recipe = config.load(schema, args.recipe, [*args.overrides, *args.change])
     (recipe.run.out / "attempts").mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """What each verb of the command line does: it calls a stage or a part of the ground floor, and prints what came of it.
 
+Those of labeled faces stand in verbs_labeled.py.
+
 A verb's module is imported when the verb is called, so `--help` answers at once. What a verb returns is the exit code:
 nothing or 0, or PROBLEM where it did what was asked and found something damaged, unreadable or unfit.
 """
 
 import gc
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ PROBLEM = 2
 
 
 @contextmanager
-def _imports() -> Iterator[None]:
+def imports() -> Iterator[None]:
     """Importing torch makes a million objects and no garbage; looking for some is a fifth of the start of a verb."""
     gc.disable()
     try:
@@ -41,7 +42,7 @@ def _pack(args: Namespace) -> None:
             licence=args.licence, transcode=args.transcode, max_px=args.max_px, duplicates=args.duplicates,
             decode_check=not args.no_decode_check, boxes=args.boxes, detector=detector, progress=tick,
         )  # fmt: skip
-    _result(args, show.show(packed.path))
+    result(args, show.show(packed.path))
 
 
 def _detector(address: str) -> Path:
@@ -61,7 +62,7 @@ def _verify(args: Namespace) -> int:
 
     with log.progress(f"verifying {args.set}") as tick:
         report = verify.verify(args.set, decode=args.decode, progress=tick)
-    _result(args, report)
+    result(args, report)
     return PROBLEM if report["damaged"] else 0
 
 
@@ -82,7 +83,7 @@ def _show(args: Namespace) -> None:
     if args.speed:
         with log.progress(f"reading {args.set}", "seconds") as tick:
             facts["speed"] = speed.measure(args.set, progress=tick)
-    _result(args, facts)
+    result(args, facts)
 
 
 def _life(args: Namespace) -> None:
@@ -96,21 +97,8 @@ def _life(args: Namespace) -> None:
     log.print_json(told) if args.json else print("\n".join(story.lines(Path(args.set), told)))
 
 
-def _split(args: Namespace) -> None:
-    with _imports():
-        from fer_scale import log
-        from fer_scale.finetune import split
-
-    with log.progress(f"reading {args.set}") as tick:
-        drawn = split.split(
-            args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid, progress=tick
-        )
-    counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
-    _result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})
-
-
 def _pretrain(args: Namespace) -> None:
-    with _imports():
+    with imports():
         from fer_scale.pretrain import loop
 
     loop.pretrain(args.recipe, args.overrides, args.change)
@@ -125,7 +113,7 @@ def _publish(args: Namespace) -> None:
         processes.end_with(args.parent)
     if (args.source / INDEX).is_file():
         return _publish_set(args)
-    with _imports():
+    with imports():
         from fer_scale import portable, publish
 
     address = publish.publish(
@@ -133,7 +121,7 @@ def _publish(args: Namespace) -> None:
         pictures=args.pictures, parts=args.parts.split(","), contact=args.contact, data=args.data, key=args.sign,
     )  # fmt: skip
     state = {"state": portable.push(args.source, args.step, args.state)} if args.state else {}
-    _result(args, {"published": address} | state)
+    result(args, {"published": address} | state)
 
 
 def _publish_set(args: Namespace) -> None:
@@ -143,7 +131,7 @@ def _publish_set(args: Namespace) -> None:
         others = "--step, --pictures, --parts, --data, --sign and --state are for models"
         raise UserError(f"{args.source}: is a shard set; {others}")
     how = {"licence": args.licence, "title": args.title, "contact": args.contact, "private": args.private}
-    _result(args, {"published": sets.publish(args.source, args.to, **how)})
+    result(args, {"published": sets.publish(args.source, args.to, **how)})
 
 
 def _pull(args: Namespace) -> None:
@@ -156,62 +144,11 @@ def _pull(args: Namespace) -> None:
     with log.progress(f"pulling {args.source}", "bytes") as tick:
         fetch = pull.pull if is_set else partial(hub.pull, key=args.key)
         pulled = fetch(args.source, args.folder, progress=tick)
-    _result(args, {"pulled": pulled.address, "folder": str(pulled.folder)})
-
-
-def _finetune(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.finetune import loop, oneshot
-
-    if args.data is None:
-        ended = loop.finetune(args.recipe, args.overrides, args.change)
-    elif args.out is None:
-        raise UserError("--data needs --out RUN, a folder for the run")
-    else:
-        wish = oneshot.Wish(
-            data=args.data, source=args.source, labels=args.labels, start_from=args.start_from, out=args.out,
-            test=args.test, valid=args.valid, seed=args.seed, protocol=args.protocol, licence=args.licence,
-        )  # fmt: skip
-        ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
-    if ended["main"]:
-        _measured(args, ended["evaluation"]) if "evaluation" in ended else _result(args, ended)
-
-
-def _evaluate(args: Namespace) -> None:
-    with _imports():
-        from fer_scale.finetune import evaluate
-
-    result = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key)
-    _measured(args, result)
-
-
-def _measured(args: Namespace, result: dict[str, Any]) -> None:
-    from fer_scale import log
-    from fer_scale.finetune import evaluate
-
-    if args.json:
-        log.print_json(result)
-    else:
-        print("\n".join(evaluate.summary(result)))
-
-
-def _predict(args: Namespace) -> int:
-    with _imports():
-        from fer_scale import log, predict
-
-    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None, key=args.key)
-    if args.json:
-        log.print_json(found)
-    else:
-        for said in found:
-            print(f"{said['image']}  {said['label']}  {said['confidence']:.2f}")
-    for problem in problems:
-        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
-    return PROBLEM if problems else 0
+    result(args, {"pulled": pulled.address, "folder": str(pulled.folder)})
 
 
 def _check(args: Namespace) -> None:
-    with _imports():
+    with imports():
         from fer_scale import log
         from fer_scale.pretrain import check
 
@@ -227,23 +164,15 @@ def _doctor(args: Namespace) -> int:
     if args.hostfile or args.slurm:
         report = doctor.doctor(args.hostfile, args.recipe, args.overrides, args.out)
     else:
-        with _imports():
+        with imports():
             from fer_scale.pretrain import probe
 
         report = probe.probe(args.recipe, args.overrides, args.out, reporting=args.reporting)
     return 0 if report is None or fitness.told(report, as_json=args.json) else PROBLEM
 
 
-def _watch(args: Namespace) -> None:
-    with _imports():
-        from fer_scale import log, watch
-
-    rows = watch.watch(args.folder, args.set, args.split, recipe=args.recipe or watch.RECIPE, once=args.once)
-    log.print_json(rows) if args.json else print("\n".join(map(watch.line, rows)))
-
-
 def _checkpoint(args: Namespace) -> int:
-    with _imports():
+    with imports():
         from fer_scale import checkpoints, compare, log
 
     title = f"reading {args.a if args.what == 'diff' else args.place}"
@@ -261,7 +190,7 @@ def _checkpoint(args: Namespace) -> int:
     if args.what in ("ls", "diff") and not args.json:
         print("\n".join(checkpoints.table(found) if args.what == "ls" else compare.lines(found)))
     else:
-        _result(args, found)
+        result(args, found)
     return PROBLEM if args.what == "verify" and found["damaged"] else 0
 
 
@@ -285,13 +214,13 @@ def _demo(args: Namespace) -> None:
     from fer_scale import log
 
     log.say(f"The whole flow on drawn faces, in {args.out}")  # at once: what follows imports torch
-    with _imports():
+    with imports():
         from fer_scale.demo import flow
 
     flow.demo(args.out, seed=args.seed, as_json=args.json)
 
 
-def _result(args: Namespace, facts: dict[str, Any]) -> None:
+def result(args: Namespace, facts: dict[str, Any]) -> None:
     """A verb's result: JSON where asked, else one `name  value` a line."""
     from fer_scale import log
 
@@ -300,10 +229,3 @@ def _result(args: Namespace, facts: dict[str, Any]) -> None:
         return
     for name, value in facts.items():
         print(f"{name:<18} {log.words(value)}")
-
-
-_ALL = (
-    _pack, _verify, _show, _split, _pretrain, _publish, _pull, _finetune, _evaluate, _predict, _check, _doctor,
-    _watch, _checkpoint, _keys, _demo,
-)  # fmt: skip
-VERBS = tuple((verb.__name__[1:], verb) for verb in _ALL)

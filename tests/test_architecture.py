@@ -27,7 +27,10 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "set_card.py": "publish",
     "predict.py": "predict",
 }
-ABOVE = {"__main__.py", "verbs.py", "arguments.py", "supervise.py", "demo", "watch.py"}  # may know every stage
+ABOVE = {  # may know every stage
+    "__main__.py", "command_line.py", "verbs.py", "verbs_labeled.py", "arguments.py", "arguments_labeled.py",
+    "supervise.py", "demo", "watch.py",
+}  # fmt: skip
 DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},
     "torch.distributed": {"fer_scale/pretrain/world.py"},
@@ -122,7 +125,7 @@ def test_only_the_command_line_imports_inside_functions() -> None:
     """A function-local import hides a circle; where a dependency is optional, the line says so."""
     broken = []
     for path in SOURCES:
-        if path == ROOT / "fer_scale/verbs.py":
+        if path.name in ("verbs.py", "verbs_labeled.py"):
             continue
         lines = path.read_text().splitlines()
         for function in ast.walk(ast.parse(path.read_text())):

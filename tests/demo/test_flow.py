@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fer_scale import arguments
+from fer_scale import command_line
 from fer_scale.__main__ import VERBS
 from fer_scale.demo import flow
 from shards.errors import UserError
@@ -28,7 +28,7 @@ def words(step: flow.Step) -> list[str]:
 def test_every_command_of_the_demo_is_one_that_the_command_line_takes(step: flow.Step) -> None:
     command = words(step)
     verb = command[command.index("fer_scale") + 1 :] if command[0] == "deepspeed" else command[1:]
-    assert arguments.parse(VERBS, verb).verb == verb[0]
+    assert command_line.parse(VERBS, verb).verb == verb[0]
 
 
 def test_values_replace_whole_words_only() -> None:

@@ -1,0 +1,69 @@
+"""What one may type after the verbs of labeled faces, in the order of the flow. No heavy import up here."""
+
+from pathlib import Path
+
+from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
+
+
+def _split(verb: Verb) -> None:
+    """Draw which faces carry a label and which are tested on; copies are never torn apart."""
+    verb.add_argument("set", help=SET)
+    verb.add_argument("--labels", required=True, help="how many faces keep their label: 1419, or 5%% of what is left")
+    verb.add_argument("--test", help="faces to test on, as 25%%")
+    verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
+    verb.add_argument("--seed", type=int, default=0, help="(0)")
+    verb.add_argument("--out", type=Path, required=True, help="the split file")
+    as_json(verb)
+
+
+def _finetune(verb: Verb) -> None:
+    """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
+    recipe(verb)
+    change(verb)
+    verb.add_argument(
+        "--data", help="folder of labeled faces, or a shard set or its address: pack, split, train and test"
+    )
+    verb.add_argument("--source", help="layout of --data, as of pack")
+    verb.add_argument("--labels", default="100%", help="with --data, as of split (all)")
+    verb.add_argument("--test", default="25%", help="with --data, as of split (25%%)")
+    verb.add_argument("--valid", help="with --data, as of split")
+    verb.add_argument("--protocol", default="argmax", help="with --data, as of pack")
+    verb.add_argument("--licence", default="unknown", metavar="TEXT", help="with --data, as of pack")
+    verb.add_argument("--seed", type=int, default=0, help="of the split, with --data (0)")
+    verb.add_argument("--from", dest="start_from", default="none", help=f"with --data: {MODEL}, or none")
+    verb.add_argument("--out", type=Path, help="with --data: folder of the run")
+    as_json(verb)
+
+
+def _evaluate(verb: Verb) -> None:
+    """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures."""
+    verb.add_argument("model", help=f"{MODEL}; or baseline:majority, baseline:pixels")
+    verb.add_argument("set", help=SET)
+    verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
+    verb.add_argument("--list", default="test", help="list of the split (test)")
+    verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
+    key(verb)
+    as_json(verb)
+
+
+def _predict(verb: Verb) -> None:
+    """Say which expression face crops show."""
+    verb.add_argument("model", help=MODEL)
+    verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
+    verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
+    key(verb)
+    as_json(verb)
+
+
+def _watch(verb: Verb) -> None:
+    """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
+    verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")
+    verb.add_argument("set", help=SET)
+    verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")
+    verb.add_argument("--recipe", type=Path, help="of the fine-tuning (configs/finetune/watch.toml)")
+    verb.add_argument(
+        "--once",
+        action="store_true",
+        help="measure what is there, and do not wait for the end of the run (of one that was stopped it would be long)",
+    )
+    as_json(verb)

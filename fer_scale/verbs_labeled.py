@@ -1,0 +1,80 @@
+"""What the verbs of labeled faces do: which of them carry a label, what is learnt from them, and what that is worth."""
+
+import sys
+from argparse import Namespace
+from typing import Any
+
+from fer_scale.verbs import PROBLEM, imports, result
+from shards.errors import UserError
+
+
+def _split(args: Namespace) -> None:
+    with imports():
+        from fer_scale import log
+        from fer_scale.finetune import split
+
+    with log.progress(f"reading {args.set}") as tick:
+        drawn = split.split(
+            args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid, progress=tick
+        )
+    counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
+    result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})
+
+
+def _finetune(args: Namespace) -> None:
+    with imports():
+        from fer_scale.finetune import loop, oneshot
+
+    if args.data is None:
+        ended = loop.finetune(args.recipe, args.overrides, args.change)
+    elif args.out is None:
+        raise UserError("--data needs --out RUN, a folder for the run")
+    else:
+        wish = oneshot.Wish(
+            data=args.data, source=args.source, labels=args.labels, start_from=args.start_from, out=args.out,
+            test=args.test, valid=args.valid, seed=args.seed, protocol=args.protocol, licence=args.licence,
+        )  # fmt: skip
+        ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
+    if ended["main"]:
+        _measured(args, ended["evaluation"]) if "evaluation" in ended else result(args, ended)
+
+
+def _evaluate(args: Namespace) -> None:
+    with imports():
+        from fer_scale.finetune import evaluate
+
+    found = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key)
+    _measured(args, found)
+
+
+def _measured(args: Namespace, found: dict[str, Any]) -> None:
+    from fer_scale import log
+    from fer_scale.finetune import evaluate
+
+    if args.json:
+        log.print_json(found)
+    else:
+        print("\n".join(evaluate.summary(found)))
+
+
+def _predict(args: Namespace) -> int:
+    with imports():
+        from fer_scale import log, predict
+
+    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None, key=args.key)
+    if args.json:
+        log.print_json(found)
+    else:
+        for said in found:
+            print(f"{said['image']}  {said['label']}  {said['confidence']:.2f}")
+    for problem in problems:
+        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
+    return PROBLEM if problems else 0
+
+
+def _watch(args: Namespace) -> None:
+    with imports():
+        from fer_scale import log, watch
+
+    rows = watch.watch(args.folder, args.set, args.split, recipe=args.recipe or watch.RECIPE, once=args.once)
+    log.print_json(rows) if args.json else print("\n".join(map(watch.line, rows)))
