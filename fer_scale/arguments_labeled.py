@@ -8,10 +8,15 @@ from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
 def _split(verb: Verb) -> None:
     """Draw which faces carry a label and which are tested on; copies are never torn apart."""
     verb.add_argument("set", help=SET)
-    verb.add_argument("--labels", required=True, help="how many faces keep their label: 1419, or 5%% of what is left")
-    verb.add_argument("--test", help="faces to test on, as 25%%")
+    verb.add_argument(
+        "--labels", required=True, help="faces that keep their label: 1419, 5%% of what is left, or 25/class"
+    )
+    verb.add_argument("--test", help="faces to test on: 25%%, or FILE#test, those of another split file of the set")
     verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
     verb.add_argument("--seed", type=int, default=0, help="(0)")
+    verb.add_argument(
+        "--test-seed", type=int, help="of the list test, for several draws of labels with one test (seed)"
+    )
     verb.add_argument("--out", type=Path, required=True, help="the split file")
     as_json(verb)
 

@@ -93,9 +93,10 @@ def _drawn(file: Path, set_path: Path | str, wish: Wish) -> bool:
     """Whether the run has its split already; one drawn for another wish is an error."""
     if not file.exists():
         return False
-    facts = split.read(file, open_set(set_path)).facts
-    wanted = {"test": wish.test, "valid": wish.valid, "labeled": wish.labels}
-    if facts["sizes"] != wanted or facts["seed"] != wish.seed:
+    shard_set = open_set(set_path)
+    facts = split.read(file, shard_set).facts
+    wanted = {"test": wish.test, "valid": wish.valid, "labels": wish.labels, "seed": wish.seed}
+    if not split.drawn_as(facts, wanted, shard_set):
         raise UserError(f"{file}: was drawn with {facts['sizes']}, seed {facts['seed']}; use another --out")
     return True
 

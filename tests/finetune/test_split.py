@@ -1,5 +1,6 @@
 """Splits: exact in number, stratified, whole in their groups, and true to the set they were made for."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_scale.finetune import split as splits
-from fer_scale.finetune.split import LISTS, SplitError, contradictory, draw
+from fer_scale.finetune.drawing import LISTS, SplitError, contradictory, draw
 from shards.index import ShardSet
 from shards.pack import pack
 
@@ -83,6 +84,57 @@ def test_the_draw_is_frozen() -> None:
     lists = draw([NAMES[i % 3] for i in range(60)], alone(60), set(), sizes("6", test="9"), 0)
     assert lists["labeled"] == [6, 13, 21, 23, 28, 32]
     assert lists["test"] == [0, 2, 10, 11, 22, 27, 51, 52, 56]
+    rng = np.random.default_rng(7)
+    many = [NAMES[i] for i in rng.choice(4, 400, p=[0.5, 0.3, 0.15, 0.05])]
+    lists = draw(many, rng.integers(0, 250, 400), {3, 8}, sizes("40", test="25%", valid="15%"), 11)
+    said = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+    assert said == "ea3a86a24177d081f8f3cee4c3350d7bde8181bd85462eb2d86a8333df2345b8"
+
+
+def test_labels_may_be_a_count_of_each_expression_that_no_other_makes_up_for() -> None:
+    expressions = ["neutral"] * 60 + ["happiness"] * 30 + ["fear"] * 10
+    lists = draw(expressions, alone(100), set(), sizes("4/class", test="20%"), 0)
+    assert splits.class_counts([expressions[i] for i in lists["labeled"]]) == dict.fromkeys(
+        ("neutral", "happiness", "fear"), 4
+    )
+    assert lists["test"] == draw(expressions, alone(100), set(), sizes("9", test="20%"), 0)["test"]
+    pairs = np.arange(100) // 2 * 2  # groups of two: 5 of each expression cannot be had, 4 can
+    lists = draw(expressions, pairs, set(), sizes("5/class"), 0)
+    assert set(splits.class_counts([expressions[i] for i in lists["labeled"]]).values()) == {4}
+
+
+def test_a_count_of_each_expression_leaves_groups_of_several_expressions_alone() -> None:
+    expressions = ["neutral", "neutral", "fear", *["neutral", "fear"] * 5]
+    groups = np.array([0, 0, 0, *range(3, 13)])
+    lists = draw(expressions, groups, set(), sizes("5/class"), 0)
+    assert lists["labeled"] == list(range(3, 13)) and lists["unlabeled"] == [0, 1, 2]
+
+
+def test_labels_are_drawn_anew_for_the_same_test_faces(labeled_set: Path, split_file: Path, tmp_path: Path) -> None:
+    wish = {"labels": "24", "valid": "12", "test": "25%"}
+    first = json.loads(split_file.read_text())
+    other = splits.split(labeled_set, **wish, seed=1, test_seed=0, out=tmp_path / "1.json")
+    assert other["test"] == first["test"] and other["labeled"] != first["labeled"] and other["test_seed"] == 0
+    same = splits.split(labeled_set, **wish, seed=0, test_seed=0, out=tmp_path / "0.json")
+    assert same == first  # what today's options draw is the same file, to the byte
+    assert (tmp_path / "0.json").read_bytes() == split_file.read_bytes()
+
+
+def test_the_test_faces_of_another_split_are_taken_as_they_are(
+    labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    frozen = f"{split_file}#test"
+    first = json.loads(split_file.read_text())
+    same = splits.split(labeled_set, labels="24", valid="12", test=frozen, seed=0, out=tmp_path / "same.json")
+    assert {name: same[name] for name in LISTS} == {name: first[name] for name in LISTS}
+    assert same["sizes"]["test"] == f"{first['sha256']}#test"  # and not where the file lies
+    assert "test is a list of the split with this sha256" in same["rule"]
+    each = splits.split(labeled_set, labels="4/class", test=frozen, seed=5, out=tmp_path / "each.json")
+    assert each["test"] == first["test"] and each["labels"] == 12 and "N of each expression" in each["rule"]
+    with pytest.raises(SplitError, match=r"lists that are not empty: labeled, unlabeled, valid, test"):
+        splits.split(labeled_set, labels="24", test=f"{split_file}#tests", seed=0, out=tmp_path / "no.json")
+    with pytest.raises(SplitError, match="--test-seed: draws the list test"):
+        splits.split(labeled_set, labels="24", test=frozen, test_seed=1, seed=0, out=tmp_path / "no.json")
 
 
 def test_a_group_with_exact_copies_under_different_expressions_is_excluded_whole() -> None:
@@ -111,6 +163,8 @@ def test_near_copies_keep_their_own_labels_and_go_with_the_expression_most_have(
         (sizes("2"), "--labels: 2 is fewer than the 4 expressions"),
         (sizes("0%"), "is 0 of 100"),
         (sizes("10", test="many"), "--test many: write a count"),
+        (sizes("26/class"), "--labels 26/class: 25 of neutral are left"),
+        (sizes("0/class"), "--labels 0/class: 25 of neutral are left"),
     ],
 )
 def test_a_size_that_cannot_be_is_an_error_that_names_the_flag(wish: dict[str, str | None], message: str) -> None:
