@@ -5,7 +5,8 @@ schema, which plain timm (`local-dir:`, `hf-hub:`) and transformers' AutoModel r
 
 A folder may be a stranger's. Before anything of it is used: every byte against its manifest (artifact.py), config.json
 against lists of what may stand there (model_config.py), the header of the weights (weights.py), and then whether the
-weights are those of the network that the config describes, on the `meta` device, which takes no memory.
+weights are those of the network that the config describes, and whether a picture passes through that: both on the
+`meta` device, which takes no memory.
 """
 
 import json
@@ -33,6 +34,7 @@ SHAPES = {  # width, depth, heads (Dosovitskiy et al. 2021, Table 1; DeiT for ti
 _CARRIER = "vit_base_patch16_224"  # the timm architecture that every shape of ours is a set of arguments to
 _CONFIG_BYTES = 4 << 20
 _MOST_KEPT = 64_000_000  # numbers; BEiT-large at 512 px has 25 million
+_LARGER_PX = 224  # which every network that takes pictures of any size can take
 _THREE = ("input_size", "mean", "std")  # of pretrained_cfg: a number for each colour
 
 
@@ -195,7 +197,9 @@ def load(
     config, state = read(folder)
     args = {"drop_path_rate": drop_path} if drop_path else {}
     with torch.device("meta"):
-        _refuse_misfit(create(folder, config), config, state, folder)
+        described = create(folder, config)
+        _refuse_misfit(described, config, state, folder)
+        _refuse_what_cannot_run(described, config, folder)
     classes = config.get("num_classes", 0) if num_classes is None else num_classes
     model = create(folder, config, num_classes=classes, **args)
     if classes != config.get("num_classes", 0):
@@ -241,6 +245,31 @@ def _refuse_misfit(described: nn.Module, config: dict[str, Any], state: dict[str
         raise EncoderError(f"{file}: {many:,} patches a picture, and it may have {model_config.MOST_PATCHES:,}")
 
 
+def _refuse_what_cannot_run(described: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """Refuse a network that gives no vector for a picture of the config's size, by a trial on `meta`."""
+    px, classes = config["pretrained_cfg"]["input_size"][-1], config.get("num_classes", 0)
+    gives = _tried(described, px)
+    if isinstance(gives, list) and (gives == [1, classes] if classes else len(gives) == 2):
+        return
+    args, name = config.get("model_args", {}), config["architecture"]
+    if args.get("global_pool") == "":
+        said = "model_args.global_pool is '', so that a picture gives no single vector"
+    elif isinstance(gives, str) and isinstance(_tried(described, _LARGER_PX), list):
+        said = f"pretrained_cfg.input_size is {px} px, and its {name} takes no pictures of that size"
+    else:
+        said = f"its {name} cannot be run with model_args {', '.join(args) or 'of timm'}"
+    raise EncoderError(f"{folder / 'config.json'}: {said} ({gives})")
+
+
+@torch.no_grad()
+def _tried(described: nn.Module, px: int) -> list[int] | str:
+    """The shape of what a network on `meta` gives for a picture, or in torch's words why it gives nothing."""
+    try:
+        return list(described.eval()(torch.empty(1, 3, px, px, device="meta")).shape)
+    except Exception as error:  # of any kind: it is timm's and torch's
+        return f"{type(error).__name__}: {(str(error).strip() or 'no more is said').splitlines()[0][:160]}"
+
+
 def fill(model: nn.Module, state: dict[str, Tensor], folder: Path, name: str) -> None:
     """Load exactly the model's tensors; what is missing, surplus or of another shape is named.
 
@@ -259,6 +288,11 @@ def _refuse_other_tensors(model: nn.Module, state: dict[str, Tensor], folder: Pa
         f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
         for key in own
         if key in state and state[key].shape != own[key].shape
+    ]
+    faults += [
+        f"{key} is of {str(state[key].dtype).removeprefix('torch.')}, which holds no fractions"
+        for key in own
+        if key in state and own[key].is_floating_point() and not state[key].is_floating_point()
     ]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

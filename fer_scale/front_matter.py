@@ -13,15 +13,20 @@ import yaml
 
 from shards.errors import UserError
 
-# The licences that the Hub knows by these names and we are sure of; any other one is `other` with a name and a link.
+# The licences that the Hub knows (hub-docs, repositories-licenses.md, and what was added to it by November 2026); any
+# other one is `other` with a name and a link.
 LICENCES = {
-    "apache-2.0", "mit", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause", "ecl-2.0",
-    "epl-1.0", "epl-2.0", "eupl-1.1", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "isc",
-    "mpl-2.0", "ms-pl", "ncsa", "ofl-1.1", "osl-3.0", "postgresql", "unlicense", "wtfpl", "zlib", "odbl", "odc-by",
-    "pddl", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
-    "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0",
-    "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "openrail", "creativeml-openrail-m",
-    "bigscience-openrail-m", "bigcode-openrail-m",
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "h-research",
+    "intel-research", "lppl-1.3c", "ms-pl", "apple-ascl", "apple-amlr", "mpl-2.0", "odc-by", "odbl", "openmdw-1.0",
+    "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl", "lgpl-lr",
+    "deepfloyd-if-license", "fair-noncommercial-research-license", "llama2", "llama3", "llama3.1", "llama3.2",
+    "llama3.3", "llama4", "grok2-community", "gemma", "unknown",
 }  # fmt: skip
 _BLOCK = re.compile(r"\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)")  # as the Hub's server has it
 _ID = re.compile(r"(?!.*(?:--|\.\.))(?=.{1,96}$)(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")  # of a repository
@@ -65,8 +70,9 @@ def licence(said: str) -> dict[str, str]:
 
     The link is the address that stands in the licence's text, or else the file LICENSE beside the card.
     """
-    if (known := re.sub(r"[^a-z0-9.]+", "-", re.sub(r"\blicen[cs]e\b", "", said.lower())).strip("-.")) in LICENCES:
-        return {"license": known}  # said as "CC BY-NC 4.0" or "Apache License 2.0" too
+    for name in (said, re.sub(r"\blicen[cs]e\b", "", said, flags=re.IGNORECASE)):
+        if (known := re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-.")) in LICENCES:
+            return {"license": known}  # said as "CC BY-NC 4.0" or "Apache License 2.0" too
     address = re.search(r"https?://[^\s<>\"')\]]+", said)
     name = re.sub(r"[^a-z0-9.]+", "-", re.sub(r"https?://\S+", "", said).lower()).strip("-.")[:64].rstrip("-.")
     return {

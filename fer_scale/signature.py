@@ -3,11 +3,18 @@
     openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem     stays with whoever publishes
     openssl ec -in KEY.pem -pubout -out PUB.pem                      goes to whoever loads
 
-`model.sig` holds the sha256 of all that a model is made of: the manifest and every file that it lists. The card may be
-corrected, and what others leave in a folder (hidden files, texts, pictures) neither counts nor hurts; any other file
-that is not signed is refused. Other tools of model signing verify it as well. It tells who, and not when: an older
-model by the same key is as good. Who needs one version names its commit. The library is imported only where a key is
-given.
+What is signed is not the files themselves, but a list in JSON within `model.sig`: the sha256 of `manifest.json`, byte
+for byte, and of every file that it lists. To check a folder is to hash these anew, hold them against that list, and
+the list against the key. It follows that
+
+- the card is not signed, and may be corrected: that a model is signed says nothing of what its README.md says;
+- one other byte in any of the rest, a space in the manifest too, breaks the signature: a folder is signed after it was
+  sealed, and again whenever it is changed;
+- what lies beside it (hidden files, texts, pictures) neither counts nor hurts; any other file must have been there when
+  the folder was signed, and a signature that leaves out what the manifest lists is refused;
+- it tells who, and not when: an older model by the same key is as good. Who needs one version names its commit.
+
+Other tools of model signing verify it as well. The library is imported only where a key is given.
 """
 
 import base64

@@ -133,6 +133,16 @@ WEIGHTS = [
     ("a name that rewrites the terminal", _weights(_header("{" + _one(r"\u001b[2J") + "}", bytes(4))), "is no tensor"),
     ("NaN", _tensors(norm__bias=torch.full((32,), float("nan"))), "NaN or infinite values in norm.bias"),
     ("infinity", _tensors(norm__bias=torch.full((32,), float("inf"))), "NaN or infinite values in norm.bias"),
+    (
+        "whole numbers for weights",
+        _tensors(norm__bias=torch.ones(32, dtype=torch.int32)),
+        "norm.bias is of int32, which",
+    ),
+    (
+        "true and false for weights",
+        _tensors(norm__bias=torch.ones(32) > 0),
+        "norm.bias is of bool, which holds no frac",
+    ),
     ("a tensor too many", _tensors(surplus=torch.ones(1)), "surplus is not part of"),
 ]
 
@@ -180,6 +190,7 @@ CONFIG = [
     ),
     ("a picture of a million px", _args(img_size=10**6), "model_args.img_size is 1000000, not"),
     ("a million patches", _args(img_size=[1024, 1024], patch_size=1), "does not fit its config"),
+    ("a network that pools nothing", _args(global_pool=""), "model_args.global_pool is '', so that a picture gives no"),
     ("true as a number", _args(depth=True), "model_args.depth is True, not a whole number"),
     ("a std of 0", _config(pretrained_cfg={"std": [0, 0.5, 0.5]}), "pretrained_cfg.std is [0, 0.5, 0.5], not three"),
     ("a mean of infinity", _text("0.5,", "1e999,"), "pretrained_cfg.mean is [inf, 0.5, 0.5], not three times"),

@@ -112,6 +112,9 @@ def test_no_title_licence_or_name_breaks_the_card(
         ("Apache-2.0", {"license": "apache-2.0"}),
         ("CC BY-NC 4.0", {"license": "cc-by-nc-4.0"}),
         ("Apache License 2.0", {"license": "apache-2.0"}),
+        ("Gemma", {"license": "gemma"}),
+        ("openrail++", {"license": "openrail++"}),
+        ("DeepFloyd IF License", {"license": "deepfloyd-if-license"}),
         ("other", {"license": "other", "license_name": "other", "license_link": "LICENSE"}),
         (
             "Research only (see https://lab.org/terms).",
@@ -122,6 +125,12 @@ def test_no_title_licence_or_name_breaks_the_card(
 )
 def test_a_licence_is_the_hubs_or_other_with_a_name_and_a_link(licence: str, says: dict[str, str]) -> None:
     assert front_matter.licence(licence) == says
+
+
+def test_each_licence_that_the_hub_knows_is_said_by_its_own_name() -> None:
+    for name in front_matter.LICENCES:
+        assert front_matter.licence(name) == {"license": name}
+        front_matter.check(f"---\nlicense: {name}\n---\n")
 
 
 def _index(**more: Any) -> dict[str, Any]:

@@ -218,6 +218,41 @@ def test_a_model_of_each_family_of_timm_that_may_be_trained_may_be_loaded(name: 
         assert torch.equal(loaded.eval()(pictures), begun.model.eval()(pictures))
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "px", "says"),
+    [
+        (
+            "resnet10t",
+            {"global_pool": ""},
+            32,
+            r"model_args\.global_pool is '', so that a picture gives no single vector",
+        ),
+        (
+            "convnext_atto",
+            {},
+            16,
+            r"input_size is 16 px, and its convnext_atto takes no pictures of that size \(Runtime",
+        ),
+        (
+            "vit_base_patch16_224",
+            {**encoder.model_args("32x2x2", image_px=32, patch_px=8), "class_token": False, "global_pool": "map"}
+            | {"norm_layer": "batchnorm2d"},
+            32,
+            r"its vit_base_patch16_224 cannot be run with model_args img_size, .*, norm_layer \(ValueError: expected",
+        ),
+    ],
+)
+def test_a_network_that_cannot_run_is_refused_with_the_key_at_fault(
+    tmp_path: Path, name: str, args: dict[str, Any], px: int, says: str
+) -> None:
+    model = timm.create_model(name, num_classes=3, **args)
+    given = {"image_px": px, "mean": (0.5,) * 3, "std": (0.5,) * 3, "label_names": ["a", "b", "c"], "block": {}}
+    config = encoder.make_config(model, args, architecture=name, **given)
+    encoder.write(tmp_path, model.state_dict(), config | {"global_pool": "avg"})
+    with pytest.raises(EncoderError, match=f"config.json: .*{says}"):
+        encoder.load(tmp_path)
+
+
 def test_the_families_that_may_be_loaded_are_all_tried() -> None:
     assert {timm.models._registry._model_to_module[name] for name in [*LIGHT, *HEAVY]} == {*model_config.FAMILIES}
 
