@@ -1,5 +1,6 @@
 """What one may type after the verbs of labeled faces, in the order of the flow. No heavy import up here."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
@@ -38,6 +39,58 @@ def _finetune(verb: Verb) -> None:
     verb.add_argument("--from", dest="start_from", default="none", help=f"with --data: {MODEL}, or none")
     verb.add_argument("--out", type=Path, help="with --data: folder of the run")
     as_json(verb)
+
+
+def _sweep(verb: Verb) -> None:
+    """Run recipes and variants over label counts and seeds, beside a ladder: a table with intervals."""
+    recipe(verb)
+    verb.add_argument("--data", metavar="SET", required=True, help=SET)
+    verb.add_argument("--from", dest="start_from", default="none", help=f"the encoder: {MODEL}, or none")
+    verb.add_argument("--out", type=Path, required=True, help="folder of all runs and of the table; it may grow")
+    verb.add_argument(
+        "--seeds", type=_seeds, default=[0], help="of the draw of labels and of training: 0-4, or 0,3 (0)"
+    )
+    verb.add_argument("--labels", type=_words, required=True, help="as of split, several: 284,1064,5%%,25/class")
+    verb.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="a row for each value; of several --vary, of each pair",
+    )
+    verb.add_argument(
+        "--recipe", dest="more", action="append", default=[], type=_named, metavar="NAME=FILE", help="a further recipe"
+    )
+    verb.add_argument("--test", default="25%", help="as of split (25%%)")
+    verb.add_argument("--test-seed", type=int, default=0, help="of the test faces, which are the same for all (0)")
+    verb.add_argument("--valid", help="as of split")
+    verb.add_argument("--list", default="test", help="what is measured on (test)")
+    verb.add_argument(
+        "--jobs", type=_jobs, default=0, metavar="N", help="runs at once (auto: one a core, or one a GPU)"
+    )
+    verb.add_argument("--no-ladder", action="store_true", help="without majority, pixels, CNN, from scratch, stage 2")
+    as_json(verb)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _seeds(text: str) -> list[int]:
+    """ "0-2,5" as 0, 1, 2, 5."""
+    ends = [[int(end) for end in word.split("-")] for word in _words(text)]
+    return [seed for first, *last in ends for seed in range(first, (last or [first])[0] + 1)]
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise ArgumentTypeError(f"{text}: write NAME=FILE")
+    return name, Path(file)
+
+
+def _jobs(text: str) -> int:
+    return 0 if text == "auto" else int(text)
 
 
 def _evaluate(verb: Verb) -> None:

@@ -40,6 +40,23 @@ def _finetune(args: Namespace) -> None:
         _measured(args, ended["evaluation"]) if "evaluation" in ended else result(args, ended)
 
 
+def _sweep(args: Namespace) -> int:
+    with imports():
+        from fer_scale import log
+        from fer_scale.finetune import sweep, sweep_table
+
+    wish = sweep.Wish(
+        recipe=args.recipe, overrides=args.overrides, data=args.data, start_from=args.start_from, out=args.out,
+        seeds=args.seeds, labels=args.labels, vary=args.vary, more=args.more, test=args.test,
+        test_seed=args.test_seed, valid=args.valid, list_name=args.list, jobs=args.jobs, ladder=not args.no_ladder,
+    )  # fmt: skip
+    found = sweep.sweep(wish)
+    log.print_json(found) if args.json else print(sweep_table.markdown(found), end="")
+    for line in found["failed"]:
+        print(f"fer-scale {args.verb}: {line}", file=sys.stderr)
+    return PROBLEM if found["failed"] else 0
+
+
 def _evaluate(args: Namespace) -> None:
     with imports():
         from fer_scale.finetune import evaluate

@@ -86,7 +86,7 @@ def split(
     excluded = contradictory(expressions, groups, copies.ravel())
     if test_seed is not None and (test is None or "#" in test):
         raise SplitError("--test-seed: draws the list test; give its size, as --test 25%")
-    sizes, frozen = _sizes(test, valid, labels, shard_set)
+    sizes, frozen = sizes_of(test, valid, labels, shard_set)
     kept = {number for number, (key, _) in enumerate(samples) if key in frozen} if frozen else None
     lists = draw(expressions, groups, excluded, sizes, seed, test_seed=test_seed, test=kept)
     if len(lists["test"]) < len(frozen):
@@ -110,7 +110,7 @@ def split(
     return content
 
 
-def _sizes(
+def sizes_of(
     test: str | None, valid: str | None, labels: str, shard_set: ShardSet
 ) -> tuple[dict[str, str | None], frozenset[str]]:
     """The sizes as the file says them, and the keys of the list that `test` names, if it names one.
@@ -130,7 +130,7 @@ def _sizes(
 
 def drawn_as(facts: dict[str, Any], wish: dict[str, Any], shard_set: ShardSet) -> bool:
     """Whether a split's facts are what `split` would write for `wish`: labels, seed, test, valid, test_seed."""
-    sizes, _ = _sizes(wish["test"], wish["valid"], wish["labels"], shard_set)
+    sizes, _ = sizes_of(wish["test"], wish["valid"], wish["labels"], shard_set)
     test_seed = wish["seed"] if wish.get("test_seed") is None else wish["test_seed"]
     was = (facts["sizes"], facts["seed"], facts.get("test_seed", facts["seed"]))
     return bool(was == (sizes, wish["seed"], test_seed))

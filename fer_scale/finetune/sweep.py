@@ -1,0 +1,306 @@
+"""`fer-scale sweep`: recipes and their variants over label counts and seeds, the ladder beside them, and one table.
+
+    DIR/sweep.json              which set, test faces and encoder all of it is about; another sweep needs another DIR
+    DIR/splits/5pct-seed0.json  the labels of a seed; the list test is the same in all of them
+    DIR/runs/5pct-seed0/...     a run of `fer-scale finetune`, evaluation/ in it, and said.txt, all that it said
+    DIR/table.md  table.json    see sweep_table.py
+    DIR/seconds.jsonl           what each of them took, apart: it is another time every time
+
+A seed is that of the draw of labels and of training. A run's folder is named by a hash of the values that make it what
+it is, so what is there is not made again, whichever sweep asks for it, and a sweep may grow by seeds, labels and rows.
+Runs that differ only in `semi.*` have the same stage 2: it is trained once, as a run of its own, and each goes on from
+a copy of it, to the same numbers as one that went all the way (a test says so).
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fer_scale import artifact, config, encoder, hub, log
+from fer_scale.finetune import jobs, split, sweep_table
+from fer_scale.finetune.jobs import Job
+from fer_scale.finetune.recipe import Finetune, Semi
+from shards.errors import UserError
+from shards.remote import is_far, open_set
+
+SCRATCH = ("model.start_from=none", "supervised.lr=1e-3")  # a usual rate; a recipe's is chosen for pre-trained layers
+CNN = ("model.architecture=resnet10t", "model.image_px=64", "model.pool=encoder")
+_FIXED = ("data.shards", "data.split", "run.out", "run.seed")  # what the sweep itself gives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a sweep was given."""
+
+    recipe: Path
+    overrides: Sequence[str] = ()
+    data: str
+    start_from: str
+    out: Path
+    seeds: Sequence[int]
+    labels: Sequence[str]
+    vary: Sequence[str] = ()  # each "section.key=one,another"; their product is run
+    more: Sequence[tuple[str, Path]] = ()  # further recipes, by name
+    test: str = "25%"
+    test_seed: int = 0
+    valid: str | None = None
+    list_name: str = "test"
+    jobs: int = 0  # at once; 0: as many as fit
+    ladder: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: a baseline, or a recipe with its overrides."""
+
+    name: str
+    baseline: str = ""
+    recipe: Path = Path()
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A draw of labels, with its split file and the folder of its runs."""
+
+    labels: str
+    seed: int
+    split: Path
+    runs: Path
+
+
+def sweep(wish: Wish) -> dict[str, Any]:
+    """Run what is not there yet, write the table; its content, and what failed under "failed"."""
+    whole, begun = _places(wish)
+    _refuse_fixed(whole)
+    cells = [_cell(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
+    rows = rows_of(whole, begun)
+    plans = {(row, cell): _plan(whole, row, cell) for cell in cells for row in rows}  # all mistakes before any work
+    whole.out.mkdir(parents=True, exist_ok=True)
+    with jobs.alone(whole.out):
+        _claim(whole, begun)
+        planned = itertools.chain([_draw(whole, cell) for cell in cells], *plans.values())
+        work: dict[Path, Job] = {}
+        for job in planned:
+            work.setdefault(job.makes, job)  # what several rows need is one job
+        failed = jobs.do(list(work.values()), jobs.at_once(whole.jobs), whole.out / "seconds.jsonl")
+        made = {(row.name, cell.labels, cell.seed): plan[-1].makes for (row, cell), plan in plans.items()}
+        splits = {(cell.labels, cell.seed): cell.split for cell in cells}
+        names = [row.name for row in rows]
+        table = sweep_table.write(whole.out, names, _names(whole)[0], made, splits, _facts(whole, begun))
+    return table | {"failed": failed}
+
+
+def _refuse_fixed(wish: Wish) -> None:
+    for word in (*wish.overrides, *wish.vary):
+        if (key := word.partition("=")[0]) in _FIXED:
+            raise UserError(f"{word}: a sweep gives {key} itself, by --data, --seeds, --labels and --out")
+
+
+def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
+    """The ladder, then the recipes. `begun` is config.json of the encoder, empty where there is none."""
+    names = _names(wish)
+    given = tuple(wish.overrides)
+    variants = [
+        Row(name, recipe=wish.recipe, overrides=(*given, *more))
+        for name, more in zip(names, _products(wish), strict=False)
+    ]
+    variants += [Row(name, recipe=file, overrides=given) for name, file in wish.more]
+    if len({row.name for row in variants}) < len(variants):
+        raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in variants)}")
+    if not wish.ladder:
+        return variants
+    first = variants[0]
+    rungs = [Row("majority", "majority"), Row("logistic regression on pixels", "pixels")]
+    none = (*first.overrides, *SCRATCH, "semi.steps=0")
+    whole = f"batch.micro={_load(wish, replace(first, overrides=none + CNN)).supervised.batch}"
+    rungs.append(replace(first, name="small CNN from scratch (resnet10t)", overrides=(*none, *CNN, whole)))
+    if begun:
+        rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))
+    if _load(wish, first).semi.steps:
+        rungs.append(replace(first, name=f"{first.name}, stage 2", overrides=(*first.overrides, "semi.steps=0")))
+    return [*rungs, *variants]
+
+
+def _names(wish: Wish) -> list[str]:
+    return [" ".join([wish.recipe.stem, *more]) for more in _products(wish)]
+
+
+def _products(wish: Wish) -> list[tuple[str, ...]]:
+    """The overrides of each variant: every value of the first --vary with every one of the next, and so on."""
+    choices = []
+    for text in wish.vary:
+        key, equals, values = text.partition("=")
+        if not (key and equals and values):
+            raise UserError(f"--vary {text}: write section.key=ONE,ANOTHER, as semi.labeler=fixed,softmatch")
+        choices.append([f"{key}={value}" for value in _apart(values)])
+    return list(itertools.product(*choices))
+
+
+def _apart(values: str) -> list[str]:
+    """ "a,b" as a and b; commas within brackets do not part: "[0.2,1],[0.7,1]" are two."""
+    return [value for value in re.split(r",(?![^\[]*\])", values) if value]
+
+
+def _same_network(begun: dict[str, Any]) -> tuple[str, ...]:
+    """The keys that build the encoder's network anew."""
+    args, px = begun.get("model_args", {}), begun["pretrained_cfg"]["input_size"][-1]
+    if {"embed_dim", "depth", "num_heads", "patch_size"} <= args.keys():
+        shape = f"{args['embed_dim']}x{args['depth']}x{args['num_heads']}"
+        return (f"model.architecture={shape}", f"model.image_px={px}", f"model.patch_px={args['patch_size']}")
+    return (f"model.architecture={begun['architecture']}", f"model.image_px={px}")
+
+
+def _places(wish: Wish) -> tuple[Wish, dict[str, Any]]:
+    """The wish with places that hold wherever it is started again, and config.json of its encoder."""
+    data = wish.data if is_far(wish.data) else str(Path(wish.data).resolve())
+    file, mark, name = wish.test.rpartition("#")
+    test = f"{Path(file).resolve()}#{name}" if mark else wish.test
+    wish = replace(wish, data=data, test=test, recipe=wish.recipe.resolve(), out=wish.out.resolve())
+    if wish.start_from == "none":
+        return wish, {}
+    address = wish.start_from if hub.is_remote(wish.start_from) else str(Path(wish.start_from).resolve())
+    with log.progress(f"pulling {address}", unit="bytes") as tick:
+        pulled = hub.pull(address, progress=tick)
+    sha256 = artifact.sha256(pulled.folder / artifact.WEIGHTS)
+    return replace(wish, start_from=pulled.address), encoder.config_of(pulled.folder) | {"sha256": sha256}
+
+
+def _cell(wish: Wish, labels: str, seed: int) -> Cell:
+    name = f"{labels.replace('%', 'pct').replace('/', '-per-')}-seed{seed}"
+    return Cell(labels, seed, wish.out / "splits" / f"{name}.json", wish.out / "runs" / name)
+
+
+def _facts(wish: Wish, begun: dict[str, Any]) -> dict[str, Any]:
+    """What all runs of a folder have in common."""
+    shard_set = open_set(wish.data)
+    sizes, frozen = split.sizes_of(wish.test, wish.valid, wish.labels[0], shard_set)
+    block = begun.get("fer_scale", {})
+    return {
+        "set": shard_set.name,
+        "fingerprint": shard_set.fingerprint,
+        "source": shard_set.index["source"],
+        "protocol": shard_set.index["protocol"],
+        "test": sizes["test"],
+        "test_seed": None if frozen else wish.test_seed,
+        "valid": wish.valid,
+        "list": wish.list_name,
+        "encoder": {"sha256": begun["sha256"], "views": block.get("views")} if begun else None,
+    }
+
+
+def _claim(wish: Wish, begun: dict[str, Any]) -> None:
+    """Make DIR this sweep's, or refuse to mix it with what is about other faces or another encoder."""
+    file = wish.out / "sweep.json"
+    facts = {name: value for name, value in _facts(wish, begun).items() if name != "list"}
+    if not file.exists():
+        if found := [path.name for path in wish.out.iterdir() if path.name != jobs.LOCK]:
+            raise UserError(f"{wish.out}: holds {found[0]}, and is no sweep's; give another --out")
+        jobs.put(file, json.dumps(facts, indent=2) + "\n")
+    was = json.loads(file.read_text())
+    if differ := [name for name in facts if was.get(name) != facts[name]]:
+        name = differ[0]
+        raise UserError(f"{wish.out}: holds a sweep with {name} {was.get(name)}, not {facts[name]}; give another --out")
+
+
+def _draw(wish: Wish, cell: Cell) -> Job:
+    seed = [] if "#" in wish.test else ["--test-seed", str(wish.test_seed)]
+    valid = ["--valid", wish.valid] if wish.valid else []
+    where = ["--seed", str(cell.seed), "--out", str(cell.split)]
+    command = ("split", wish.data, "--labels", cell.labels, "--test", wish.test, *seed, *valid, *where)
+    said = cell.split.with_suffix(".txt")
+    return Job("split", f"{cell.labels} seed {cell.seed}", cell.split, (command,), said)
+
+
+def _plan(wish: Wish, row: Row, cell: Cell) -> list[Job]:
+    """The jobs that end in the row's figures for a draw of labels, the last one in the metrics.json itself."""
+    of = f"{cell.labels} seed {cell.seed}"
+    if row.baseline:
+        folder = cell.runs / row.baseline
+        measure = _measure(wish, f"baseline:{row.baseline}", cell, folder)
+        makes = _evaluation(wish, folder) / "metrics.json"
+        return [Job(row.name, of, makes, (measure,), folder / "said.txt", needs=(cell.split,))]
+    recipe = _load(wish, row, cell)
+    before = replace(row, overrides=(*row.overrides, *_semi(Semi(steps=0))))  # the same of all that share it
+    first = _load(wish, before, cell)
+    trunk = cell.runs / f"stage2-{_hash(wish, first)}"
+    tune = _finetune(wish, before, cell, trunk)
+    made = trunk / "model" / artifact.MANIFEST
+    job = Job(f"{row.name}: stage 2", of, made, (tune,), trunk / "said.txt", needs=(cell.split,))
+    folder, copy, spent = trunk, None, None
+    commands: tuple[tuple[str, ...], ...] = ()
+    if recipe.semi.steps:
+        folder = cell.runs / f"stage3-{_hash(wish, recipe)}"
+        spent = folder / "checkpoints"  # those of stage 2 stay: another variant may go on from there
+        changes = [word for change in _changes(first, recipe) for word in ("--change", change)]
+        commands, copy = ((*_finetune(wish, before, cell, folder), *changes),), (trunk, folder)
+    measure = _measure(wish, str(folder / "model"), cell, folder)
+    makes = _evaluation(wish, folder) / "metrics.json"
+    _refuse_another(job, first)
+    last = Job(row.name, of, makes, (*commands, measure), folder / "said.txt", (job.makes,), copy, spent)
+    _refuse_another(last, recipe if recipe.semi.steps else first)
+    return [job, last]
+
+
+def _refuse_another(job: Job, recipe: Finetune) -> None:
+    """UserError where the job was done with other values: a default has changed since, which the name does not tell."""
+    file = job.said.with_name("recipe.toml")
+    if job.makes.exists() and file.exists():
+        config.refuse_another(file, recipe, ())
+
+
+def _finetune(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
+    return ("finetune", str(row.recipe), *_given(wish, row, cell, folder))
+
+
+def _given(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
+    """All overrides of a run; the row's own win."""
+    paths = {"data.shards": wish.data, "data.split": str(cell.split), "model.start_from": wish.start_from}
+    places = [f"{key}={json.dumps(value)}" for key, value in (paths | {"run.out": str(folder)}).items()]
+    return (*places, f"run.seed={cell.seed}", "run.keep_checkpoints=1", *row.overrides)
+
+
+def _load(wish: Wish, row: Row, cell: Cell | None = None) -> Finetune:
+    """The row's recipe, of any draw of labels where none is given."""
+    cell = cell or _cell(wish, wish.labels[0], wish.seeds[0])
+    return config.load(Finetune, row.recipe, _given(wish, row, cell, Path("run")))
+
+
+def _changes(old: Finetune, new: Finetune) -> list[str]:
+    """The keys of `semi` in which `new` differs from `old`, as --change takes them."""
+    return sorted({*_semi(new.semi)} - {*_semi(old.semi)})
+
+
+def _semi(section: Semi) -> list[str]:
+    """The section as overrides."""
+    return [f"semi.{key}={json.dumps(value)}" for key, value in asdict(section).items()]
+
+
+def _hash(wish: Wish, recipe: Finetune) -> str:
+    """Eight digits for what the recipe computes: its `maths` keys that are not as the schema has them.
+
+    So a key that is new in the schema, with a default under which all is as before, leaves the name as it was. Where
+    a default is changed, `finetune` finds the run's recipe.toml to be another, and refuses it.
+    """
+    said = {}
+    for name, field in config.keys(Finetune):
+        section, key = name.split(".")
+        value = getattr(getattr(recipe, section), key)
+        usual = wish.start_from if name == "model.start_from" else field.default
+        if field.metadata["kind"] == "maths" and name != "run.seed" and value != usual:
+            said[name] = str(value)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _evaluation(wish: Wish, folder: Path) -> Path:
+    return folder / ("evaluation" if wish.list_name == "test" else f"evaluation-{wish.list_name}")
+
+
+def _measure(wish: Wish, model: str, cell: Cell, folder: Path) -> tuple[str, ...]:
+    where = ("--split", str(cell.split), "--list", wish.list_name, "--out", str(_evaluation(wish, folder)))
+    return ("evaluate", model, wish.data, *where)
