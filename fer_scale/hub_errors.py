@@ -171,7 +171,7 @@ def plain_words(address: str, page: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (plain := _plain(error, f"{constants.ENDPOINT}/{page}")) is None:
+        if (plain := _plain(error, f"{_endpoint()}/{page}")) is None:
             raise
         plain.args = (f"{address}: {plain}",)
         raise plain from error
@@ -227,12 +227,12 @@ def _unanswered(error: Exception) -> HubError | None:
     if answer := next((e for e in causes(error) if isinstance(e, strange)), None):
         harmful = isinstance(answer, httpx.UnsupportedProtocol) or getattr(answer, "harmful", False)
         return (StrangeHub if harmful else Intercepted)(
-            f"{constants.ENDPOINT} does not answer as the Hub does ({what}); look at HF_ENDPOINT and proxy"
+            f"{_endpoint()} does not answer as the Hub does ({what}); look at HF_ENDPOINT and proxy"
         )
     silent = any(isinstance(e, Silent) for e in causes(error))
     if silent or isinstance(error, LocalEntryNotFoundError | ConnectionError) or may_pass(error):
         return NoAnswer(
-            f"no answer from {constants.ENDPOINT} ({what}); look at network and proxy; what was pulled before can be "
+            f"no answer from {_endpoint()} ({what}); look at network and proxy; what was pulled before can be "
             "used with HF_HUB_OFFLINE=1"
         )
     return None
@@ -254,6 +254,13 @@ def _is_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in str(error)
 
 
+def _endpoint() -> str:
+    return clean(constants.ENDPOINT)
+
+
 def clean(text: str) -> str:
-    """One line without anything that looks like a token or a signed address."""
-    return re.sub(r"hf_\w{4,}", "hf_...", re.sub(r"\?\S*=\S*", "?...", " ".join(text.split())))[:200]
+    """One line without what looks like a token, a signed address or a password in one, and what a terminal obeys."""
+    plain = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
+    for secret, shown in ((r"\?\S*=\S*", "?..."), (r"hf_\w{4,}", "hf_..."), (r"//[^/\s]*@", "//...@")):
+        plain = re.sub(secret, shown, plain)
+    return plain[:200]

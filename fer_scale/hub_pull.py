@@ -2,26 +2,43 @@
 
 No download of huggingface_hub 2.4 is ever hashed, and a damaged byte stays in its cache for good: here what differs
 from the remote tree is thrown away and fetched again. Processes that pull the same at the same time wait for each
-other and fetch once. The listing of a commit is kept beside its files, so that they can be checked without a network.
+other and fetch once, but wait for none that has stopped. The listing of a commit is kept beside its files, so that they
+can be checked without a network.
 """
 
-import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub import constants, hf_hub_download, is_offline_mode
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported lazily
 from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 
-from fer_scale import hub_xet
+from fer_scale import hub_xet, log
 from fer_scale.hub_client import TRIES, alive, patiently
 from fer_scale.hub_errors import Damaged, HubError, NoNetwork
-from fer_scale.hub_tree import Entry, Place, cache_of, commit_of, digest_of, forget, remember, remembered, same, tree
+from fer_scale.hub_tree import (
+    Entry,
+    Place,
+    cache_of,
+    commit_of,
+    digest_of,
+    forget,
+    put,
+    remember,
+    remembered,
+    same,
+    tree,
+)
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+STALLED_S = 300.0  # a lock is not waited for any longer where its holder has brought nothing for so long
+SAID_S = 60.0  # so often a wait is said
+_LOOK_S = 10.0  # so often it is looked what the holder of a lock has brought
 
 
 def pull(place: Place, wanted: Callable[[str], bool], needed: tuple[str, ...], progress: Progress) -> tuple[Path, str]:
@@ -103,12 +120,9 @@ def _not_cached(place: Place) -> NoNetwork:
 def note(place: Place, commit: str) -> None:
     """Note in the cache which commit the name stands for: what HF_HUB_OFFLINE=1 goes by, here and in timm."""
     ref = cache_of(place) / "refs" / (place.revision or "main")
-    if place.revision == commit or (ref.is_file() and ref.read_text() == commit):
-        return
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    beside = ref.with_name(f".{ref.name}.{os.getpid()}.part")
-    beside.write_text(commit)
-    beside.replace(ref)
+    with suppress(OSError):  # a cache that may only be read serves what lies there all the same
+        if place.revision != commit and not (ref.is_file() and ref.read_text() == commit):
+            put(place, ref, commit)
 
 
 # ---- bytes
@@ -129,7 +143,9 @@ def _fetch_all(place: Place, commit: str, entries: list[Entry], progress: Progre
 def _fetch(place: Place, commit: str, entry: Entry, progress: Callable[[int], None]) -> Path:
     """The file in the cache, as it arrived or lay there."""
     counter = _counter(progress, entry.size)
-    with _lock(place, entry.hash):  # timm or `hf download` fetches it too, for as long as that takes; ours begins after
+    with _lock(
+        place, entry.hash, entry.hash
+    ):  # timm or `hf download` fetches it too, for as long as that takes; ours begins after
         pass
 
     def download() -> str:
@@ -153,8 +169,7 @@ def _make_right(place: Place, commit: str, entry: Entry) -> None:
         with _alone(place, commit):
             if path.exists() and same(path, entry):
                 return  # another process has fetched it again by now
-            for link in (path, path.parent / path.readlink() if path.is_symlink() else path, path.resolve()):
-                link.unlink(missing_ok=True)
+            _throw_away(place, path, entry)
             if attempt < TRIES - 1:
                 _fetch(place, commit, entry, lambda done: None)
     forget(place, commit)
@@ -164,18 +179,67 @@ def _make_right(place: Place, commit: str, entry: Entry) -> None:
     )
 
 
+def _throw_away(place: Place, path: Path, entry: Entry) -> None:
+    """Remove the file and the bytes that would be served for it again; none outside the cache, where a link of
+    somebody's own may lead."""
+    blob, home = cache_of(place) / "blobs" / entry.hash, Path(constants.HF_HUB_CACHE).resolve()
+    behind = [file for file in (path.resolve(), blob.resolve()) if file.is_relative_to(home)]
+    for file in (path, blob, *behind):
+        file.unlink(missing_ok=True)
+
+
+# ---- who goes first
+
+
 @contextmanager
 def _alone(place: Place, commit: str) -> Iterator[None]:
     """One process of this machine at a time, as far as the disk of the cache knows locks."""
-    with _lock(place, f"fer_scale-{commit}"):
+    with _lock(place, f"fer_scale-{commit}", ""):
         yield
 
 
-def _lock(place: Place, name: str) -> AbstractContextManager[object]:
-    """A lock of the cache, as huggingface_hub names them: of a file by its hash."""
+@contextmanager
+def _lock(place: Place, name: str, blob: str) -> Iterator[None]:
+    """A lock of the cache, as huggingface_hub names them: of a file by its hash.
+
+    Its holder is waited for as long as the files in the cache grow whose hash begins with `blob`. One that is stopped,
+    or died where a disk keeps locks as files, loses it: each download has a file of its own, so that the worst that
+    comes of two holders is a second download.
+    """
     lock = cache_of(place).parent / ".locks" / cache_of(place).name / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    return WeakFileLock(lock)
+    with ExitStack() as held:
+        grown = said = time.monotonic()
+        latest = _brought(place, lock, blob)
+        while True:
+            with suppress(TimeoutError):
+                held.enter_context(WeakFileLock(lock, timeout=min(_LOOK_S, STALLED_S)))
+                break
+            before, latest, now = latest, _brought(place, lock, blob), time.monotonic()
+            if latest != before:
+                grown = now
+            elif now - grown > STALLED_S:
+                log.say(
+                    f"{place}: another process holds {lock} and has brought nothing for {now - grown:.0f} s; going on"
+                )
+                lock.unlink(missing_ok=True)
+                grown = now
+            if now - said > SAID_S:
+                log.say(f"{place}: waiting for another process that pulls the same; it holds {lock}")
+                said = now
+        alive()  # a wait is no silence of the Hub's
+        yield
+
+
+def _brought(place: Place, lock: Path, blob: str) -> list[object]:
+    """What changes while the holder of a lock, or the next one, gets on."""
+    seen: list[object] = []
+    with suppress(OSError):
+        seen.append(lock.stat().st_ino)
+    for file in sorted((cache_of(place) / "blobs").glob(f"{blob}*")):
+        with suppress(OSError):  # a part that has become whole just now
+            seen.append((file.name, file.stat().st_size, file.stat().st_mtime_ns))
+    return seen
 
 
 def _counter(progress: Callable[[int], None], size: int) -> type[Any]:

@@ -9,13 +9,13 @@ of ours later: one that could lead elsewhere, or that may hold a pickle, is as i
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from huggingface_hub import RepoFile, constants
 from huggingface_hub.errors import RevisionNotFoundError
@@ -148,11 +148,19 @@ def _entries(listed: Iterable[Any]) -> dict[str, Entry]:
 def remember(place: Place, commit: str, entries: Iterable[Entry]) -> None:
     """Keep a listing beside the files in the cache: a commit never changes."""
     rows = [[entry.name, entry.size, entry.hash] for entry in entries]
-    file = _listing_of(place, commit)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps({"sha256": _digest(rows), "files": rows}))
-    beside.replace(file)
+    put(place, _listing_of(place, commit), json.dumps({"sha256": _digest(rows), "files": rows}))
+
+
+def put(place: Place, file: Path, text: str) -> None:
+    """Let a small file of the cache appear whole, whoever else does so: jobs in containers have the same process id."""
+    beside = cache_of(place) / "fer_scale" / f".{uuid4().hex}.part"
+    for folder in (beside.parent, file.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.write_text(text)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def remembered(place: Place, commit: str) -> dict[str, Entry] | None:

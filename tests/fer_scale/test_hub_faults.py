@@ -11,7 +11,7 @@ from hub.looking import commits, contents, flip
 from hub.server import Hub
 from huggingface_hub import constants
 
-from fer_scale import hub, hub_pull
+from fer_scale import hub, hub_client, hub_errors, hub_pull
 from fer_scale.hub import HubError
 from shards.errors import UserError
 
@@ -150,6 +150,18 @@ def test_errors_say_what_to_do_and_never_the_token(
     assert "no revision 'v9' there; branches and tags: main" in unknown
     hub_server.store.repos["lab/faces"].gated = True
     assert "is gated: ask for access at http" in words(lambda: hub.pull("hf://lab/faces"), STRANGER)
+
+
+def test_errors_never_show_a_password_in_the_endpoint_nor_what_a_terminal_obeys(
+    published: str, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_server.stop()
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url.replace("//", "//user:s3cret@"))
+    hub_client.connect.cache_clear()
+    with pytest.raises(HubError, match=r"no answer from http://\.\.\.@127\.0\.0\.1") as caught:
+        hub.pull("hf://lab/faces")
+    assert "s3cret" not in str(caught.value)
+    assert hub_errors.clean("a\x1b[2J b\nhf_abcdefgh") == "a[2J b hf_..."
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "250"}, {"RateLimit": '"api";r=0;t=250'}])
