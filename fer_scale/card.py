@@ -145,11 +145,11 @@ def _usage(card: Card) -> str:
 def _crop(card: Card) -> str:
     box = card.block.get("face_box")
     if not box:
-        return ""
+        return "\n\nHow the face lay in the training crops is not recorded; other crops than those cost accuracy."
     place = ", ".join(f"{value:.2f}" for value in box)
     return (
         f"\n\nIn the training crops the face's box lay at ({place}): left, top, right, bottom, in shares of the crop. "
-        "Crop alike, as `fer-scale predict` does: other margins cost accuracy."
+        "Crop alike: other margins cost accuracy."
     )
 
 
@@ -178,7 +178,10 @@ def _data_of_base(card: Card) -> str:
     if known := card.block.get("base_data"):
         sets = ", ".join(f"{inline(row['name'])} (licence of the images: {inline(row['licence'])})" for row in known)
         return f"{who} trained on {sets}."
-    return card_words.UNKNOWN_BASE.format(who=who, name=code(_name_of(card.base_model)))
+    there = card.base_model.startswith("hf://")  # a folder's name leads nobody to its card
+    return (card_words.UNKNOWN_BASE if there else card_words.UNRECORDED_BASE).format(
+        who=who, name=code(_name_of(card.base_model))
+    )
 
 
 def _sets(data: Sequence[dict[str, Any]]) -> str:
@@ -197,7 +200,7 @@ def _sets(data: Sequence[dict[str, Any]]) -> str:
     if any(row.get("weight") for row in data):  # sets that were mixed by weights
         head.insert(1, "of each batch")
         for cells, row in zip(rows, data, strict=True):
-            cells.insert(1, f"{100 * row.get('weight', 0):.4g} %")
+            cells.insert(1, f"{100 * (row.get('weight') or 0):.4g} %")
     return table(head, rows)
 
 
@@ -213,7 +216,7 @@ def _obtained(row: dict[str, Any]) -> str:
 def _labels(row: dict[str, Any]) -> str:
     """How many labels of a set were trained on, and of which expressions."""
     counts = (row.get("class_counts") or {}).get("labeled") or {}
-    if not counts:
+    if not isinstance(counts, dict) or not counts or not all(type(count) is int for count in counts.values()):
         return ""
     each = ", ".join(f"{inline(name)} {count:,}" for name, count in counts.items())
     return f"Labels of {inline(str(row.get('name', '?')))} that were trained on: {sum(counts.values()):,} ({each})."
@@ -255,4 +258,9 @@ def _is_path(value: Any) -> bool:
 def _licence(card: Card) -> str:
     base = card.block.get("base_licence")
     also = f" and that of the weights it started from ({inline(base)})" if base else ""
-    return f"{inline(card.licence.rstrip('. '))}. The licences of the data (above){also} may ask for more."
+    said = f"{inline(card.licence.rstrip('. '))}. The licences of the data (above){also} may ask for more."
+    if unknown := [
+        inline(row.get("name", "?")) for row in card.facts.data if row.get("licence") in (None, "", "unknown")
+    ]:
+        said += f" None is known of the images of {', '.join(unknown)}: ask their publisher before you use this model."
+    return said

@@ -12,12 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fer_scale import __version__, life, record
+from fer_scale import __version__, card_evaluation, life, record
 from fer_scale.life import Start
 from fer_scale.record import Record, Row
 from shards.errors import UserError
 
 _BEGIN = ("start", "resume")
+_KINDS: dict[str, Any] = {  # of a row of data.json, where it is counted with
+    "samples": int,
+    "excluded": int,
+    "weight": int | float,
+    "class_counts": dict,
+}
+_ODD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # what comes of values of other kinds
 
 
 class FactsError(UserError):
@@ -40,10 +47,10 @@ class Facts:
 def of_checkpoint(run: Path | None, progress: Row) -> Facts:
     """The facts of a checkpoint of pre-training, whose progress.json this is; `run` is None where it was moved."""
     recipe = tomllib.loads(progress["recipe"])
-    upto = cut(record.read(run), progress["step"]) if run else Record()
+    upto = cut(_read(run), progress["step"]) if run else Record()
     data, rows = _data(run), list(upto.metrics)
     training = {"steps": f"{progress['step']:,}", "views": f"{progress['images']:,}"}
-    if losses := [row["loss"] for row in rows if row.get("loss") is not None]:
+    if losses := [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]:
         training["last loss"] = f"{losses[-1]:.4f}"
     return Facts(
         recipe=recipe,
@@ -63,7 +70,7 @@ def of_finished(run: Path | None, config: Row) -> Facts:
     training = {said: str(found[key]) for key, said in named.items() if found[key] is not None}
     if run is None:
         return Facts(training=training, provenance=_provenance("", {}, []))
-    text, whole, data = (run / "recipe.toml").read_text(), record.read(run), _data(run)
+    text, whole, data = (run / "recipe.toml").read_text(), _read(run), _data(run)
     if whole.metrics:
         training["steps"] = f"{whole.metrics[-1]['step']:,}"
     upto = cut(whole, whole.metrics[-1]["step"]) if whole.metrics else whole
@@ -91,9 +98,25 @@ def cut(whole: Record, step: int) -> Record:
     return replace(whole, claims=claims, events=events, metrics=metrics, **past)
 
 
+def _read(run: Path) -> Record:
+    """The run's record; FactsError where its lines do not say of which step or event they are."""
+    try:
+        whole = record.read(run)
+    except _ODD as error:
+        raise FactsError(f"{run}: its .jsonl files hold lines that no run writes ({error!r:.100}); mend them") from None
+    if not all(type(row.get("step")) is int for row in whole.metrics):
+        raise FactsError(f"{run}/metrics.jsonl: has lines without a step; mend it or remove it")
+    if not all(isinstance(row.get("event"), str) and type(row.get("step", 0)) is int for row in whole.events):
+        raise FactsError(f"{run}/events.jsonl: has lines without an event, or with an odd step; mend it or remove it")
+    return whole
+
+
 def compute(upto: Record) -> dict[str, str]:
-    """What the training took, by the record's lines of metrics; empty where they do not say."""
-    begun = [start for start in life.starts(upto, math.inf) if start.first_step is not None]
+    """What the training took, by the record's lines of metrics; empty where they do not say, or odd things."""
+    try:
+        begun = [start for start in life.starts(upto, math.inf) if start.first_step is not None]
+    except _ODD:
+        return {}
     spent_s = sum(start.counted_s + start.lost_s for start in begun)
     if not spent_s:
         return {}
@@ -127,7 +150,8 @@ def _hours(seconds: float) -> str:
 def _versions(upto: Record) -> Row:
     """Of the newest start that led here."""
     starts = [row for row in upto.events if row["event"] in _BEGIN]
-    return dict(starts[-1].get("versions", {})) if starts else {}
+    versions = starts[-1].get("versions") if starts else None
+    return versions if isinstance(versions, dict) else {}
 
 
 def _provenance(recipe: str, versions: Row, data: list[Row]) -> dict[str, str]:
@@ -149,6 +173,12 @@ def _data(run: Path | None) -> list[Row]:
     rows = _json(run / "data.json") if run else None
     if rows is not None and not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
         raise FactsError(f"{run}/data.json: no list of data sets; mend it or remove it")
+    for row in rows or ():
+        if odd := [key for key, kind in _KINDS.items() if not isinstance(row.get(key), kind | None)]:
+            raise FactsError(
+                f"{run}/data.json: {', '.join(odd)} of {str(row.get('name'))[:60]!r} of a kind that no run "
+                "writes; mend it or remove it"
+            )
     return rows or []
 
 
@@ -160,6 +190,11 @@ def _evaluation(run: Path, labels: list[str]) -> Row | None:
         return None
     if not isinstance(found, dict) or found.get("label_names", labels) != labels:
         raise FactsError(f"{place}: is of another model, with other expressions; evaluate this one, or remove it")
+    try:
+        card_evaluation.section(found, [])
+        card_evaluation.model_index(found, "")
+    except _ODD as error:
+        raise FactsError(f"{place}: not what `fer-scale evaluate` writes ({error!r:.100}); evaluate again") from None
     return found
 
 

@@ -42,7 +42,8 @@ FINETUNE = """\
 Fine-tune it with `fer-scale finetune RECIPE model.start_from=hf://{name}`."""
 
 PREDICT = """\
-On a picture, the face found and cropped first: `fer-scale predict hf://{name} face.jpg`."""
+On a face crop: `fer-scale predict hf://{name} face.jpg`; on a whole photo, cropped as in training around the face,
+whose box in pixels you give: `fer-scale predict hf://{name} photo.jpg --box X1 Y1 X2 Y2`. It finds no faces itself."""
 
 VERIFY = """\
 `fer-scale pull hf://{name} FOLDER` checks every file but this card against `manifest.json`, and with `--key PUB.pem`
@@ -50,6 +51,9 @@ that the owner of that key signed them (where there is a `model.sig`)."""
 
 UNKNOWN_BASE = """\
 {who} trained on other images; they stand in the card of {name}, and are not listed here."""
+
+UNRECORDED_BASE = """\
+{who} trained on other images, which are not recorded here: all that is known of it is its folder's name, {name}."""
 
 DECODER = """\
 `decoder.safetensors` is the decoder of the masked autoencoder, for those who go on with its pre-training:

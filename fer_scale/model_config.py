@@ -131,7 +131,7 @@ _PRETRAINED = {  # of pretrained_cfg: what is read of it; the rest is for timm, 
 }
 _BLOCK = {  # of our own block, what is read of it
     "format": _whole(0, 1000),
-    "face_box": Rule("[x1, y1, x2, y2] in shares, x1 < x2, y1 < y2", lambda v: _is_box(v)),
+    "face_box": Rule("[x1, y1, x2, y2] in shares, x1 < x2, y1 < y2", lambda v: is_box(v)),
     "base_model": _or_none(_text(500)),
     "base_licence": _or_none(_text(500)),
     "base_adapted": _or_none(_text(500)),
@@ -186,7 +186,8 @@ def _broken(values: dict[str, Any], rules: dict[str, Rule], where: str = "") -> 
             yield f"{where}{name} is {shown if len(shown) <= 40 else shown[:37] + '...'}, not {rule.says}"
 
 
-def _is_box(value: Any) -> bool:
+def is_box(value: Any) -> bool:
+    """Whether a value is a face's box in shares of the crop."""
     try:
         box_from(value)
     except ValueError:

@@ -4,6 +4,7 @@ A run may go on meanwhile. Only files are read that are whole once they are ther
 while it is read is an error of its own.
 """
 
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from fer_scale.card_facts import Facts
 from fer_scale.markdown import one_line
 from shards.errors import UserError
 
+_PROGRESS = ("recipe", "step", "images")  # what is read of progress.json,
+_SHAPE = ("encoder", "image_px", "patch_px", "mean", "std")  # and of its recipe's section model
 _TRIES = 3  # of the newest checkpoint, while the run replaces it
 
 
@@ -93,6 +96,7 @@ def _of_checkpoint(place: Path, with_decoder: bool) -> Trained:
             raise PublishError(f"{place}: cannot be read ({error.strerror}); publish another step") from None
         raise
     run = place.parent.parent if (place.parent.parent / "recipe.toml").is_file() else None
+    _refuse_unsaid(place, progress)
     facts = card_facts.of_checkpoint(run, progress)
     shape = facts.recipe["model"]
     begun = progress.get("start") or {"address": shape.get("start_from")}  # of a run from before it was recorded
@@ -121,6 +125,19 @@ def _of_checkpoint(place: Path, with_decoder: bool) -> Trained:
         step=progress["step"],
         reconstructions=_reconstructions(run, place),
     )
+
+
+def _refuse_unsaid(place: Path, progress: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another version, which does not say what a model is made from."""
+    missing = [key for key in _PROGRESS if key not in progress]
+    recipe = {} if "recipe" in missing else tomllib.loads(progress["recipe"])
+    missing += [
+        f"model.{key} of its recipe" for key in _SHAPE if "recipe" in progress and key not in recipe.get("model", {})
+    ]
+    if missing:
+        raise PublishError(
+            f"{place / 'progress.json'}: does not say {', '.join(missing)}; publish it by the version that wrote it"
+        )
 
 
 def _reconstructions(run: Path | None, place: Path) -> Path | None:
@@ -153,7 +170,7 @@ def _block(progress: dict[str, Any], begun: dict[str, Any], data: list[dict[str,
     named = {"base_model": "address", "base_licence": "licence", "base_adapted": "adapted"}
     block |= {said: begun[key] for said, key in named.items() if begun.get(key)}
     boxes = [row.get("template_box") for row in data]
-    if boxes and boxes[0] and all(box == boxes[0] for box in boxes):
+    if boxes and model_config.is_box(boxes[0]) and all(box == boxes[0] for box in boxes):
         block["face_box"] = boxes[0]
     return block
 

@@ -1,10 +1,14 @@
 """What a card is told of a run: the steps that led to the model, and nothing that came after them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import trained as made
 
-from fer_scale import card_facts
+from fer_scale import card_facts, trained
+from fer_scale.card_facts import FactsError
 from fer_scale.record import Record
 
 RECIPE = {"batch": {"size": 3600}}
@@ -73,3 +77,31 @@ def test_a_run_that_went_on_from_anothers_state_says_from_where_it_counts() -> N
 def test_a_run_that_kept_no_record_says_nothing_of_its_compute() -> None:
     assert computed([], rows(2, 4), 4) == {}
     assert computed([started("start", 0, ranks=1)], [], 4) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("data.json", [{"name": "faces", "samples": "many"}], "samples of 'faces' of a kind that no run writes"),
+        ("data.json", [{"name": "faces", "class_counts": [1]}], "class_counts of 'faces' of a kind that no run writes"),
+        ("metrics.jsonl", {"loss": 1.0}, "metrics.jsonl: has lines without a step"),
+        ("metrics.jsonl", {"step": None}, "its .jsonl files hold lines that no run writes"),
+        ("events.jsonl", {"step": 3}, "events.jsonl: has lines without an event"),
+        ("evaluation/metrics.json", {"per_class": {"fear": {}}}, "not what `fer-scale evaluate` writes"),
+        ("evaluation/metrics.json", {"split": {"list": "test"}}, "not what `fer-scale evaluate` writes"),
+    ],
+)
+def test_a_file_of_a_run_that_says_odd_things_is_named(tmp_path: Path, file: str, content: Any, says: str) -> None:
+    run = made.finetune(tmp_path / "run")
+    (run / file).write_text(json.dumps(content) + "\n")
+    with pytest.raises(FactsError, match=says):
+        trained.find(run, None, False)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text(made.RECIPE.replace('encoder = "64x2x2"\n', ""))
+    made.save_checkpoint(run, 10)
+    with pytest.raises(trained.PublishError, match=r"progress.json: does not say model\.encoder of its recipe"):
+        trained.find(run, None, False)

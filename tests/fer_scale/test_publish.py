@@ -108,9 +108,10 @@ def test_an_expression_model_is_published_with_its_evaluation(finetuned: Path, t
             "The probabilities are of `neutral`, `happiness`, `fear`, in this order",
             "it is 55.0 % sure on average, and right in 61.2 % of the images",
             "were calibrated (one temperature) on held-out images; the temperature is part of the weights",
-            "Its encoder was trained on other images; they stand in the card of `encoder`, and are not listed here.",
+            "Its encoder was trained on other images, which are not recorded here: all that is known of it is its "
+            "folder's name, `encoder`.",
             "| network | ViT 64x2x2 (width, depth, heads), patches of 8 px, ",
-            "`fer-scale predict hf://ORG/NAME face.jpg`",
+            "On a face crop: `fer-scale predict hf://ORG/NAME face.jpg`;",
             "Training started from `encoder`.",
             "(0.10, 0.10, 0.90, 0.98)",
             "![True against predicted expressions](confusion_matrix.png)",
