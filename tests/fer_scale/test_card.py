@@ -222,6 +222,12 @@ def test_terms_of_known_sets_stand_in_the_card() -> None:
     assert "RAF-DB" not in text
 
 
+def test_a_card_says_of_which_images_no_licence_is_known() -> None:
+    text = written(facts=Facts(data=[{"name": "found", "licence": "unknown"}, {"name": "drawn", "licence": "mit"}]))
+    assert "None is known of the images of found: ask their publisher before you use this model." in text
+    assert "None is known" not in written(facts=Facts(data=[{"name": "drawn", "licence": "mit"}]))
+
+
 @pytest.mark.parametrize("recipe", [Pretrain, Finetune])
 def test_no_key_of_a_recipe_that_may_hold_a_path_is_shown(recipe: type) -> None:
     sections = typing.get_type_hints(recipe)
