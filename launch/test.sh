@@ -34,4 +34,6 @@ setup dev
 environment
 ruff check .
 mypy shards fer_scale
+# The whole suite by two processes, a file of tests in one: much of it waits for others. What is asked for is shown as it comes.
+[[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile
 exec python -m pytest "$@"
