@@ -15,9 +15,7 @@ a copy of it, to the same numbers as one that went all the way (a test says so).
 import hashlib
 import itertools
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,62 +23,18 @@ from fer_scale import artifact, config, encoder, hub, log
 from fer_scale.finetune import jobs, split, sweep_table
 from fer_scale.finetune.jobs import Job
 from fer_scale.finetune.recipe import Finetune, Semi
+from fer_scale.finetune.sweep_rows import Cell, Row, Wish, cell_of, given, load, names, rows_of
 from shards.errors import UserError
 from shards.remote import is_far, open_set
-
-SCRATCH = ("model.start_from=none", "supervised.lr=1e-3")  # a usual rate; a recipe's is chosen for pre-trained layers
-CNN = ("model.architecture=resnet10t", "model.image_px=64", "model.pool=encoder")
-_FIXED = ("data.shards", "data.split", "run.out", "run.seed")  # what the sweep itself gives
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What a sweep was given."""
-
-    recipe: Path
-    overrides: Sequence[str] = ()
-    data: str
-    start_from: str
-    out: Path
-    seeds: Sequence[int]
-    labels: Sequence[str]
-    vary: Sequence[str] = ()  # each "section.key=one,another"; their product is run
-    more: Sequence[tuple[str, Path]] = ()  # further recipes, by name
-    test: str = "25%"
-    test_seed: int = 0
-    valid: str | None = None
-    list_name: str = "test"
-    jobs: int = 0  # at once; 0: as many as fit
-    ladder: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the table: a baseline, or a recipe with its overrides."""
-
-    name: str
-    baseline: str = ""
-    recipe: Path = Path()
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A draw of labels, with its split file and the folder of its runs."""
-
-    labels: str
-    seed: int
-    split: Path
-    runs: Path
 
 
 def sweep(wish: Wish) -> dict[str, Any]:
     """Run what is not there yet, write the table; its content, and what failed under "failed"."""
     whole, begun = _places(wish)
-    _refuse_fixed(whole)
-    cells = [_cell(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
+    cells = [cell_of(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
     rows = rows_of(whole, begun)
     plans = {(row, cell): _plan(whole, row, cell) for cell in cells for row in rows}  # all mistakes before any work
+    _refuse_twice([(row.name, plans[row, cells[0]][-1].makes) for row in rows[-len(names(whole)) - len(whole.more) :]])
     whole.out.mkdir(parents=True, exist_ok=True)
     with jobs.alone(whole.out):
         _claim(whole, begun)
@@ -91,69 +45,15 @@ def sweep(wish: Wish) -> dict[str, Any]:
         failed = jobs.do(list(work.values()), jobs.at_once(whole.jobs), whole.out / "seconds.jsonl")
         made = {(row.name, cell.labels, cell.seed): plan[-1].makes for (row, cell), plan in plans.items()}
         splits = {(cell.labels, cell.seed): cell.split for cell in cells}
-        names = [row.name for row in rows]
-        table = sweep_table.write(whole.out, names, _names(whole)[0], made, splits, _facts(whole, begun))
+        titles = [row.name for row in rows]
+        table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, _facts(whole, begun))
     return table | {"failed": failed}
 
 
-def _refuse_fixed(wish: Wish) -> None:
-    for word in (*wish.overrides, *wish.vary):
-        if (key := word.partition("=")[0]) in _FIXED:
-            raise UserError(f"{word}: a sweep gives {key} itself, by --data, --seeds, --labels and --out")
-
-
-def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
-    """The ladder, then the recipes. `begun` is config.json of the encoder, empty where there is none."""
-    names = _names(wish)
-    given = tuple(wish.overrides)
-    variants = [
-        Row(name, recipe=wish.recipe, overrides=(*given, *more))
-        for name, more in zip(names, _products(wish), strict=False)
-    ]
-    variants += [Row(name, recipe=file, overrides=given) for name, file in wish.more]
-    if len({row.name for row in variants}) < len(variants):
-        raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in variants)}")
-    if not wish.ladder:
-        return variants
-    first = variants[0]
-    rungs = [Row("majority", "majority"), Row("logistic regression on pixels", "pixels")]
-    none = (*first.overrides, *SCRATCH, "semi.steps=0")
-    whole = f"batch.micro={_load(wish, replace(first, overrides=none + CNN)).supervised.batch}"
-    rungs.append(replace(first, name="small CNN from scratch (resnet10t)", overrides=(*none, *CNN, whole)))
-    if begun:
-        rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))
-    if _load(wish, first).semi.steps:
-        rungs.append(replace(first, name=f"{first.name}, stage 2", overrides=(*first.overrides, "semi.steps=0")))
-    return [*rungs, *variants]
-
-
-def _names(wish: Wish) -> list[str]:
-    return [" ".join([wish.recipe.stem, *more]) for more in _products(wish)]
-
-
-def _products(wish: Wish) -> list[tuple[str, ...]]:
-    """The overrides of each variant: every value of the first --vary with every one of the next, and so on."""
-    choices = []
-    for text in wish.vary:
-        key, equals, values = text.partition("=")
-        if not (key and equals and values):
-            raise UserError(f"--vary {text}: write section.key=ONE,ANOTHER, as semi.labeler=fixed,softmatch")
-        choices.append([f"{key}={value}" for value in _apart(values)])
-    return list(itertools.product(*choices))
-
-
-def _apart(values: str) -> list[str]:
-    """ "a,b" as a and b; commas within brackets do not part: "[0.2,1],[0.7,1]" are two."""
-    return [value for value in re.split(r",(?![^\[]*\])", values) if value]
-
-
-def _same_network(begun: dict[str, Any]) -> tuple[str, ...]:
-    """The keys that build the encoder's network anew."""
-    args, px = begun.get("model_args", {}), begun["pretrained_cfg"]["input_size"][-1]
-    if {"embed_dim", "depth", "num_heads", "patch_size"} <= args.keys():
-        shape = f"{args['embed_dim']}x{args['depth']}x{args['num_heads']}"
-        return (f"model.architecture={shape}", f"model.image_px={px}", f"model.patch_px={args['patch_size']}")
-    return (f"model.architecture={begun['architecture']}", f"model.image_px={px}")
+def _refuse_twice(recipes: list[tuple[str, Path]]) -> None:
+    for (one, made), (other, again) in itertools.combinations(recipes, 2):
+        if made == again:
+            raise UserError(f"{one} and {other} compute the same; leave one of them out")
 
 
 def _places(wish: Wish) -> tuple[Wish, dict[str, Any]]:
@@ -169,11 +69,6 @@ def _places(wish: Wish) -> tuple[Wish, dict[str, Any]]:
         pulled = hub.pull(address, progress=tick)
     sha256 = artifact.sha256(pulled.folder / artifact.WEIGHTS)
     return replace(wish, start_from=pulled.address), encoder.config_of(pulled.folder) | {"sha256": sha256}
-
-
-def _cell(wish: Wish, labels: str, seed: int) -> Cell:
-    name = f"{labels.replace('%', 'pct').replace('/', '-per-')}-seed{seed}"
-    return Cell(labels, seed, wish.out / "splits" / f"{name}.json", wish.out / "runs" / name)
 
 
 def _facts(wish: Wish, begun: dict[str, Any]) -> dict[str, Any]:
@@ -225,9 +120,9 @@ def _plan(wish: Wish, row: Row, cell: Cell) -> list[Job]:
         measure = _measure(wish, f"baseline:{row.baseline}", cell, folder)
         makes = _evaluation(wish, folder) / "metrics.json"
         return [Job(row.name, of, makes, (measure,), folder / "said.txt", needs=(cell.split,))]
-    recipe = _load(wish, row, cell)
+    recipe = load(wish, row, cell)
     before = replace(row, overrides=(*row.overrides, *_semi(Semi(steps=0))))  # the same of all that share it
-    first = _load(wish, before, cell)
+    first = load(wish, before, cell)
     trunk = cell.runs / f"stage2-{_hash(wish, first)}"
     tune = _finetune(wish, before, cell, trunk)
     made = trunk / "model" / artifact.MANIFEST
@@ -255,20 +150,7 @@ def _refuse_another(job: Job, recipe: Finetune) -> None:
 
 
 def _finetune(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
-    return ("finetune", str(row.recipe), *_given(wish, row, cell, folder))
-
-
-def _given(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
-    """All overrides of a run; the row's own win."""
-    paths = {"data.shards": wish.data, "data.split": str(cell.split), "model.start_from": wish.start_from}
-    places = [f"{key}={json.dumps(value)}" for key, value in (paths | {"run.out": str(folder)}).items()]
-    return (*places, f"run.seed={cell.seed}", "run.keep_checkpoints=1", *row.overrides)
-
-
-def _load(wish: Wish, row: Row, cell: Cell | None = None) -> Finetune:
-    """The row's recipe, of any draw of labels where none is given."""
-    cell = cell or _cell(wish, wish.labels[0], wish.seeds[0])
-    return config.load(Finetune, row.recipe, _given(wish, row, cell, Path("run")))
+    return ("finetune", str(row.recipe), *given(wish, row, cell, folder))
 
 
 def _changes(old: Finetune, new: Finetune) -> list[str]:

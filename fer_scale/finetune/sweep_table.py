@@ -51,7 +51,7 @@ def _cell(row: str, reference: str, labels: str, seeds: Sequence[int], made: Mad
     runs = [{"seed": seed} | _figures(said) for seed, said in found.items()]
     cell: dict[str, Any] = {"runs": runs}
     for name in runs[0] if runs else ():
-        if name != "seed":
+        if name != "seed" and all(name in run for run in runs):
             cell[name] = interval([run[name] for run in runs])
     if row != reference:
         cell["against"] = _against(files, {seed: made[reference, labels, seed] for seed in files})

@@ -1,0 +1,136 @@
+"""What a sweep runs: rows (the ladder, recipes and their variants) times cells (draws of labels)."""
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fer_scale import config
+from fer_scale.finetune.recipe import Finetune
+from shards.errors import UserError
+
+SCRATCH = ("model.start_from=none", "supervised.lr=1e-3")  # a usual rate; a recipe's is chosen for pre-trained layers
+CNN = ("model.architecture=resnet10t", "model.image_px=64", "model.pool=encoder")
+_FIXED = ("data.shards", "data.split", "run.out", "run.seed")  # what the sweep itself gives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a sweep was given."""
+
+    recipe: Path
+    overrides: Sequence[str] = ()
+    data: str
+    start_from: str
+    out: Path
+    seeds: Sequence[int]
+    labels: Sequence[str]
+    vary: Sequence[str] = ()  # each "section.key=one,another"; their product is run
+    more: Sequence[tuple[str, Path]] = ()  # further recipes, by name
+    test: str = "25%"
+    test_seed: int = 0
+    valid: str | None = None
+    list_name: str = "test"
+    jobs: int = 0  # at once; 0: as many as fit
+    ladder: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table: a baseline, or a recipe with its overrides."""
+
+    name: str
+    baseline: str = ""
+    recipe: Path = Path()
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A draw of labels, with its split file and the folder of its runs."""
+
+    labels: str
+    seed: int
+    split: Path
+    runs: Path
+
+
+def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
+    """The ladder, then the recipes. `begun` is config.json of the encoder, empty where there is none."""
+    _refuse_fixed(wish)
+    overrides = tuple(wish.overrides)
+    variants = [
+        Row(name, recipe=wish.recipe, overrides=(*overrides, *more))
+        for name, more in zip(names(wish), _products(wish), strict=True)
+    ]
+    variants += [Row(name, recipe=file, overrides=overrides) for name, file in wish.more]
+    if len({row.name for row in variants}) < len(variants):
+        raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in variants)}")
+    if not wish.ladder:
+        return variants
+    first = variants[0]
+    rungs = [Row("majority", "majority"), Row("logistic regression on pixels", "pixels")]
+    none = (*first.overrides, *SCRATCH, "semi.steps=0")
+    whole = f"batch.micro={load(wish, replace(first, overrides=none + CNN)).supervised.batch}"
+    rungs.append(replace(first, name="small CNN from scratch (resnet10t)", overrides=(*none, *CNN, whole)))
+    if begun:
+        rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))
+    if load(wish, first).semi.steps:
+        rungs.append(replace(first, name=f"{first.name}, stage 2", overrides=(*first.overrides, "semi.steps=0")))
+    return [*rungs, *variants]
+
+
+def names(wish: Wish) -> list[str]:
+    return [" ".join([wish.recipe.stem, *more]) for more in _products(wish)]
+
+
+def _products(wish: Wish) -> list[tuple[str, ...]]:
+    """The overrides of each variant: every value of the first --vary with every one of the next, and so on."""
+    choices = []
+    for text in wish.vary:
+        key, equals, values = text.partition("=")
+        if not (key and equals and values):
+            raise UserError(f"--vary {text}: write section.key=ONE,ANOTHER, as semi.labeler=fixed,softmatch")
+        choices.append([f"{key}={value}" for value in _apart(values)])
+    return list(itertools.product(*choices))
+
+
+def _apart(values: str) -> list[str]:
+    """ "a,b" as a and b; commas within brackets do not part: "[0.2,1],[0.7,1]" are two."""
+    return [value for value in re.split(r",(?![^\[]*\])", values) if value]
+
+
+def _same_network(begun: dict[str, Any]) -> tuple[str, ...]:
+    """The keys that build the encoder's network anew."""
+    args, px = begun.get("model_args", {}), begun["pretrained_cfg"]["input_size"][-1]
+    if {"embed_dim", "depth", "num_heads", "patch_size"} <= args.keys():
+        shape = f"{args['embed_dim']}x{args['depth']}x{args['num_heads']}"
+        return (f"model.architecture={shape}", f"model.image_px={px}", f"model.patch_px={args['patch_size']}")
+    return (f"model.architecture={begun['architecture']}", f"model.image_px={px}")
+
+
+def _refuse_fixed(wish: Wish) -> None:
+    for word in (*wish.overrides, *wish.vary):
+        if (key := word.partition("=")[0]) in _FIXED:
+            raise UserError(f"{word}: a sweep gives {key} itself, by --data, --seeds, --labels and --out")
+
+
+def cell_of(wish: Wish, labels: str, seed: int) -> Cell:
+    name = f"{labels.replace('%', 'pct').replace('/', '-per-')}-seed{seed}"
+    return Cell(labels, seed, wish.out / "splits" / f"{name}.json", wish.out / "runs" / name)
+
+
+def given(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
+    """All overrides of a run; the row's own win."""
+    paths = {"data.shards": wish.data, "data.split": str(cell.split), "model.start_from": wish.start_from}
+    places = [f"{key}={json.dumps(value)}" for key, value in (paths | {"run.out": str(folder)}).items()]
+    return (*places, f"run.seed={cell.seed}", "run.keep_checkpoints=1", *row.overrides)
+
+
+def load(wish: Wish, row: Row, cell: Cell | None = None) -> Finetune:
+    """The row's recipe, of any draw of labels where none is given."""
+    cell = cell or cell_of(wish, wish.labels[0], wish.seeds[0])
+    return config.load(Finetune, row.recipe, given(wish, row, cell, Path("run")))
