@@ -86,3 +86,17 @@ def reliability(bins: Sequence[dict[str, float]], ece: float, file: Path) -> Non
     axes.set_ylim(0, 1)
     axes.set_title(f"expected calibration error {100 * ece:.1f} %")
     figure.savefig(file, dpi=120)
+
+
+def coverage(rows: Sequence[dict[str, float]], aurc: float, file: Path) -> None:
+    """Accuracy over the share of the images that are answered, the surest first; of metrics.coverage."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    points = [(100 * row["coverage"], 100 * row["accuracy"]) for row in rows]
+    axes.plot(*zip(*points, strict=True), marker="o", markersize=4)
+    axes.set_xlabel("% of the images answered, the surest first")
+    axes.set_ylabel("% right among them")
+    axes.set_xlim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.set_title(f"area under risk and coverage {aurc:.3f}")
+    figure.savefig(file, dpi=120)

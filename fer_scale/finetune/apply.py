@@ -20,20 +20,25 @@ class Answers:
     logits: Tensor  # float32 [N, K], on the CPU
     sound: NDArray[np.bool_]  # [N] False for a face that could not be read: its logits are those of another one
     bad: list[str]  # these faces, each with its place and reason
+    mirrored: Tensor | None = None  # logits as above, of each picture's mirror image
 
 
 @torch.no_grad()
-def ask(model: nn.Module, pool: Pool, as_input: Input, device: torch.device, tick: Ticker) -> Answers:
-    """What `model` says to each face of the pool."""
+def ask(
+    model: nn.Module, pool: Pool, as_input: Input, device: torch.device, tick: Ticker, *, mirror: bool = False
+) -> Answers:
+    """What `model` says to each face of the pool; with `mirror` also to its mirror image."""
     model.to(device).eval()
-    logits, sound = [], []
+    logits, mirrored, sound = [], [], []
     bad: list[str] = []
     for start in range(0, len(pool), _AT_ONCE):
         ids = np.arange(start, min(start + _AT_ONCE, len(pool)))
         batch = pool.batch(ids)
         pictures = views.whole(batch.pixels.to(device), batch.sizes, as_input.px)
         logits.append(model(as_input(pictures)).float().cpu())
+        if mirror:
+            mirrored.append(model(as_input(pictures.flip(-1))).float().cpu())
         sound.append(batch.ids == ids)
         bad += batch.bad
         tick(int(ids[-1]) + 1, len(pool))
-    return Answers(torch.cat(logits), np.concatenate(sound), bad)
+    return Answers(torch.cat(logits), np.concatenate(sound), bad, torch.cat(mirrored) if mirror else None)

@@ -1,10 +1,14 @@
 """How good an expression model is on faces it has not seen.
 
-    OUT/metrics.json           accuracy, uar, macro_f1, ece, bootstrap intervals, recall and count a class
+    OUT/metrics.json           accuracy, uar, macro_f1, ece and others, bootstrap intervals, recall and count a class
         predictions.csv        a line a face
-        confusion_matrix.png   reliability.png
+        predictions_flip.csv   the same with test-time flip
+        confusion_matrix.png   reliability.png, coverage.png
 
 Classes are mapped by name: faces whose expression the model does not know are left out, and counted.
+
+Test-time flip asks a model about each picture and about its mirror image, and takes the mean of the two
+probabilities: it costs twice as much, and is a column of its own (`flip`); all other figures are without it.
 """
 
 import csv
@@ -28,8 +32,11 @@ from fer_scale.finetune.steps import Input
 from shards.errors import UserError
 from shards.index import ShardSet
 from shards.remote import open_set
+from shards.sample import Face
 
 _SLOT_PX = 448
+
+Floats = NDArray[np.float64]
 
 
 class EvaluationError(UserError):
@@ -62,16 +69,17 @@ def evaluate(
     drawn = splits.read(split_file, shard_set) if split_file else None
     pool = _pool(shard_set, drawn, list_name)
     classifier = _classifier(address, shard_set, drawn, key)
-    classes = targets.classes(pool.known(), classifier.names)
+    known = pool.known()
+    classes = targets.classes(known, classifier.names)
     with log.progress("evaluating") as tick:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        answers = apply.ask(classifier.model, pool, classifier.as_input, device, tick)
+        answers = apply.ask(classifier.model, pool, classifier.as_input, device, tick, mirror=True)
     for line in answers.bad:
         log.say(f"unreadable, left out: {line}")
     counted = (classes >= 0) & answers.sound
     if not counted.any():
         raise EvaluationError(f"{set_path}: none of the {len(pool)} faces carries an expression that {address} knows")
-    probabilities = answers.logits.double().softmax(dim=1).numpy()
+    probabilities, flipped = _probabilities(answers, counted)
     result = {
         "model": classifier.address,
         "set": shard_set.name,
@@ -82,25 +90,31 @@ def evaluate(
             "unreadable": int((~answers.sound & (classes >= 0)).sum()),
         },
         "warning": _warning(classifier, shard_set, drawn, list_name),
-        **metrics.measure(probabilities[counted], classes[counted], classifier.names),
+        **metrics.measure(probabilities, classes[counted], classifier.names),
+        "flip": metrics.figures(flipped, classes[counted]),
+        "votes": _votes([known[number] for number in np.flatnonzero(counted)], probabilities, classifier.names),
     }
     if result["warning"]:
         log.say(f"warning: {result['warning']}")
     keys = [key for key, there in zip(pool.keys, counted, strict=True) if there]
-    _write(out, result, keys, probabilities[counted], classes[counted])
+    _write(out, result, keys, {"": probabilities, "_flip": flipped}, classes[counted])
     return result
 
 
 def summary(result: dict[str, Any]) -> list[str]:
     """The figures of `evaluate` as lines for a person."""
 
-    def percent(name: str) -> str:
-        low, high = (100 * x for x in result["intervals_95"][name])
-        return f"{100 * result[name]:.1f} %  ({low:.1f} to {high:.1f})"
+    def percent(figures: dict[str, Any], name: str) -> str:
+        low, high = (100 * x for x in figures["intervals_95"][name])
+        return f"{100 * figures[name]:.1f} %  ({low:.1f} to {high:.1f})"
 
+    flip = result["flip"]
     lines = [f"faces      {result['samples']:,} of {result['set']}"]
-    lines += [f"{name:<10} {percent(name)}" for name in ("accuracy", "uar", "macro_f1")]
-    lines.append(f"{'ece':<10} {100 * result['ece']:.1f} %")
+    for name in ("accuracy", "uar", "macro_f1"):
+        lines.append(f"{name:<10} {percent(result, name)}  with flip {percent(flip, name)}")
+    lines.append(f"{'ece':<10} {100 * result['ece']:.1f} %  with flip {100 * flip['ece']:.1f} %")
+    if votes := result["votes"]:
+        lines.append(f"{'votes':<10} cross entropy {votes['cross_entropy']:.3f}, {votes['kl']:.3f} above the least")
     for name, row in result["per_class"].items():
         recall = "no faces" if row["recall"] is None else f"recall {100 * row['recall']:5.1f} % of {row['count']:,}"
         lines.append(f"  {name:<10} {recall}, predicted {row['predicted']:,} times")
@@ -156,19 +170,37 @@ def _warning(classifier: Classifier, shard_set: ShardSet, drawn: Split | None, l
     return None if list_name == "test" else f"the faces of the list {list_name!r} were used in making this model"
 
 
+def _probabilities(answers: apply.Answers, counted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Those of the counted faces [N, K]: of the pictures alone, and their mean with those of the mirror images."""
+    assert answers.mirrored is not None
+    seen, mirrored = (logits.double().softmax(dim=1).numpy()[counted] for logits in (answers.logits, answers.mirrored))
+    return seen, (seen + mirrored) / 2
+
+
+def _votes(known: list[Face], probabilities: Floats, names: list[str]) -> dict[str, float] | None:
+    """How near the model comes to the annotators' votes, shared out as for training; None where no face has any."""
+    voted = np.array([face.votes is not None for face in known])
+    if not voted.any():
+        return None
+    shares = targets.matrix([face for face in known if face.votes is not None], names, "votes")
+    return metrics.against_votes(probabilities[voted], shares.astype(np.float64))
+
+
 def _write(
-    out: Path, result: dict[str, Any], keys: list[str], probabilities: NDArray[np.float64], classes: NDArray[np.int64]
+    out: Path, result: dict[str, Any], keys: list[str], by_way: dict[str, Floats], classes: NDArray[np.int64]
 ) -> None:
     """All files of an evaluation; metrics.json last, so where it stands the others do."""
     out.mkdir(parents=True, exist_ok=True)
     names = result["label_names"]
-    with (out / "predictions.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["key", "expression", "predicted", "confidence", *names])
-        for key, row, true in zip(keys, probabilities, classes, strict=True):
-            table.writerow([key, names[true], names[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
+    for way, probabilities in by_way.items():
+        with (out / f"predictions{way}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["key", "expression", "predicted", "confidence", *names])
+            for key, row, true in zip(keys, probabilities, classes, strict=True):
+                table.writerow([key, names[true], names[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
     plots.confusion_matrix(np.array(result["confusion"]), names, out / "confusion_matrix.png")
     plots.reliability(result["reliability"], result["ece"], out / "reliability.png")
+    plots.coverage(result["coverage"], result["aurc"], out / "coverage.png")
     beside = out / "metrics.json.part"
     beside.write_text(json.dumps(result, indent=2) + "\n")
     os.replace(beside, out / "metrics.json")

@@ -2,21 +2,32 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
 
 from fer_scale import encoder
 from fer_scale.__main__ import main
+from fer_scale.finetune.apply import ask
 from fer_scale.finetune.evaluate import EvaluationError, evaluate, summary
+from fer_scale.finetune.evaluate import _probabilities as of_both
+from fer_scale.finetune.evaluate import _votes as votes_block
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.oneshot import Wish, oneshot
+from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.split import split
-from fer_scale.log import rows
+from fer_scale.finetune.steps import Input
+from fer_scale.log import progress, rows
 from shards.errors import UserError
+from shards.remote import open_set
+from shards.sample import Face
 
 sys.path.append(str(Path(__file__).parents[1] / "shards"))
 from servers import Web
@@ -40,12 +51,47 @@ def test_an_evaluation_leaves_figures_predictions_and_pictures(
     result = evaluate(model, labeled_set, tmp_path / "ev", split_file=split_file)
     assert result["samples"] == 30 and result["accuracy"] > 0.8 and result["warning"] is None
     assert json.loads((tmp_path / "ev/metrics.json").read_text()) == result
-    lines = list(csv.DictReader((tmp_path / "ev/predictions.csv").read_text().splitlines()))
-    right = sum(line["expression"] == line["predicted"] for line in lines)
-    assert len(lines) == 30 and right / 30 == pytest.approx(result["accuracy"])
-    for name in ("confusion_matrix.png", "reliability.png"):
+    for file, figures in (("predictions.csv", result), ("predictions_flip.csv", result["flip"])):
+        lines = list(csv.DictReader((tmp_path / "ev" / file).read_text().splitlines()))
+        right = sum(line["expression"] == line["predicted"] for line in lines)
+        assert len(lines) == 30 and right / 30 == pytest.approx(figures["accuracy"])
+        names = result["label_names"]
+        squares = [(float(line[name]) - (name == line["expression"])) ** 2 for line in lines for name in names]
+        assert sum(squares) / 30 == pytest.approx(figures["brier"], abs=1e-4)
+    for name in ("confusion_matrix.png", "reliability.png", "coverage.png"):
         assert (tmp_path / "ev" / name).read_bytes()[:4] == b"\x89PNG"
     assert any("recall" in line for line in summary(result))
+    assert sum("with flip" in line for line in summary(result)) == 4
+    assert result["coverage"][-1]["accuracy"] == pytest.approx(result["accuracy"]) and result["votes"] is None
+
+
+class Sides(nn.Module):
+    """Looks at the left half of a picture for the first expression, at the right half for the second one."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        left, right = pictures[..., :4], pictures[..., 4:]
+        return 400 * torch.stack([left.mean((1, 2, 3)), right.mean((1, 2, 3))], dim=1)
+
+
+def test_test_time_flip_asks_about_the_mirror_image_and_takes_the_mean_probability(labeled_set: Path) -> None:
+    shard_set = open_set(labeled_set)
+    pool = Pool(shard_set, shard_set.keys(0)[:20], slot_px=24)
+    with progress("asking") as tick:
+        answers = ask(Sides(), pool, Input(8, (0.0,) * 3, (1.0,) * 3), torch.device("cpu"), tick, mirror=True)
+    assert answers.mirrored is not None
+    assert torch.allclose(answers.mirrored, answers.logits.flip(1), atol=1e-2)
+    seen, flipped = of_both(answers, np.arange(20) < 15)
+    assert seen.shape == (15, 2) and abs(seen - 0.5).max() > 0.1
+    assert flipped == pytest.approx(np.full((15, 2), 0.5), abs=1e-2)
+
+
+def test_votes_are_measured_against_where_faces_carry_them() -> None:
+    known = [Face(expression="happiness", votes={"happiness": 6.0, "neutral": 2.0, "fear": 1.0}), Face("neutral")]
+    said = votes_block(known, np.array([[0.5, 0.5], [0.9, 0.1]]), ["neutral", "happiness"])
+    assert said is not None and said["samples"] == 1
+    assert said["cross_entropy"] == pytest.approx(math.log(2))
+    assert said["entropy"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
+    assert votes_block(known[1:], np.array([[0.9, 0.1]]), ["neutral", "happiness"]) is None
 
 
 def test_faces_the_model_may_have_seen_are_warned_of(

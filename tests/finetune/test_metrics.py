@@ -1,5 +1,7 @@
 """Metrics against hand-computed values, and the bootstrap against drawing the images one by one."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,75 @@ def test_a_certain_classifier_falls_into_the_last_bin() -> None:
     assert bins[-1]["count"] == 1 and metrics.ece(bins) == 0
 
 
+SURE = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.5, 0.3, 0.2]])  # confidence .9 .7 .6 .5
+FOUND = np.array([0, 1, 2, 0])  # of them the third is wrong
+
+
+def test_adaptive_ece_weighs_the_gaps_of_bins_of_equally_many_images() -> None:
+    assert metrics.adaptive_ece(SURE, FOUND, bins=2) == pytest.approx((abs(1.6 - 2) + abs(1.1 - 1)) / 4)
+    assert metrics.adaptive_ece(SURE, FOUND, bins=3) == pytest.approx((abs(1.6 - 2) + 0.6 + 0.5) / 4)
+    assert metrics.adaptive_ece(SURE, FOUND) == pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4)  # more bins than images
+
+
+def test_fifteen_bins_are_the_default_of_both_calibration_errors() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(3), 200)
+    true = (probabilities.cumsum(axis=1) > rng.random((200, 1))).argmax(axis=1)  # a calibrated one
+    assert len(metrics.reliability(probabilities, true)) == 15
+    assert metrics.adaptive_ece(probabilities, true) == metrics.adaptive_ece(probabilities, true, bins=15)
+    assert metrics.adaptive_ece(probabilities, true) != metrics.adaptive_ece(probabilities, true, bins=16)
+
+
+def test_nll_and_brier_as_by_hand() -> None:
+    assert metrics.nll(SURE, FOUND) == pytest.approx(-math.log(0.9 * 0.7 * 0.1 * 0.5) / 4)
+    assert metrics.brier(SURE, FOUND) == pytest.approx((0.02 + 0.14 + (0.36 + 0.09 + 0.81) + (0.25 + 0.09 + 0.04)) / 4)
+    assert metrics.brier(np.array([[1.0, 0.0]]), np.array([1])) == 2
+
+
+def test_an_impossible_truth_has_a_finite_nll() -> None:
+    assert metrics.nll(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(708.396, abs=0.001)
+
+
+def test_coverage_tells_how_right_the_surest_images_are() -> None:
+    assert metrics.coverage(SURE, FOUND, levels=4) == [
+        {"coverage": 0.25, "confidence": pytest.approx(0.9), "accuracy": 1.0},
+        {"coverage": 0.5, "confidence": pytest.approx(0.7), "accuracy": 1.0},
+        {"coverage": 0.75, "confidence": pytest.approx(0.6), "accuracy": pytest.approx(2 / 3)},
+        {"coverage": 1.0, "confidence": pytest.approx(0.5), "accuracy": 0.75},
+    ]
+    assert [row["coverage"] for row in metrics.coverage(SURE, FOUND, levels=3)] == [0.5, 0.75, 1]  # of 1.3, 2.7, 4
+    assert [row["coverage"] for row in metrics.coverage(SURE, FOUND)] == [0.25, 0.5, 0.75, 1]  # no image is cut
+    many = metrics.coverage(np.tile(SURE, (10, 1)), np.tile(FOUND, 10))
+    assert [row["coverage"] for row in many] == pytest.approx([share / 20 for share in range(1, 21)])
+    assert many[9]["accuracy"] == 1 and many[10]["accuracy"] == pytest.approx(20 / 22)
+
+
+def test_aurc_is_the_mean_error_over_all_coverages() -> None:
+    assert metrics.aurc(SURE, FOUND) == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
+    assert metrics.aurc(SURE[::-1], FOUND[::-1]) == metrics.aurc(SURE, FOUND)
+
+
+def test_equally_sure_images_count_the_same_in_any_order() -> None:
+    alike = np.tile([[0.7, 0.3]], (40, 1))
+    true = np.repeat([0, 1], [28, 12])
+    assert metrics.adaptive_ece(alike, true) == pytest.approx(0)
+    assert metrics.aurc(alike, true) == pytest.approx(0.3)
+    assert {round(row["accuracy"], 9) for row in metrics.coverage(alike, true)} == {0.7}
+
+
+def test_the_distance_from_votes_as_by_hand() -> None:
+    votes = np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]])
+    said = metrics.against_votes(SURE[:2], votes)
+    cross = (-(math.log(0.9) + math.log(0.1)) / 2 - math.log(0.7)) / 2
+    assert said == {
+        "samples": 2,
+        "cross_entropy": pytest.approx(cross),
+        "entropy": pytest.approx(math.log(2) / 2),
+        "kl": pytest.approx(cross - math.log(2) / 2),
+    }
+    assert metrics.against_votes(votes, votes)["kl"] == 0
+
+
 def test_intervals_are_those_of_drawing_images_with_replacement() -> None:
     rng = np.random.default_rng(5)
     true = rng.integers(0, 3, 400)
@@ -66,3 +137,22 @@ def test_measure_is_plain_json_and_names_its_classes() -> None:
     assert result["per_class"]["fear"]["recall"] is None
     assert result["confusion"] == MATRIX.tolist()
     assert result["intervals_95"]["accuracy"][0] <= result["accuracy"] <= result["intervals_95"]["accuracy"][1]
+    assert result["reliability"] == metrics.reliability(probabilities, TRUE)
+    assert result["coverage"] == metrics.coverage(probabilities, TRUE)
+
+
+def test_the_figures_are_those_of_the_measures() -> None:
+    assert metrics.figures(SURE, FOUND) == {
+        "accuracy": 0.75,
+        "uar": pytest.approx(2 / 3),
+        "macro_f1": pytest.approx((4 / 5 + 1 + 0) / 3),
+        "ece": pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4),
+        "adaptive_ece": pytest.approx((0.1 + 0.3 + 0.6 + 0.5) / 4),
+        "nll": metrics.nll(SURE, FOUND),
+        "brier": metrics.brier(SURE, FOUND),
+        "aurc": metrics.aurc(SURE, FOUND),
+        "intervals_95": metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3)),
+    }
+    two = metrics.figures(SURE, FOUND, seed=1)["intervals_95"]
+    assert two == metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3), seed=1)
+    assert metrics.measure(SURE, FOUND, ["a", "b", "c"], seed=1)["intervals_95"] == two
