@@ -43,9 +43,9 @@ def _layer(name: str, layers: int) -> int:
     return 0 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else layers + 1
 
 
-def lr_at(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:
-    """Linear from peak / warmup_steps over the warm-up, then half a cosine down to 0 at `steps`."""
+def lr_at(step: int, *, peak: float, warmup_steps: int, steps: int, start: float = 0.0, end: float = 0.0) -> float:
+    """Linear from `start` to `peak` over the warm-up, then half a cosine down to `end` at `steps`, then flat."""
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * done))
+        return start + (peak - start) * (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * done))

@@ -6,14 +6,15 @@ Shape letters: N images of a batch, K expressions, C H W channels and pixels. Th
 N - 1 - i, so a batch is mixed with itself backwards; a part of a batch is mixed alike as long as it is symmetric
 (`pairs.py` cuts only such parts), and then gives the rows of the whole batch's result.
 
-Nothing here changes its input: the authors' code mixes in place, so its "real" loss sees mixed images.
+Nothing here changes its input. The authors' code mixes in place, so that its loss of "real" images sees the mixed ones,
+against the hard label of one parent each: `facemix.real = "mixed"` computes that, with the boxes of the clean images.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fer_scale.finetune.recipe import Weighting
+from fer_scale.finetune.recipe import Real, Weighting
 
 
 def iou(first_N4: Tensor, second_N4: Tensor) -> Tensor:
@@ -53,6 +54,7 @@ def losses(
     iou_N: Tensor,
     share: float,
     smoothing: float,
+    real: Real = "clean",
 ) -> Tensor:
     """The loss [N] of each image; the loss of the batch is their mean.
 
@@ -64,6 +66,7 @@ def losses(
     convex     IoU_i CE(f(x~_i), y~_i) + (1 - IoU_i) (share CE(f(x_i), y_i) + (1 - share) CE(f(x_j), y_j))
 
     with j = N - 1 - i, x~ = share x_i + (1 - share) x_j, y~ = share s(y_i) + (1 - share) s(y_j), s = label smoothing.
+    With `real` = "mixed" the x_i and x_j of additive and convex are x~_i and x~_j; their labels stay.
     """
     smoothed_NK = smooth(targets_NK, smoothing)
     if weighting == "none":
@@ -71,6 +74,8 @@ def losses(
         return cross_entropy(real_NK, smoothed_NK)
     assert mixed_NK is not None
     mixed_N = cross_entropy(mixed_NK, mix(smoothed_NK, share))
+    if real == "mixed":
+        real_NK = mixed_NK
     if weighting == "mixup" or real_NK is None:
         return mixed_N
     real_N = cross_entropy(real_NK, targets_NK)
@@ -79,9 +84,11 @@ def losses(
     return iou_N * mixed_N + (1 - iou_N) * mix(real_N, share)
 
 
-def needs(weighting: Weighting, iou_N: Tensor) -> tuple[bool, bool]:
+def needs(weighting: Weighting, iou_N: Tensor, real: Real = "clean") -> tuple[bool, bool]:
     """(clean images, mixed images): which of the two forward passes the loss asks for.
 
     Where all faces lie exactly on each other the clean images have weight 0, and FaceMix is mixup at half the cost.
     """
-    return weighting == "none" or (weighting != "mixup" and bool((iou_N < 1).any())), weighting != "none"
+    if weighting == "none":
+        return True, False
+    return weighting != "mixup" and real == "clean" and bool((iou_N < 1).any()), True

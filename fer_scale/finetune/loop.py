@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_scale import config, disk, ending, log, optim, resume
+from fer_scale import config, disk, ending, log, resume
 from fer_scale.ending import LEAVE, SAVE, SAVE_FOR_GOOD, Preempted
 from fer_scale.finetune import begin, ema, finish, processes, state, steps, table
 from fer_scale.finetune.begin import Meter, Run, TrainingError
+from fer_scale.finetune.pseudo_labels import tally, told
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.steps import Input
 from fer_scale.loader import Batch
@@ -59,14 +60,14 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
     first = recipe.supervised.steps if semi else 0
     stop = first + plan.steps
     last = min(stop, recipe.run.stop_after_steps or stop)
-    if semi and run.step == first:
-        _start_from_average(run)
+    if semi and plan.steps and run.step == first:
+        _start_again(run)
     reach = {"first": run.step - first, "stop": max(run.step, last) - first}
     labeled = table.labeled_steps(run.table, recipe, here, semi=semi, **reach)
     unlabeled = table.unlabeled_steps(run.table, recipe, here, **reach) if semi and plan.steps else None
     for parts in labeled:
         more = next(unlabeled) if unlabeled else None
-        lr = optim.lr_at(run.step - first, peak=plan.lr, warmup_steps=plan.warmup_steps, steps=plan.steps)
+        lr = steps.lr_at(recipe, run.step)
         before = _Before(run)
         sums = _gradients(run, parts, more)
         stopping, norm = _update(run, lr, [line for batch in [*parts, *(more or ())] for line in batch.bad])
@@ -81,7 +82,7 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
         run.meter.steps += 1
         tick(run.step, recipe.supervised.steps + recipe.semi.steps)
         if run.step % recipe.run.log_every_steps == 0 or run.step == last:
-            _log(run, semi, sums, lr, norm)
+            _log(run, sums, lr, norm, more)
         every = recipe.run.checkpoint_every_steps
         run.due |= bool(every and run.step % every == 0)
         if stopping or run.step == last or (run.due and not run.skips.in_a_row):
@@ -122,9 +123,10 @@ def _report_skipped(run: Run, facts: dict[str, Any], lr: float, semi: bool) -> N
     run.skips.refuse_more(run.step, lr, "semi.lr" if semi else "supervised.lr", "supervised.clip_norm")
 
 
-def _start_from_average(run: Run) -> None:
-    """Stage 3's student and teacher both start from stage 2's average, and Adam from nothing."""
-    run.student.load_state_dict(run.teacher.state_dict())
+def _start_again(run: Run) -> None:
+    """Stage 3's student and teacher both start from stage 2's average or last weights, and Adam from nothing."""
+    to, whence = (run.student, run.teacher) if run.recipe.semi.start == "average" else (run.teacher, run.student)
+    to.load_state_dict(whence.state_dict())
     run.optimizer, run.adam_step = begin.optimizer(run.student, run.recipe, run.start), 0
 
 
@@ -134,13 +136,13 @@ def _gradients(run: Run, labeled: list[Batch], unlabeled: list[Batch] | None) ->
     run.optimizer.zero_grad()
     as_input = Input(run.start.image_px, run.start.mean, run.start.std)
     loss, apart = steps.supervised(run.student, labeled, run.table.labels, as_input, run.here, run.recipe, run.step)
-    kept, predicted = torch.zeros_like(loss), loss.new_zeros(len(run.table.names))
+    guesses = None
     if unlabeled is not None:
-        more, kept, predicted, run.statistics = steps.unsupervised(
+        more, guesses, run.statistics = steps.unsupervised(
             run.student, run.teacher, unlabeled, run.table.labels.prior, as_input, run.here, run.recipe, run.statistics
         )
         loss = loss + more
-    return steps.Sums(loss, apart, kept, predicted)
+    return steps.Sums(loss, apart, guesses)
 
 
 def _update(run: Run, lr: float, bad: list[str]) -> tuple[int, float]:
@@ -193,12 +195,21 @@ def _save(run: Run) -> None:
         log.say(f"the save took {seconds} s, more than run.grace_s = {grace}: a stop may be cut short")
 
 
-def _log(run: Run, semi: bool, sums: steps.Sums, lr: float, norm: float) -> None:
-    """A line of metrics.jsonl and of the console about the step just done, over all processes."""
+def _log(run: Run, sums: steps.Sums, lr: float, norm: float, guessed: list[Batch] | None) -> None:
+    """A line of metrics.jsonl and of the console about the step just done, over all processes.
+
+    `guessed` are stage 3's unlabeled faces. Where the set knows their expressions, the line says how many pseudo-labels
+    are right; nothing else reads them.
+    """
     recipe, meter = run.recipe, run.meter
     run.meter = Meter()
-    values: list[Tensor] = [sums.loss, sums.apart, sums.kept, sums.predicted]
-    loss, apart, kept, *predicted = run.here.total(torch.cat(values)).tolist()
+    semi, names = sums.guesses is not None, run.table.names
+    values: list[Tensor] = [sums.loss, sums.apart]
+    if sums.guesses is not None and guessed is not None:
+        hidden_B = torch.from_numpy(table.hidden_classes(run.table, guessed)).to(run.here.device)
+        values.append(tally(sums.guesses.best_B, sums.guesses.weights_B, hidden_B, len(names)).flatten())
+    summed = run.here.total(torch.cat(values))
+    loss, apart = summed[:2].tolist()
     batch = recipe.semi.batch if semi else recipe.supervised.batch
     unlabeled = batch * recipe.semi.unlabeled_ratio if semi else 0
     speed = meter.steps * (batch + unlabeled) / (time.monotonic() - meter.began)
@@ -206,13 +217,12 @@ def _log(run: Run, semi: bool, sums: steps.Sums, lr: float, norm: float) -> None
     row |= {"images_per_s": round(speed, 1), "grad_norm": _finite(norm), "one_minus_iou": apart / batch}
     row |= {"skipped_steps": run.skipped, "unreadable": run.bad}
     if semi:
-        row["kept"] = _finite(kept / unlabeled)
-        row["predicted"] = dict(zip(run.table.names, map(int, predicted), strict=True))
+        row |= told(summed[2:].view(4, -1), names)
     run.journal.metrics(**row)
     if run.here.is_main:
         total = recipe.supervised.steps + recipe.semi.steps
         left = log.duration((total - run.step) * (batch + unlabeled) / speed)
-        more = f"  kept {kept / unlabeled:.0%}" if semi else ""
+        more = "".join(f"  {what} {row[what]:.0%}" for what in ("kept", "precision") if row.get(what) is not None)
         log.say(
             f"step {run.step:>{len(str(total))}}/{total}  stage {row['stage']}  loss {loss:.4f}  lr {lr:.2e}  "
             f"1-IoU {apart / batch:.3f}{more}  {speed:,.0f} images/s  {left} left"

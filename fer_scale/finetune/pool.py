@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fer_scale.finetune.sampling import Sampled
 from fer_scale.loader import Batch, Faces
 from fer_scale.log import Ticker, progress
 from fer_scale.readers import ahead
@@ -64,6 +65,17 @@ class Pool:
         places = zip(self._shard.tolist(), self._row.tolist(), strict=True)
         return [self.shard_set.read(shard, row).face or Face() for shard, row in places]
 
+    def expressions(self, ids: Ids) -> list[str | None]:
+        """The expressions that the set's JSON says of the faces `ids`; None also where that cannot be read."""
+        found: list[str | None] = []
+        for shard, row in zip(self._shard[ids].tolist(), self._row[ids].tolist(), strict=True):
+            try:
+                face = self.shard_set.read(shard, row).face
+            except UserError:
+                face = None
+            found.append(face.expression if face else None)
+        return found
+
     def megabytes(self) -> float:
         """What the decoded faces would take."""
         return len(self) * self.faces.slot_px**2 * 3 / 1e6
@@ -114,16 +126,18 @@ class Pool:
 class Stream(Dataset[list[Batch]]):
     """`stream[step]` is what this process trains on at a step: a pure function of the seed and the step."""
 
-    def __init__(self, pool: Pool, parts: list[Ids], *, batch: int, seed: int):
+    def __init__(self, pool: Pool, parts: list[Ids], *, batch: int, seed: int, sampled: Sampled | None = None):
         """`parts` are the slots of the global batch that each forward pass takes; see pairs.py."""
-        self._pool, self._parts, self._batch = pool, parts, batch
-        self._order = Order([len(pool)], seed=seed, batch=batch, lanes=1)
+        self._pool, self._parts, self._batch, self._sampled = pool, parts, batch, sampled
+        rows = len(pool) if sampled is None else len(sampled)
+        self._order = Order([rows], seed=seed, batch=batch, lanes=1)
 
     def __getitem__(self, step: int) -> list[Batch]:
         slots = self._order.slots(step, 0, self._batch)
+        faces = slots.row if self._sampled is None else self._sampled.faces(slots.row, slots.epoch)
         batches = []
         for part in self._parts:
-            batch = self._pool.batch(slots.row[part])
+            batch = self._pool.batch(faces[part])
             batches.append(Batch(batch.pixels, batch.sizes, slots.key[part], batch.ids, batch.bad))
         return batches
 

@@ -14,8 +14,9 @@ Shape letters: B unlabeled images on this process, K expressions. What is averag
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from fer_scale.finetune.recipe import Labeler
 Total = Callable[[Tensor], Tensor]
 
 DECAY = 0.999  # of the running statistics (SoftMatch, section 4.1); reached slowly, see `decay_at`
+NO_LABEL = -1  # of a face whose expression nobody knows
 SIGMAS = 2.0  # the Gaussian falls off over half a standard deviation (SoftMatch's code: n_sigma = 2)
 
 
@@ -107,3 +109,41 @@ def _with_tops(statistics: Statistics, top_B: Tensor, decay: float, total: Total
         top_mean=decay * statistics.top_mean + (1 - decay) * mean,
         top_variance=decay * statistics.top_variance + (1 - decay) * variance,
     )
+
+
+def tally(best_B: Tensor, weights_B: Tensor, hidden_B: Tensor, classes: int) -> Tensor:
+    """Sums over pseudo-labels of each class, float64 [4, K], to be added up over processes.
+
+    Their number; their weights; of these, the weights where the hidden label is known; where it is the same.
+    `hidden_B` has the hidden labels: class numbers, `classes` for any other expression, or NO_LABEL.
+    """
+    weights_B = weights_B.double()
+    known_B = hidden_B != NO_LABEL
+    values = [torch.ones_like(weights_B), weights_B, weights_B * known_B, weights_B * (hidden_B == best_B)]
+    return torch.stack([weights_B.new_zeros(classes).index_add(0, best_B, value_B) for value_B in values])
+
+
+def told(tally_4K: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """What the log says of a batch's pseudo-labels; None where there is nothing to divide by.
+
+    kept, kept_by_class              mean weight of all, and of those of each class
+    predicted                        their number by class
+    precision, precision_by_class    share of the weight that lies on faces with that hidden label
+    """
+    number_K, kept_K, known_K, right_K = tally_4K
+    by_class = [dict(zip(names, _shares(*pair), strict=True)) for pair in ((kept_K, number_K), (right_K, known_K))]
+    [kept] = _shares(kept_K.sum()[None], number_K.sum()[None])
+    [precision] = _shares(right_K.sum()[None], known_K.sum()[None])
+    predicted = dict(zip(names, map(int, number_K.tolist()), strict=True))
+    return {
+        "kept": kept,
+        "predicted": predicted,
+        "kept_by_class": by_class[0],
+        "precision": precision,
+        "precision_by_class": by_class[1],
+    }
+
+
+def _shares(part: Tensor, whole: Tensor) -> list[float | None]:
+    pairs = zip(part.tolist(), whole.tolist(), strict=True)
+    return [a / b if b and math.isfinite(a / b) else None for a, b in pairs]

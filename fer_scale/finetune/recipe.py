@@ -101,6 +101,8 @@ class FaceMix:
     probability: float = knob(1.0, help="share of the batches that are mixed; the others are trained plainly")
     alpha: float = knob(1.0, help="the share of a picture in its mixture is drawn from Beta(alpha, alpha)")
     smoothing: float = knob(0.1, help="share of a target spread over all expressions, in mixed and in plain batches")
+    real: Real = knob("clean", help="what its real pictures are; mixed: what the authors' code sees, see facemix.py")
+    stages: Literal["both", 2] = knob("both", help="2: the labeled half of stage 3 is trained plainly")
 
     def __post_init__(self) -> None:
         require(
@@ -114,12 +116,20 @@ class FaceMix:
 class Supervised:
     steps: int = knob(1000, help="optimizer steps of stage 2")
     batch: int = knob(64, help="labeled pictures per step, over all processes")
-    lr: float = knob(1e-3, help="peak learning rate of the head; cosine to 0")
+    sampling: Sampling = knob("natural", help="of labeled faces; sqrt: n labels of an expression count as sqrt(n)")
+    logit_adjustment: float = knob(
+        0.0,
+        help="labeled losses, both stages: this times log(prior) on the logits (Menon et al. 2021); 1 costs accuracy",
+    )
+    lr: float = knob(1e-3, help="peak learning rate of the head; cosine to end_lr")
+    start_lr: float = knob(0.0, help="from which the warm-up rises")
+    end_lr: float = knob(0.0, help="to which the cosine falls")
+    decay_steps: int = knob(0, help="the step at which the cosine has reached end_lr, flat from there; 0: the last")
     layer_decay: float = knob(
         0.75, help="a layer learns at this times the rate of the next (He et al. Table 9); a ViT's only"
     )
     weight_decay: float = knob(0.05, help="of matrices; both stages (He et al. Table 9)")
-    warmup_steps: int = knob(100, help="steps from 0 to the peak")
+    warmup_steps: int = knob(100, help="steps from start_lr to the peak")
     clip_norm: float = knob(1.0, help="of the whole gradient, both stages; 0 turns clipping off")
     ema_decay: float = knob(0.999, help="most decay of the average that is kept (the authors' value); see ema.py")
     target: Literal["argmax", "votes"] = knob(
@@ -131,7 +141,13 @@ class Supervised:
         require(
             *above_0(self, "steps", "lr"),
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
-            *at_least(self, 0, "weight_decay", "clip_norm"),
+            *at_least(self, 0, "weight_decay", "clip_norm", "logit_adjustment"),
+            (0 <= self.start_lr <= self.lr, "start_lr: must lie between 0 and supervised.lr"),
+            (0 <= self.end_lr <= self.lr, "end_lr: must lie between 0 and supervised.lr"),
+            (
+                not self.decay_steps or self.warmup_steps <= self.decay_steps <= self.steps,
+                "decay_steps: must be 0 or lie between supervised.warmup_steps and supervised.steps",
+            ),
             (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, below 1, not {self.ema_decay}"),
             (all(0 <= beta < 1 for beta in self.betas), f"betas: must lie in 0..1, below 1, not {list(self.betas)}"),
             (0 < self.layer_decay <= 1, f"layer_decay: must lie in 0..1, not {self.layer_decay}"),
@@ -144,7 +160,12 @@ class Semi:
     steps: int = knob(600, help="optimizer steps of stage 3; 0 leaves it out")
     batch: int = knob(32, help="labeled pictures per step, over all processes")
     unlabeled_ratio: int = knob(3, help="unlabeled pictures for each labeled one")
-    lr: float = knob(3e-4, help="peak learning rate of the head; cosine to 0")
+    start: Literal["average", "last"] = knob(
+        "average", help="stage 2's weights that it begins with; last: the student's, as the authors' code does"
+    )
+    sampling: Sampling = knob("natural", help="of labeled faces, as supervised.sampling")
+    lr: float = knob(3e-4, help="peak learning rate of the head; cosine to end_lr")
+    end_lr: float = knob(0.0, help="to which the cosine falls; as lr: constant")
     warmup_steps: int = knob(50, help="steps from 0 to the peak")
     labeler: Labeler = knob("softmatch", help="how pseudo-labels are weighed; see pseudo_labels.py")
     confidence_threshold: float = knob(0.95, help="for labeler = fixed (FixMatch; the authors' code: 0.7)")
@@ -161,6 +182,7 @@ class Semi:
             (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, below 1, not {self.ema_decay}"),
             (not self.steps or 0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and semi.steps"),
         )
+            (0 <= self.end_lr <= self.lr, "end_lr: must lie between 0 and semi.lr"),
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer_scale import images
+from fer_scale import images, optim
 from fer_scale.finetune import facemix, pseudo_labels, views
 from fer_scale.finetune.pool import take
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune, Weighting
+from fer_scale.finetune.sampling import shares
 from fer_scale.finetune.start import draw_paths
 from fer_scale.loader import Batch
 from shards.order import Keys, key, uniform
@@ -33,7 +34,39 @@ class Labels:
 
     targets: Tensor  # float32 [N, K]
     boxes: NDArray[np.float32]  # [N, 4]
-    prior: tuple[float, ...]  # the share of each expression among the labels
+    classes: NDArray[np.int64]  # [N] numbers of their expressions
+    prior: tuple[float, ...]  # the share of each expression among the labels, as the targets have it
+    sampled: tuple[Tensor, Tensor]  # float32 [K] the same in the batches of stage 2, and of stage 3; see sampling.py
+
+
+def known_labels(
+    targets_NK: Tensor,
+    boxes: NDArray[np.float32],
+    classes: NDArray[np.int64],
+    recipe: Finetune,
+    device: torch.device,
+) -> Labels:
+    """The labels of a run on its device, with the priors that follow from them.
+
+    Pseudo-labels are aligned to `prior`: unlabeled faces come as they are, however the labeled ones are sampled.
+    Logits are adjusted by `sampled`: the network learns the posterior under the prior of its own batches.
+    """
+    every = targets_NK.double()
+    sampled = []
+    for sampling in (recipe.supervised.sampling, recipe.semi.sampling):
+        often_N = torch.from_numpy(shares(classes, sampling)).to(every)
+        sampled.append((often_N[:, None] * every).sum(dim=0).clamp(min=1e-6).float().to(device))
+    prior = tuple(every.mean(dim=0).tolist())
+    return Labels(targets_NK.to(device), boxes, classes, prior, (sampled[0], sampled[1]))
+
+
+def lr_at(recipe: Finetune, step: int) -> float:
+    """The learning rate of the head at a step, counted over both stages."""
+    s, u = recipe.supervised, recipe.semi
+    if step < s.steps:
+        decay = s.decay_steps or s.steps
+        return optim.lr_at(step, peak=s.lr, warmup_steps=s.warmup_steps, steps=decay, start=s.start_lr, end=s.end_lr)
+    return optim.lr_at(step - s.steps, peak=u.lr, warmup_steps=u.warmup_steps, steps=u.steps, end=u.end_lr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +82,20 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Guesses:
+    """The pseudo-labels of this process's unlabeled faces, for the log: their classes and their weights."""
+
+    best_B: Tensor
+    weights_B: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Sums:
-    """What a step found on this process, to be added up over processes: float64 vectors on its device."""
+    """What a step found on this process: float64 vectors on its device, to be added up over processes, and guesses."""
 
     loss: Tensor  # [1] already divided by the global batch
     apart: Tensor  # [1] sum of 1 - IoU over labeled pictures
-    kept: Tensor  # [1] sum of the weights of pseudo-labels
-    predicted: Tensor  # [K] pseudo-labels of each expression
+    guesses: Guesses | None  # of stage 3
 
 
 def supervised(
@@ -67,8 +107,14 @@ def supervised(
     recipe: Finetune,
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradients of the labeled loss; its share of the mean loss, and the sum of 1 - IoU."""
-    batch = recipe.supervised.batch if step < recipe.supervised.steps else recipe.semi.batch
+    """Add the gradients of the labeled loss; its share of the mean loss, and the sum of 1 - IoU.
+
+    With `supervised.logit_adjustment` tau the loss is that of logits + tau log(prior) (Menon et al. 2021, eq. 10), so
+    that the network itself answers as if expressions were more equally frequent; nowhere else is anything added.
+    """
+    semi = step >= recipe.supervised.steps
+    batch = recipe.semi.batch if semi else recipe.supervised.batch
+    tau = recipe.supervised.logit_adjustment
     weighting, share = mixture(recipe, step)
     loss, apart = (torch.zeros(1, dtype=torch.float64, device=here.device) for _ in range(2))
     view_of = views.strong if recipe.augment.labeled == "strong" else views.weak
@@ -76,12 +122,14 @@ def supervised(
         boxes = labels.boxes[part.ids]
         view = view_of(part.pixels.to(here.device), part.sizes, boxes, part.keys, as_input.px, recipe.augment)
         iou_B = facemix.iou(view.boxes, view.boxes.flip(0))
-        with_real, with_mixed = facemix.needs(weighting, iou_B)
+        with_real, with_mixed = facemix.needs(weighting, iou_B, recipe.facemix.real)
         real = as_input(view.pictures)
         passes = [real] * with_real + [facemix.mix(real, share)] * with_mixed
         draw_paths(student, path_keys(part.keys, with_real, with_mixed), here.device)
         with here.autocast():
             logits = student(torch.cat(passes)).float()
+        if tau:
+            logits = logits + tau * labels.sampled[semi].log()
         halves = list(logits.split(len(real)))
         losses_B = facemix.losses(
             weighting,
@@ -91,6 +139,7 @@ def supervised(
             iou_N=iou_B.to(here.device),
             share=share,
             smoothing=recipe.facemix.smoothing,
+            real=recipe.facemix.real,
         )
         part_loss = losses_B.sum() / batch
         part_loss.backward()
@@ -101,7 +150,8 @@ def supervised(
 
 def mixture(recipe: Finetune, step: int) -> tuple[Weighting, float]:
     """How the batch of a step is weighed, and the share of a picture in its mixture: one draw for all processes."""
-    if uniform(_step_keys(recipe, step), _MIXTURE, 1)[0, 0] >= recipe.facemix.probability:
+    plain = recipe.facemix.stages == 2 and step >= recipe.supervised.steps
+    if plain or uniform(_step_keys(recipe, step), _MIXTURE, 1)[0, 0] >= recipe.facemix.probability:
         return "none", 1.0
     alpha = recipe.facemix.alpha
     share = np.random.default_rng(key(recipe.run.seed, step, _MIXTURE)).beta(alpha, alpha)
@@ -126,8 +176,8 @@ def unsupervised(
     here: Processes,
     recipe: Finetune,
     statistics: Statistics,
-) -> tuple[Tensor, Tensor, Tensor, Statistics]:
-    """Add the gradients of the unlabeled loss; its share of it, the weights' sum, labels of each class, statistics."""
+) -> tuple[Tensor, Guesses, Statistics]:
+    """Add the gradients of the unlabeled loss; its share of it, the pseudo-labels, and the labeler's statistics."""
     semi = recipe.semi
     pseudo = pseudo_labels.label(
         torch.cat([teach(teacher, part, as_input, here, recipe) for part in parts]),
@@ -151,8 +201,7 @@ def unsupervised(
         part_loss = semi.weight * losses_B.sum() / (semi.batch * semi.unlabeled_ratio)
         part_loss.backward()
         loss += part_loss.detach()
-    predicted_K = torch.bincount(pseudo.targets_BK.argmax(1), minlength=pseudo.targets_BK.shape[1])
-    return loss, pseudo.weights_B.double().sum()[None], predicted_K.double(), pseudo.statistics
+    return loss, Guesses(pseudo.targets_BK.argmax(1), pseudo.weights_B), pseudo.statistics
 
 
 @torch.no_grad()

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fer_scale.finetune import targets
+from fer_scale.finetune import steps, targets
 from fer_scale.finetune.pairs import parts
 from fer_scale.finetune.pool import Pool, Stream
 from fer_scale.finetune.processes import Processes
+from fer_scale.finetune.pseudo_labels import NO_LABEL
 from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.sampling import Sampled
 from fer_scale.finetune.split import Split
 from fer_scale.finetune.steps import Labels
 from fer_scale.loader import Batch
@@ -60,7 +63,7 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
         shard_set,
         split,
         names,
-        Labels(matrix.to(here.device), boxes, tuple(matrix.double().mean(dim=0).tolist())),
+        steps.known_labels(matrix, boxes, targets.classes(known, names), recipe, here.device),
         labeled,
         unlabeled,
         tuple(round(float(x), 4) for x in np.median(boxes, axis=0)),
@@ -73,6 +76,16 @@ def whence(known: Sequence[Face], shard_set: ShardSet) -> str:
     """Where most boxes of the faces came from; a detector by its name where the set knows it."""
     source = Counter(face.box_source or "template" for face in known).most_common(1)[0][0]
     return shard_set.index.get("detector", source) if source == "detector" else source
+
+
+def hidden_classes(table: Table, batches: Sequence[Batch]) -> NDArray[np.int64]:
+    """The classes that unlabeled faces have by the set, for the log alone: see pseudo_labels.tally."""
+    assert table.unlabeled is not None
+    expressions = table.unlabeled.expressions(np.concatenate([batch.ids for batch in batches]))
+    known = [
+        NO_LABEL if e is None else table.names.index(e) if e in table.names else len(table.names) for e in expressions
+    ]
+    return np.array(known, np.int64)
 
 
 def accept(bad: Sequence[str], of: int, most: float) -> None:
@@ -89,9 +102,12 @@ def labeled_steps(
 ) -> Iterator[list[Batch]]:
     """This process's labeled parts of the steps first..stop-1 of a stage; FaceMix partners are in one part."""
     batch = recipe.semi.batch if semi else recipe.supervised.batch
+    sampling = recipe.semi.sampling if semi else recipe.supervised.sampling
     cuts = parts(batch, rank=here.rank, ranks=here.ranks, micro=recipe.batch.micro)
     seed = key(recipe.run.seed, _SEMI if semi else _SUPERVISED)
-    return Stream(table.labeled, cuts, batch=batch, seed=seed).steps(first, stop, recipe.data.workers)
+    sampled = Sampled(table.labels.classes, sampling, seed)
+    stream = Stream(table.labeled, cuts, batch=batch, seed=seed, sampled=sampled)
+    return stream.steps(first, stop, recipe.data.workers)
 
 
 def unlabeled_steps(table: Table, recipe: Finetune, here: Processes, *, first: int, stop: int) -> Iterator[list[Batch]]:

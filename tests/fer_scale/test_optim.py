@@ -16,6 +16,12 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
     assert optim.lr_at(0, peak=1.0, warmup_steps=0, steps=5) == 1.0
 
 
+def test_a_rate_can_begin_and_end_above_zero_and_stays_where_it_ended() -> None:
+    rates = [optim.lr_at(step, peak=1.0, warmup_steps=2, steps=6, start=0.5, end=0.2) for step in range(9)]
+    assert rates[:3] == [0.75, 1.0, 1.0] and rates[4] == pytest.approx(0.6)
+    assert rates[6:] == pytest.approx([0.2, 0.2, 0.2])
+
+
 def test_matrices_decay_and_the_rest_does_not() -> None:
     model = encoder.build("32x2x2", image_px=16, patch_px=8)
     groups = optim.parameter_groups(model, 0.05)

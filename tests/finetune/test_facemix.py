@@ -145,3 +145,62 @@ def test_iou_of_equal_boxes_is_exactly_one_and_of_empty_ones_zero() -> None:
     empty = torch.tensor([[0.3, 0.3, 0.3, 0.3]])
     assert facemix.iou(empty, empty).item() == 0.0
     assert facemix.iou(empty, torch.tensor([[0.0, 0.0, 1.0, 1.0]])).item() == 0.0
+
+
+def test_real_images_that_are_mixed_ones_keep_the_hard_label_of_their_first_parent() -> None:
+    """The mixed logits say 3/4 for class 1 to image 0, and 3/4 for class 0 to image 1; labels are 0 and 1.
+
+    Towards its own parent's label each mixed image costs log 4; towards the mixed target (.275, .725), as above.
+    """
+    log3 = math.log(3)
+    found = {}
+    for weighting in ("none", "mixup", "additive", "convex"):
+        found[weighting] = facemix.losses(
+            weighting,  # type: ignore[arg-type]
+            real_NK=torch.zeros(2, 2) if weighting == "none" else None,
+            mixed_NK=torch.tensor([[0.0, log3], [log3, 0.0]]),
+            targets_NK=torch.eye(2),
+            iou_N=torch.tensor([0.4, 0.4]),
+            share=0.25,
+            smoothing=0.1,
+            real="mixed",
+        ).tolist()
+    mixed = 0.275 * FAR + 0.725 * NEAR
+    assert found["none"] == pytest.approx([HALF, HALF], abs=1e-6)
+    assert found["mixup"] == pytest.approx([mixed, mixed], abs=1e-6)
+    assert found["additive"] == pytest.approx([mixed + 0.6 * 2 * FAR] * 2, abs=1e-6)
+    assert found["convex"] == pytest.approx([0.4 * mixed + 0.6 * FAR] * 2, abs=1e-6)
+
+
+def test_what_is_passed_forward() -> None:
+    """(clean, mixed) images; a batch of faces that lie on each other in all rows but one still needs the clean ones."""
+    apart, together = torch.tensor([1.0, 0.9, 1.0]), torch.ones(3)
+    assert facemix.needs("none", apart) == facemix.needs("none", together) == (True, False)
+    assert facemix.needs("none", apart, "mixed") == (True, False)
+    assert facemix.needs("mixup", apart) == facemix.needs("mixup", apart, "mixed") == (False, True)
+    assert facemix.needs("additive", apart) == facemix.needs("convex", apart) == (True, True)
+    assert facemix.needs("additive", together) == facemix.needs("convex", together) == (False, True)
+    assert facemix.needs("additive", apart, "mixed") == facemix.needs("convex", apart, "mixed") == (False, True)
+
+
+def test_iou_by_hand() -> None:
+    """Quarters that share a sixteenth; boxes that touch; a box inside another; one drawn backwards is empty."""
+    first = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0], [0.8, 0.0, 0.2, 1.0]])
+    second = torch.tensor([[0.25, 0.25, 0.75, 0.75], [0.5, 0.0, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    assert facemix.iou(first, second).tolist() == pytest.approx([0.0625 / 0.4375, 0.0, 0.25, 0.0])
+
+
+def test_smoothing_spreads_over_all_classes() -> None:
+    smoothed = facemix.smooth(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]), 0.2)
+    assert smoothed.tolist() == [pytest.approx([0.85, 0.05, 0.05, 0.05]), pytest.approx([0.45, 0.45, 0.05, 0.05])]
+
+
+def test_cross_entropy_is_computed_in_float32() -> None:
+    """In half precision the loss of a certain answer would be 0, and that of a wrong one 11.09."""
+    logits = torch.tensor([[0.0, 11.1], [11.1, 0.0]], dtype=torch.float16)
+    found = facemix.cross_entropy(logits, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    assert found.dtype == torch.float32
+    exact = logits[0, 1].item()
+    assert found.tolist() == pytest.approx(
+        [math.log1p(math.exp(-exact)), math.log1p(math.exp(-exact)) + exact], rel=1e-2
+    )

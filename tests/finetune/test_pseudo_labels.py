@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fer_scale.finetune import pseudo_labels
-from fer_scale.finetune.pseudo_labels import PseudoLabels, Statistics, align, gaussian, label
+from fer_scale.finetune.pseudo_labels import PseudoLabels, Statistics, align, gaussian, label, tally, told
 
 PROBABILITIES = torch.tensor([[0.97, 0.02, 0.01], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.94, 0.03, 0.03]])
 
@@ -84,3 +84,94 @@ def test_two_processes_label_as_one_does(labeler: pseudo_labels.Labeler) -> None
     assert halves[0].statistics == halves[1].statistics == whole.statistics
     assert torch.equal(torch.cat([h.weights_B for h in halves]), whole.weights_B)
     assert torch.equal(torch.cat([h.targets_BK for h in halves]), whole.targets_BK)
+
+
+def test_alignment_and_a_threshold_by_hand() -> None:
+    """One update from fresh statistics: decay 1/10, so the mean is (1/3 + 9 times the batch's mean) / 10.
+
+    Batch mean (.6, .4), hence mean (.5 / 10 + .9 * .6, .5 / 10 + .9 * .4) = (.59, .41); prior (.295, .705) makes the
+    ratios 1/2 and 1.7195: (.8, .2) -> (.4, .3439) -> .5377 for class 0; (.4, .6) -> (.2, 1.0317) -> .8376 for class 1.
+    """
+    probabilities = torch.tensor([[0.8, 0.2], [0.4, 0.6]])
+    found = label(probabilities, Statistics.fresh(2), labeler="fixed", threshold=0.8, prior=(0.295, 0.705), total=alone)
+    assert found.statistics.mean == pytest.approx((0.59, 0.41))
+    first, second = 0.4 / (0.4 + 0.2 * 0.705 / 0.41), 1 - 0.2 / (0.2 + 0.6 * 0.705 / 0.41)
+    assert (first, second) == (pytest.approx(0.5377, abs=1e-4), pytest.approx(0.8376, abs=1e-4))
+    assert found.targets_BK.tolist() == [[1, 0], [0, 1]] and found.weights_B.tolist() == [0, 1]
+    assert found.statistics.top_mean == pytest.approx(0.1 * 0.5 + 0.9 * (first + second) / 2)
+    soft = label(probabilities, Statistics.fresh(2), labeler="soft", threshold=0, prior=(0.295, 0.705), total=alone)
+    assert soft.targets_BK.tolist() == [
+        pytest.approx([first, 1 - first], abs=1e-6),
+        pytest.approx([1 - second, second], abs=1e-6),
+    ]
+
+
+def test_softmatch_weighs_by_the_statistics_with_this_batch_in_them() -> None:
+    """Tops .9 and .5: mean .7, unbiased variance .08; from (1/2, 1): mean .68, variance .1 + .9 * .08 = .172."""
+    probabilities = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    found = label(probabilities, Statistics.fresh(2), labeler="softmatch", threshold=2, prior=None, total=alone)
+    assert found.statistics.top_mean == pytest.approx(0.68)
+    assert found.statistics.top_variance == pytest.approx(0.172)
+    assert found.weights_B.tolist() == pytest.approx([1, math.exp(-(0.18**2) / (2 * 0.172 / 4))])
+
+
+def test_statistics_begin_as_softmatch_has_them_and_remember_by_the_growing_decay() -> None:
+    fresh = Statistics.fresh(4)
+    assert fresh == Statistics(0, (0.25,) * 4, 0.25, 1.0)
+    old = Statistics(10**6, (0.5, 0.5), 0.6, 0.01)
+    found = label(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), old, labeler="soft", threshold=0, prior=None, total=alone)
+    assert found.statistics.mean == pytest.approx((0.5005, 0.4995))
+    assert found.statistics.top_mean == pytest.approx(0.6004)
+    assert found.statistics.top_variance == pytest.approx(0.00999)
+    assert found.statistics.updates == 10**6 + 1
+
+
+def test_one_face_alone_has_no_variance_and_no_weight_is_lost_to_a_variance_of_zero() -> None:
+    found = label(torch.tensor([[0.9, 0.1]]), Statistics.fresh(2), labeler="soft", threshold=0, prior=None, total=alone)
+    assert found.statistics.top_variance == pytest.approx(0.1)
+    assert gaussian(torch.tensor([0.5, 0.4999]), mean=0.5, variance=0.0).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        Statistics(1, (math.nan, 0.5), 0.5, 1.0),
+        Statistics(1, (0.5, 0.5), math.inf, 1.0),
+        Statistics(1, (0.5, 0.5), 0.5, math.nan),
+    ],
+)
+def test_statistics_that_are_no_numbers_are_known(statistics: Statistics) -> None:
+    assert not statistics.are_finite and Statistics.fresh(2).are_finite
+
+
+def test_the_log_of_pseudo_labels_by_hand() -> None:
+    """Seven faces, classes a, b and c: the fifth has another expression, the sixth none that is known."""
+    best = torch.tensor([0, 0, 0, 1, 1, 1, 0])
+    weights = torch.tensor([1.0, 0.5, 0.0, 1.0, 0.5, 0.25, 0.5])
+    hidden = torch.tensor([0, 1, 0, 1, 3, -1, 0])
+    found = tally(best, weights, hidden, 3)
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[4, 3, 0], [2, 1.75, 0], [2, 1.5, 0], [1.5, 1, 0]]
+    assert told(found, ["a", "b", "c"]) == {
+        "kept": pytest.approx(3.75 / 7),
+        "predicted": {"a": 4, "b": 3, "c": 0},
+        "kept_by_class": {"a": pytest.approx(0.5), "b": pytest.approx(1.75 / 3), "c": None},
+        "precision": pytest.approx(2.5 / 3.5),
+        "precision_by_class": {"a": pytest.approx(0.75), "b": pytest.approx(1 / 1.5), "c": None},
+    }
+
+
+def test_the_log_has_no_precision_where_no_expression_is_known_or_nothing_is_kept() -> None:
+    unknown = told(tally(torch.tensor([0, 1]), torch.tensor([1.0, 1.0]), torch.tensor([-1, -1]), 2), ["a", "b"])
+    assert unknown["kept"] == 1 and unknown["precision"] is None
+    assert unknown["precision_by_class"] == {"a": None, "b": None}
+    nothing = told(tally(torch.tensor([0, 1]), torch.tensor([0.0, 0.0]), torch.tensor([0, 1]), 2), ["a", "b"])
+    assert nothing["kept"] == 0 and nothing["kept_by_class"] == {"a": 0, "b": 0} and nothing["precision"] is None
+    broken = told(tally(torch.tensor([0, 0]), torch.tensor([math.nan, 1.0]), torch.tensor([0, 0]), 2), ["a", "b"])
+    assert broken["kept"] is None and broken["precision"] is None
+
+
+def test_the_log_of_two_processes_is_that_of_one() -> None:
+    best, weights, hidden = torch.tensor([0, 1, 1, 0]), torch.tensor([1.0, 0.5, 0.25, 1.0]), torch.tensor([0, 1, 0, -1])
+    parts = [tally(best[rows], weights[rows], hidden[rows], 2) for rows in (slice(0, 1), slice(1, 4))]
+    assert torch.equal(parts[0] + parts[1], tally(best, weights, hidden, 2))
