@@ -97,7 +97,7 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
     made_for = {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"}
     same_everywhere(here, **made_for)
     laid = table.lay(recipe, shard_set, drawn, names, begun.image_px, here)
-    student = begun.model.to(here.device)
+    student = here.settle(begun.model)
     run = Run(
         recipe,
         here,

@@ -15,6 +15,7 @@ Range = tuple[float, float]
 # Here and not where they are at work: what reads a recipe needs no torch.
 Weighting = Literal["none", "mixup", "additive", "convex"]
 Labeler = Literal["fixed", "softmatch", "soft"]
+Precision = Literal["fp32", "bf16"]
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -199,7 +200,7 @@ class Batch:
 class Run:
     out: Path = knob(kind="layout", help="the run folder; started again with the same one, a run goes on")
     seed: int = knob(0, help="of the head, the order, the views and the mixtures")
-    precision: Literal["fp32", "bf16"] = knob("fp32", help="of matrix products; weights and losses stay float32")
+    precision: Precision = knob("fp32", help="of matrix products; weights and losses stay float32")
     log_every_steps: int = knob(20, kind="watch", help="a line of metrics.jsonl")
     checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
