@@ -16,6 +16,8 @@ Range = tuple[float, float]
 Weighting = Literal["none", "mixup", "additive", "convex"]
 Labeler = Literal["fixed", "softmatch", "soft"]
 Precision = Literal["fp32", "bf16"]
+Real = Literal["clean", "mixed"]
+Sampling = Literal["natural", "sqrt"]
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -99,11 +101,11 @@ class FaceMix:
     weighting: Weighting = knob(
         "additive", help="the loss; additive is the authors' code, convex reads the paper's words"
     )
+    real: Real = knob("clean", help="what its real pictures are; mixed: what the authors' code sees, see facemix.py")
+    stages: Literal["both", 2] = knob("both", help="2: the labeled half of stage 3 is trained plainly")
     probability: float = knob(1.0, help="share of the batches that are mixed; the others are trained plainly")
     alpha: float = knob(1.0, help="the share of a picture in its mixture is drawn from Beta(alpha, alpha)")
     smoothing: float = knob(0.1, help="share of a target spread over all expressions, in mixed and in plain batches")
-    real: Real = knob("clean", help="what its real pictures are; mixed: what the authors' code sees, see facemix.py")
-    stages: Literal["both", 2] = knob("both", help="2: the labeled half of stage 3 is trained plainly")
 
     def __post_init__(self) -> None:
         require(
@@ -180,10 +182,10 @@ class Semi:
             (self.batch > 1, f"batch: must be above 1, not {self.batch}"),
             *above_0(self, "unlabeled_ratio", "lr"),
             *in_0_to_1(self, "confidence_threshold"),
+            (0 <= self.end_lr <= self.lr, "end_lr: must lie between 0 and semi.lr"),
             (0 <= self.ema_decay < 1, f"ema_decay: must lie in 0..1, below 1, not {self.ema_decay}"),
             (not self.steps or 0 <= self.warmup_steps <= self.steps, "warmup_steps: must lie between 0 and semi.steps"),
         )
-            (0 <= self.end_lr <= self.lr, "end_lr: must lie between 0 and semi.lr"),
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
