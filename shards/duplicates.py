@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 NEAR_BITS = 18
 _PAIRS_AT_ONCE = 1 << 21  # 16 MB a word of their hashes
@@ -45,18 +46,31 @@ def groups(pixels: Bytes, perceptual: Bytes, *, near_bits: int = NEAR_BITS) -> I
 
 def near_pairs(perceptual: Bytes, near_bits: int = NEAR_BITS) -> Ints:
     """All pairs a < b of N hashes [N, 32] that differ in at most `near_bits` bits, [M, 2]."""
-    words = np.ascontiguousarray(np.ascontiguousarray(perceptual).view(np.uint64).T)  # [4, N]
+    words = as_words(perceptual)
     pairs, chunk = [np.empty((0, 2), np.int64)], max(1, _PAIRS_AT_ONCE // max(1, words.shape[1]))
     for start in range(0, words.shape[1], chunk):
-        rows, others = words[:, start : start + chunk], words[:, start:]
-        # Half of the bits rule nearly all pairs out, and cost half.
-        half = np.bitwise_count(rows[0][:, None] ^ others[0])
-        half += np.bitwise_count(rows[1][:, None] ^ others[1])
-        a, b = np.nonzero(half <= near_bits)
-        far = np.bitwise_count(rows[2:, a] ^ others[2:, b]).sum(axis=0)
-        near = (half[a, b] + far <= near_bits) & (a < b)
-        pairs.append(np.stack([a[near], b[near]], axis=1) + start)
+        a, b, _ = compare(words[:, start : start + chunk], words[:, start:], near_bits)
+        pairs.append(np.stack([a[a < b], b[a < b]], axis=1) + start)
     return np.concatenate(pairs)
+
+
+def as_words(perceptual: Bytes) -> Words:
+    """The hashes [N, 32] as compare() takes them, [4, N]."""
+    return np.ascontiguousarray(np.ascontiguousarray(perceptual).view(np.uint64).T)
+
+
+def compare(rows: Words, others: Words, near_bits: int) -> tuple[Ints, Ints, Ints]:
+    """Row, other and differing bits of all pairs of `rows` [4, N] and `others` [4, M] in at most `near_bits` bits.
+
+    Takes 13 bytes of memory a pair that is compared.
+    """
+    # Half of the bits rule nearly all pairs out, and cost half.
+    half = np.bitwise_count(rows[0][:, None] ^ others[0])
+    half += np.bitwise_count(rows[1][:, None] ^ others[1])
+    a, b = np.nonzero(half <= near_bits)
+    bits = half[a, b] + np.bitwise_count(rows[2:, a] ^ others[2:, b]).sum(axis=0, dtype=np.int64)
+    near = bits <= near_bits
+    return a[near], b[near], bits[near]
 
 
 def _root(parent: Ints, i: int) -> int:
