@@ -101,10 +101,9 @@ def _origin(card: Card) -> str:
     """What stands below the first sentence: calibration, and the model that training started from."""
     more = ""
     if card.labels and card.block.get("folded_temperature", 1) != 1:
-        more += (
-            " Its probabilities were calibrated (one temperature) on held-out images; the temperature is part of the"
-        )
-        more += " weights."
+        given = card.block.get("temperature_from") == "given"
+        how = "by one temperature that was given, not fitted here" if given else "(one temperature) on held-out images"
+        more += f" Its probabilities were calibrated {how}; the temperature is part of the weights."
     if base := card.base_model:  # of a folder, only its name: a path is nobody's business
         name = _name_of(base)
         licence, adapted = card.block.get("base_licence"), card.block.get("base_adapted")

@@ -136,6 +136,7 @@ _BLOCK = {  # of our own block, what is read of it
     "base_licence": _or_none(_text(500)),
     "base_adapted": _or_none(_text(500)),
     "folded_temperature": _number(0.01, 100),
+    "temperature_from": _one_of("valid", "given", "none"),
     "trained_on": Rule("an object", lambda v: isinstance(v, dict)),
     **dict.fromkeys(
         ("data", "base_data"),

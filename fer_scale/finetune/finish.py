@@ -6,8 +6,10 @@ RUN/curves.png                  loss, learning rate and speed over both stages
 """
 
 import json
+import math
 import os
 import shutil
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -73,14 +75,15 @@ def withdraw(recipe: Finetune) -> None:
 def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> dict[str, object]:
     """Write RUN/model/, greyness and temperature folded in; the facts of its block `fer_scale`."""
     grey = _only_grey(laid, recipe) and len({*begun.mean}) == len({*begun.std}) == 1 and fold.grey(teacher)
-    folded = 1.0
-    if laid.split.lists["valid"]:  # of the network as it is published: after the fold
-        folded = _temperature(begun, teacher, laid, recipe, here)
+    folded, whence = _temperature(begun, teacher, laid, recipe, here)  # of the network as it is published: grey
+    if whence != "none":
         fold.temperature(teacher, folded)
+        log.say(f"temperature {folded:.4g}, {'fitted on the list valid' if whence == 'valid' else 'as given'}")
     block = {
         "face_box": list(laid.face_box),
         "detector": laid.detector,
         "folded_temperature": folded,
+        "temperature_from": whence,
         "folded_grey": grey,
         "base_model": begun.base_model,
         "base_licence": begun.base_licence,
@@ -105,9 +108,21 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
     )
     if not isinstance(said["global_pool"], str):  # a convolutional network keeps a layer under this name
         said["global_pool"] = getattr(said["global_pool"], "pool_type", "avg")
+    _withdraw_evaluation(recipe.run.out, folded)
     encoder.write(recipe.run.out / "model", teacher.state_dict(), said)
     plots.curves(log.rows(recipe.run.out / "metrics.jsonl"), recipe.run.out / "curves.png")
     return block
+
+
+def _withdraw_evaluation(run: Path, folded: float) -> None:
+    """Take back what was measured of the same weights under another temperature: that model was not as sure."""
+    before = run / "model" / "config.json"
+    if not before.exists() or not (run / "evaluation").exists():
+        return
+    other = json.loads(before.read_text()).get("fer_scale", {}).get("folded_temperature", 1.0)
+    if not math.isclose(other, folded, rel_tol=1e-6):
+        log.say(f"removed {run / 'evaluation'}: it was of the temperature {other:.4g}; run `fer-scale evaluate` again")
+        shutil.rmtree(run / "evaluation")
 
 
 def _only_grey(laid: Table, recipe: Finetune) -> bool:
@@ -117,8 +132,17 @@ def _only_grey(laid: Table, recipe: Finetune) -> bool:
     return recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index["std"]}) == 1)
 
 
-def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
-    """Fitted on the split's list `valid`, of which the run has seen nothing."""
+def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> tuple[float, str]:
+    """The temperature, and where it is from: "given" by the recipe, fitted on the list "valid", or "none"."""
+    if recipe.run.temperature:
+        return recipe.run.temperature, "given"
+    if not laid.split.lists["valid"]:
+        return 1.0, "none"
+    return _fitted(begun, teacher, laid, recipe, here), "valid"
+
+
+def _fitted(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
+    """On the split's list `valid`, of which the run has seen nothing."""
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px)
     classes = targets.classes(pool.known(), laid.names)
     with log.progress("fitting the temperature") as tick:

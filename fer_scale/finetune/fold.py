@@ -1,7 +1,8 @@
 """What a published model must do by itself is folded into its weights, so that every loader gets it.
 
 A temperature makes the classifier's confidence honest (Guo et al. 2017). It is fitted on faces that nothing was trained
-on and nothing will be tested on, a split's list `valid`, and changes no prediction.
+on and nothing will be tested on, a split's list `valid`, and changes no prediction. Who has no labels to spare for
+that reads it from a development run and gives it to the final one (run.temperature).
 
 A model that has seen grey pictures alone would be surprised by a colour photo: its three input channels were never told
 apart. Folded, it sees every photo as its grey version; to grey pictures it says what it said before.
@@ -41,7 +42,9 @@ def temperature(model: nn.Module, value: float) -> None:
     """Divide the logits of `model` by `value`."""
     head = model.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
-        raise ConfigError(f"no temperature can be folded into a {type(head).__name__}; split without --valid")
+        raise ConfigError(
+            f"no temperature can be folded into a {type(head).__name__}; split without --valid, and give none"
+        )
     head.weight.div_(value)
     if head.bias is not None:
         head.bias.div_(value)

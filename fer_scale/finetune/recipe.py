@@ -18,6 +18,7 @@ Labeler = Literal["fixed", "softmatch", "soft"]
 Precision = Literal["fp32", "bf16"]
 Real = Literal["clean", "mixed"]
 Sampling = Literal["natural", "sqrt"]
+CropOf = Literal["picture", "face"]
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -71,6 +72,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
+    crop_of: CropOf = knob("picture", help="what is cropped; face: its surroundings alone, for loose crops; see framing.py")
     crop_scale: Range = knob(
         (0.7, 1.0), help="weak view: share of the area (the authors' 0.2 cuts half the face off in 26 %)"
     )
@@ -203,6 +205,9 @@ class Run:
     out: Path = knob(kind="layout", help="the run folder; started again with the same one, a run goes on")
     seed: int = knob(0, help="of the head, the order, the views and the mixtures")
     precision: Precision = knob("fp32", help="of matrix products; weights and losses stay float32")
+    temperature: float = knob(
+        0.0, help="the logits are divided by it in the end; 0: fitted on the split's list valid, 1 without one"
+    )
     log_every_steps: int = knob(20, kind="watch", help="a line of metrics.jsonl")
     checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
@@ -217,6 +222,10 @@ class Run:
     def __post_init__(self) -> None:
         require(
             *above_0(self, "log_every_steps"),
+            (
+                self.temperature == 0 or 0.05 <= self.temperature <= 20,
+                f"temperature: must be 0 or lie in 0.05..20, not {self.temperature}",
+            ),
             *at_least(self, 1, "keep_checkpoints", "max_skipped"),
             *at_least(
                 self, 0, "checkpoint_every_steps", "keep_every_steps", "stop_after_steps", "max_hours", "grace_s"

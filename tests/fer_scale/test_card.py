@@ -215,6 +215,18 @@ def test_data_sets_and_base_models_are_named_only_where_they_are_on_the_hub() ->
     assert "base_model" not in front_matter.read(written(config=CONFIG | {"fer_scale": {"base_model": "base"}}))
 
 
+@pytest.mark.parametrize(
+    ("whence", "said"),
+    [
+        ("given", "calibrated by one temperature that was given, not fitted here; the temperature is part"),
+        ("valid", "calibrated (one temperature) on held-out images; the temperature is part"),
+    ],
+)
+def test_the_card_says_where_the_temperature_came_from(whence: str, said: str) -> None:
+    block = {"folded_temperature": 1.7, "temperature_from": whence}
+    assert said in written(config=CONFIG | {"label_names": ["fear", "anger"], "fer_scale": block})
+
+
 def test_terms_of_known_sets_stand_in_the_card() -> None:
     text = written(facts=Facts(data=[{"name": "faces", "source": "affectnet"}]), sources=["MS1M-RetinaFace, unknown"])
     assert "AffectNet is given to leaders of academic groups" in text

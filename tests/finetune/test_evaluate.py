@@ -220,3 +220,34 @@ def test_a_split_drawn_anew_does_not_fit_a_run_that_goes_on(
     AcceleratorState._reset_state(True)
     with pytest.raises(UserError, match="holds a run with another split"):
         finetune(recipe(), [f"data.split={tmp_path / 'other.json'}"])
+
+
+def test_a_given_temperature_is_folded_in_and_what_was_measured_under_another_one_is_taken_back(
+    recipe: Callable[..., Path], labeled_set: Path, tmp_path: Path
+) -> None:
+    split(labeled_set, labels="24", seed=0, test="25%", out=tmp_path / "split.json")  # no list valid
+    without = [f"data.split={tmp_path / 'split.json'}"]
+    finetune(recipe(steps=2, semi=1), without)
+    run = tmp_path / "run"
+    plain = encoder.read(run / "model")
+    assert (plain[0]["fer_scale"]["folded_temperature"], plain[0]["fer_scale"]["temperature_from"]) == (1.0, "none")
+    evaluate(str(run / "model"), labeled_set, run / "evaluation", split_file=tmp_path / "split.json")
+    AcceleratorState._reset_state(True)
+    finetune(recipe(steps=2, semi=1), without, ["run.log_every_steps=2"])
+    assert (run / "evaluation/metrics.json").exists()
+    AcceleratorState._reset_state(True)
+    finetune(recipe(steps=2, semi=1), without, ["run.temperature=2.5"])
+    given = encoder.read(run / "model")
+    assert (given[0]["fer_scale"]["folded_temperature"], given[0]["fer_scale"]["temperature_from"]) == (2.5, "given")
+    assert torch.allclose(given[1]["head.weight"] * 2.5, plain[1]["head.weight"], atol=1e-7)
+    assert not (run / "evaluation").exists()
+
+
+def test_a_given_temperature_goes_before_the_one_that_valid_would_give(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    finetune(recipe(steps=2, semi=1, extra="temperature = 1.5"), [])
+    block = encoder.read(tmp_path / "run/model")[0]["fer_scale"]
+    assert (block["folded_temperature"], block["temperature_from"]) == (1.5, "given")
+    with pytest.raises(UserError, match=r"temperature: must be 0 or lie in 0\.05\.\.20, not 0\.01"):
+        finetune(recipe(extra="temperature = 0.01"), [])

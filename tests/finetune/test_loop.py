@@ -68,6 +68,7 @@ def test_a_run_learns_and_ends_in_a_model_that_plain_timm_loads(recipe: Callable
     assert said["label_names"] == ["neutral", "happiness", "surprise"]
     assert said["fer_scale"]["detector"] == "annotation" and 0 < said["fer_scale"]["face_box"][0] < 0.3
     assert said["fer_scale"]["folded_temperature"] != 1 and said["fer_scale"]["base_model"] is None
+    assert said["fer_scale"]["temperature_from"] == "valid"
     model = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
     pictures = torch.zeros(3, 3, 16, 16)
     pictures[0, 0], pictures[1, 1], pictures[2, 2] = 1.0, 1.0, 1.0
