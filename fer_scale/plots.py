@@ -48,6 +48,23 @@ def reconstructions(originals: Tensor, masked: Tensor, filled: Tensor, file: Pat
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(file)
 
 
+def over_labels(lines: dict[str, list[tuple[float, float, float]]], measure: str, file: Path) -> None:
+    """A measure in percent over the number of labels; of each row its points (labels, mean, half of its interval)."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(lines.items()):
+        labels, means, halves = zip(*points, strict=True)
+        low_high = [100 * half for half in halves]
+        marker = "osDv^<>pP*"[number % 10]
+        axes.errorbar(labels, [100 * m for m in means], low_high, marker=marker, capsize=3, linewidth=1, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("labels")
+    axes.set_ylabel(f"{measure} in %, with the 95 % interval over seeds")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(file, dpi=120)
+
+
 def _bytes(images: Tensor) -> NDArray[np.uint8]:
     """[B, 3, p, p] in 0..1 as uint8 [B, p, p, 3]."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

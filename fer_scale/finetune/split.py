@@ -25,11 +25,13 @@ import numpy as np
 from fer_scale.finetune.drawing import LISTS as LISTS
 from fer_scale.finetune.drawing import SplitError as SplitError
 from fer_scale.finetune.drawing import class_counts, contradictory, draw
+from fer_scale.finetune.protocols import official_test
 from shards import duplicates
 from shards.index import ShardSet
 from shards.remote import open_set
 
 FORMAT = 1
+OFFICIAL = "official"
 RULE = (
     "drawn in the order test, valid, labeled, a share being of the labeled faces left at its turn; each stratified by "
     "expression (largest remainder, at least one of each) over whole groups in a seeded order; a group belongs to the "
@@ -38,6 +40,7 @@ RULE = (
 _RULES = {  # what is added to the rule where a size is of this form
     "/class": "; of a size N/class N of each expression, from groups that hold no other",
     "#": "; test is a list of the split with this sha256; what else is in its groups is excluded",
+    OFFICIAL: "; test is the set's official one; what else is in its groups is excluded",
 }
 GROUP_RULE = (
     "exact copies (same decoded pixels) and near copies (perceptual hashes) form groups, and no group is torn over two "
@@ -69,9 +72,9 @@ def split(
 ) -> dict[str, Any]:
     """Draw a split of the set and write it to `out`; its content.
 
-    Sizes are counts ("1419"), shares ("5%") or counts of each expression ("25/class"). `test` may be FILE#LIST: a list
-    of another split of this set. `test_seed` draws `test` where that is not to go by `seed`: several draws of the
-    labels for the same test faces.
+    Sizes are counts ("1419"), shares ("5%") or counts of each expression ("25/class"). `test` may be FILE#LIST, a list
+    of another split of this set, or "official" (protocols.py). `test_seed` draws `test` where that is not to go by
+    `seed`: several draws of the labels for the same test faces.
     """
     shard_set = open_set(set_path)
     samples = []
@@ -84,7 +87,7 @@ def split(
     groups = duplicates.groups(pixels, perceptual)
     _, copies = np.unique(pixels, axis=0, return_inverse=True)
     excluded = contradictory(expressions, groups, copies.ravel())
-    if test_seed is not None and (test is None or "#" in test):
+    if test_seed is not None and (test is None or is_given(test)):
         raise SplitError("--test-seed: draws the list test; give its size, as --test 25%")
     sizes, frozen = sizes_of(test, valid, labels, shard_set)
     kept = {number for number, (key, _) in enumerate(samples) if key in frozen} if frozen else None
@@ -118,7 +121,9 @@ def sizes_of(
     A list is written down by its split's sha256: where that file lies says nothing about the split.
     """
     frozen: frozenset[str] = frozenset()
-    if test is not None and "#" in test:
+    if test == OFFICIAL:
+        frozen = official_test(shard_set)
+    elif test is not None and is_given(test):
         file, _, name = test.rpartition("#")
         other = read(Path(file), shard_set)
         if not other.lists.get(name):
@@ -126,6 +131,11 @@ def sizes_of(
             raise SplitError(f"--test {test}: write FILE#LIST with one of its lists that are not empty: {full}")
         test, frozen = f"{other.sha256}#{name}", frozenset(other.lists[name])
     return {"test": test, "valid": valid, "labeled": labels}, frozen
+
+
+def is_given(test: str) -> bool:
+    """Whether the test faces are those of a list that is there already, and not to be drawn."""
+    return test == OFFICIAL or "#" in test
 
 
 def drawn_as(facts: dict[str, Any], wish: dict[str, Any], shard_set: ShardSet) -> bool:

@@ -15,12 +15,13 @@ a copy of it, to the same numbers as one that went all the way (a test says so).
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fer_scale import artifact, config, encoder, hub, log
-from fer_scale.finetune import jobs, split, sweep_table
+from fer_scale.finetune import jobs, protocols, split, sweep_table
 from fer_scale.finetune.jobs import Job
 from fer_scale.finetune.recipe import Finetune, Semi
 from fer_scale.finetune.sweep_rows import Cell, Row, Wish, cell_of, given, load, names, rows_of
@@ -33,11 +34,12 @@ def sweep(wish: Wish) -> dict[str, Any]:
     whole, begun = _places(wish)
     cells = [cell_of(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
     rows = rows_of(whole, begun)
+    _claim(whole, begun, write=False)
     plans = {(row, cell): _plan(whole, row, cell) for cell in cells for row in rows}  # all mistakes before any work
     _refuse_twice([(row.name, plans[row, cells[0]][-1].makes) for row in rows[-len(names(whole)) - len(whole.more) :]])
     whole.out.mkdir(parents=True, exist_ok=True)
     with jobs.alone(whole.out):
-        _claim(whole, begun)
+        _claim(whole, begun, write=True)
         planned = itertools.chain([_draw(whole, cell) for cell in cells], *plans.values())
         work: dict[Path, Job] = {}
         for job in planned:
@@ -61,42 +63,65 @@ def _places(wish: Wish) -> tuple[Wish, dict[str, Any]]:
     data = wish.data if is_far(wish.data) else str(Path(wish.data).resolve())
     file, mark, name = wish.test.rpartition("#")
     test = f"{Path(file).resolve()}#{name}" if mark else wish.test
-    wish = replace(wish, data=data, test=test, recipe=wish.recipe.resolve(), out=wish.out.resolve())
+    labels = [one for asked in wish.labels for one in (_published(data) if asked == "published" else [asked])]
+    wish = replace(wish, data=data, test=test, labels=labels, recipe=wish.recipe.resolve(), out=wish.out.resolve())
     if wish.start_from == "none":
         return wish, {}
     address = wish.start_from if hub.is_remote(wish.start_from) else str(Path(wish.start_from).resolve())
     with log.progress(f"pulling {address}", unit="bytes") as tick:
         pulled = hub.pull(address, progress=tick)
-    sha256 = artifact.sha256(pulled.folder / artifact.WEIGHTS)
-    return replace(wish, start_from=pulled.address), encoder.config_of(pulled.folder) | {"sha256": sha256}
+    known = {"sha256": artifact.sha256(pulled.folder / artifact.WEIGHTS), "hours": _hours(pulled.folder)}
+    return replace(wish, start_from=pulled.address), encoder.config_of(pulled.folder) | known
+
+
+def _hours(folder: Path) -> str | None:
+    """The hours of pre-training, as the encoder's card says them."""
+    card = folder / artifact.CARD
+    said = (
+        re.search(r"^\| device-hours in training steps \| ([^|]+?) \|", card.read_text(), re.M)
+        if card.exists()
+        else None
+    )
+    return said[1] if said else None
+
+
+def _published(data: str) -> list[str]:
+    if (protocol := protocols.protocol_of(open_set(data))) is None:
+        raise UserError(f"--labels published: no protocol is known of {data}; write numbers, as 284,1064")
+    return [f"{count}" for count in protocol.labels.values()]
 
 
 def _facts(wish: Wish, begun: dict[str, Any]) -> dict[str, Any]:
     """What all runs of a folder have in common."""
     shard_set = open_set(wish.data)
     sizes, frozen = split.sizes_of(wish.test, wish.valid, wish.labels[0], shard_set)
-    block = begun.get("fer_scale", {})
+    protocol, block = protocols.protocol_of(shard_set), begun.get("fer_scale", {})
     return {
         "set": shard_set.name,
         "fingerprint": shard_set.fingerprint,
         "source": shard_set.index["source"],
         "protocol": shard_set.index["protocol"],
+        "known_as": protocol.name if protocol else None,
         "test": sizes["test"],
         "test_seed": None if frozen else wish.test_seed,
         "valid": wish.valid,
         "list": wish.list_name,
-        "encoder": {"sha256": begun["sha256"], "views": block.get("views")} if begun else None,
+        "encoder": {name: begun.get(name, block.get(name)) for name in ("sha256", "views", "hours")} if begun else None,
     }
 
 
-def _claim(wish: Wish, begun: dict[str, Any]) -> None:
-    """Make DIR this sweep's, or refuse to mix it with what is about other faces or another encoder."""
+def _claim(wish: Wish, begun: dict[str, Any], *, write: bool) -> None:
+    """Make DIR this sweep's; refuse to mix it with what is about other faces or another encoder."""
     file = wish.out / "sweep.json"
-    facts = {name: value for name, value in _facts(wish, begun).items() if name != "list"}
+    facts = {name: _facts(wish, begun)[name] for name in ("set", "fingerprint", "test", "test_seed", "valid")}
+    facts["encoder"] = begun.get("sha256")
     if not file.exists():
-        if found := [path.name for path in wish.out.iterdir() if path.name != jobs.LOCK]:
+        there = wish.out.iterdir() if wish.out.is_dir() else ()
+        if found := [path.name for path in there if path.name != jobs.LOCK]:
             raise UserError(f"{wish.out}: holds {found[0]}, and is no sweep's; give another --out")
-        jobs.put(file, json.dumps(facts, indent=2) + "\n")
+        if write:
+            jobs.put(file, json.dumps(facts, indent=2) + "\n")
+        return
     was = json.loads(file.read_text())
     if differ := [name for name in facts if was.get(name) != facts[name]]:
         name = differ[0]
@@ -104,7 +129,7 @@ def _claim(wish: Wish, begun: dict[str, Any]) -> None:
 
 
 def _draw(wish: Wish, cell: Cell) -> Job:
-    seed = [] if "#" in wish.test else ["--test-seed", str(wish.test_seed)]
+    seed = [] if split.is_given(wish.test) else ["--test-seed", str(wish.test_seed)]
     valid = ["--valid", wish.valid] if wish.valid else []
     where = ["--seed", str(cell.seed), "--out", str(cell.split)]
     command = ("split", wish.data, "--labels", cell.labels, "--test", wish.test, *seed, *valid, *where)

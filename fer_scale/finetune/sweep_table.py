@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_scale import plots
 from fer_scale.finetune import jobs
+from fer_scale.finetune.protocols import published
+from fer_scale.finetune.split import OFFICIAL
 from fer_scale.finetune.statistics import interval, mcnemar
 
 MEASURES = ("accuracy", "uar")
@@ -26,17 +29,35 @@ def write(
 ) -> dict[str, Any]:
     """Write the table of what is there, and return it."""
     labels, seeds = list(dict.fromkeys(of for of, _ in splits)), list(dict.fromkeys(seed for _, seed in splits))
+    drawn = {of: [_count(splits[of, seed]) for seed in seeds] for of in labels}
     table = {
         "format": 1,
         "about": facts,
         "seeds": seeds,
-        "labels": {of: [_count(splits[of, seed]) for seed in seeds] for of in labels},
+        "labels": drawn,
         "reference": reference,
         "rows": {row: {of: _cell(row, reference, of, seeds, made) for of in labels} for row in rows},
+        "published": published(facts["known_as"], drawn, facts["test"] == OFFICIAL),
     }
     jobs.put(out / "table.json", json.dumps(table, indent=2) + "\n")
     jobs.put(out / "table.md", markdown(table))
+    (out / "plots").mkdir(exist_ok=True)
+    for measure in MEASURES:
+        if lines := _lines(table, measure):
+            plots.over_labels(lines, measure, out / "plots" / f"{measure}.png")
     return table
+
+
+def _lines(table: dict[str, Any], measure: str) -> dict[str, list[tuple[float, float, float]]]:
+    """Of each row that has figures: mean number of labels, mean of the measure, and half of its interval."""
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for row, cells in table["rows"].items():
+        for of, counts in table["labels"].items():
+            known = [count for count in counts if count is not None]
+            if known and (said := cells[of].get(measure)):
+                half = said["interval_95"][1] - said["mean"] if said["interval_95"] else 0.0
+                lines.setdefault(row, []).append((sum(known) / len(known), said["mean"], half))
+    return {row: sorted(points) for row, points in lines.items()}
 
 
 def _count(split: Path) -> int | None:
@@ -93,12 +114,11 @@ def markdown(table: dict[str, Any]) -> str:
     """The table for a person: all label counts side by side, then each with all its figures."""
     about, seeds = table["about"], table["seeds"]
     lines = [f"# Sweep on {about['set']}", ""]
-    frozen = f"the list {about['test'].partition('#')[2]} of the split {about['test'][:12]}"
-    test = frozen if about["test_seed"] is None else f"{about['test']}, drawn by seed {about['test_seed']}"
-    lines += [f"Measured on the list `{about['list']}`; test faces: {test}. Seeds {', '.join(map(str, seeds))}."]
+    lines += [
+        f"Measured on the list `{about['list']}`; test faces: {_test(about)}. Seeds {', '.join(map(str, seeds))}."
+    ]
     if about["encoder"]:
-        views = f"{about['encoder']['views']:,} views" if about["encoder"]["views"] else "an unknown number of views"
-        lines += [f"The encoder was pre-trained with {views} (weights {about['encoder']['sha256'][:12]})."]
+        lines += [_pretraining(about["encoder"])]
     lines += [
         "Mean over the seeds and half of its 95 % t-interval, in %: accuracy / uar.",
         "",
@@ -108,9 +128,28 @@ def markdown(table: dict[str, Any]) -> str:
     for row, cells in table["rows"].items():
         found = [" / ".join(_percent(cells[of].get(name)) for name in MEASURES) for of in table["labels"]]
         lines.append(f"| {row} | " + " | ".join(found) + " |")
+    for said in table["published"]:
+        found = [f"{100 * said['accuracy'][of]:.1f}" if of in said["accuracy"] else "" for of in table["labels"]]
+        other = ", other test faces" if said["other_test_faces"] else ""
+        lines.append(f"| published: {said['name']} ({said['test_faces']:,} faces{other}) | " + " | ".join(found) + " |")
     for of, counts in table["labels"].items():
         lines += ["", f"## {_head(of, counts)}", "", *_details(table, of)]
     return "\n".join(lines) + "\n"
+
+
+def _test(about: dict[str, Any]) -> str:
+    """Which faces are tested on."""
+    test = str(about["test"])
+    if about["test_seed"] is not None:
+        return f"{test}, drawn by seed {about['test_seed']}"
+    return "the official ones" if test == OFFICIAL else f"the list {test.partition('#')[2]} of the split {test[:12]}"
+
+
+def _pretraining(known: dict[str, Any]) -> str:
+    """What the encoder was given, as far as its folder says."""
+    views = f"{known['views']:,} views" if known["views"] else "a number of views that is not known"
+    hours = f" in {known['hours']} device-hours" if known["hours"] else ""
+    return f"The encoder was pre-trained with {views}{hours} (sha256 {known['sha256'][:12]})."
 
 
 def _head(labels: str, counts: Sequence[int | None]) -> str:

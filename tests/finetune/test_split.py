@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.drawing import LISTS, SplitError, contradictory, draw
+from shards.expressions import EXPRESSIONS, FERPLUS_COLUMNS
 from shards.index import ShardSet
 from shards.pack import pack
 
@@ -230,6 +232,31 @@ def test_a_file_that_is_no_split_is_refused(labeled_set: Path, tmp_path: Path, t
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(SplitError, match=r"make one with `fer-scale split`"):
         splits.read(tmp_path / "s.json", ShardSet.open(labeled_set))
+
+
+def test_the_official_test_faces_are_known_by_where_they_came_from(tmp_path: Path) -> None:
+    """FERPlus by argmax: PublicTest and PrivateTest, as far as they were packed; no copy of them is learned from."""
+    lines = ["Usage,Image name," + ",".join(FERPLUS_COLUMNS)]
+    rng = np.random.default_rng(0)
+    for folder, usage, each in (("Train", "Training", 3), ("Valid", "PublicTest", 1), ("Test", "PrivateTest", 1)):
+        (tmp_path / "src" / f"FER2013{folder}").mkdir(parents=True)
+        for number in range(8 * each):
+            name = f"fer{number:07d}.png"
+            pixels = rng.integers(0, 256, (48, 48), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "src" / f"FER2013{folder}" / name)
+            lines.append(f"{usage},{name}," + ",".join("10" if c == number % 8 else "0" for c in range(10)))
+    copy = (tmp_path / "src/FER2013Valid/fer0000000.png").read_bytes()
+    (tmp_path / "src/FER2013Train/fer0000000.png").write_bytes(copy)
+    (tmp_path / "src/fer2013new.csv").write_text("\n".join(lines) + "\n")
+    pack(tmp_path / "src", tmp_path / "set", source="ferplus", workers=1)
+    content = splits.split(tmp_path / "set", labels="1/class", test="official", seed=0, out=tmp_path / "split.json")
+    assert content["class_counts"]["test"] == dict.fromkeys(EXPRESSIONS, 2) and "official" in content["rule"]
+    assert content["class_counts"]["excluded"] == {"neutral": 1} and content["labels"] == 8
+
+
+def test_a_set_without_known_test_faces_says_whose_are_known(labeled_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(SplitError, match=r"no official test faces are known of .*, but of RAF-DB basic, FER"):
+        splits.split(labeled_set, labels="12", test="official", seed=0, out=tmp_path / "split.json")
 
 
 @pytest.mark.slow

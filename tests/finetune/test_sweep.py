@@ -22,6 +22,7 @@ from fer_scale.__main__ import main
 from fer_scale.command_line import VERBS, parse
 from fer_scale.config import ConfigError
 from fer_scale.finetune import evaluate, loop, sweep_table
+from fer_scale.finetune.protocols import PROTOCOLS, published
 from fer_scale.finetune.statistics import interval, mcnemar, student_quantile
 from fer_scale.finetune.sweep import sweep
 from fer_scale.finetune.sweep_rows import Wish, names, rows_of
@@ -138,7 +139,7 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     }
     (tmp_path / "split.json").write_text('{"labels": 1064}')
     splits = {("5%", seed): tmp_path / "split.json" for seed in (0, 1)}
-    facts = {"set": "s", "list": "test", "test": "25%", "test_seed": 0, "encoder": None}
+    facts = {"set": "s", "list": "test", "test": "25%", "test_seed": 0, "encoder": None, "known_as": "FERPlus argmax"}
     table = sweep_table.write(tmp_path, ["ours", "theirs"], "ours", made, splits, facts)
     ours, theirs = table["rows"]["ours"]["5%"], table["rows"]["theirs"]["5%"]
     assert ours["accuracy"]["mean"] == pytest.approx(0.85) and ours["flip_uar"]["mean"] == 1 and "against" not in ours
@@ -150,7 +151,26 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     text = (tmp_path / "table.md").read_text()
     assert "| ours | 85.0 ± 63.5 / 42.5 ± 31.8 |" in text and "| theirs | 10.0 / 5.0 |" in text
     assert "0 better, 1 worse" in text and "5% (1,064 labels)" in text
+    assert "| published: SSFER, README (7,099 faces, other test faces) | 81.8 |" in text
     assert table == json.loads((tmp_path / "table.json").read_text())
+    for name in ("accuracy", "uar"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_was_published_stands_beside_its_number_of_labels() -> None:
+    drawn: dict[str, list[int | None]] = {"1419": [1419], "10%": [2129], "4/class": [32]}
+    readme, weights = published("FERPlus argmax", drawn, official=True)
+    assert readme["accuracy"] == pytest.approx({"1419": 0.8177, "10%": 0.8395}) and not readme["other_test_faces"]
+    assert weights["accuracy"]["1419"] == pytest.approx(0.8194) and weights["test_faces"] == 7099
+    assert published("FERPlus majority", drawn, official=True) == published(None, drawn, official=False) == []
+
+
+def test_the_counts_of_the_protocols_are_shares_of_their_training_faces() -> None:
+    for known in PROTOCOLS:
+        for share, count in known.labels.items():
+            exact = known.train * float(share.rstrip("%")) / 100
+            assert abs(count - exact) <= known.classes / 2, (known.name, share)  # each expression is rounded
+        assert all(len(accuracies) == len(known.labels) for accuracies in known.published.values())
 
 
 def sweep_words(wish: Wish, *more: str) -> list[str]:
