@@ -11,7 +11,9 @@ _MEASURES = {
     "uar": "mean recall of the classes (uar)",
     "macro_f1": "macro F1",
     "ece": "calibration error (ece)",
+    "adaptive_ece": "the same in bins of equally many images (adaptive ece)",
 }
+_WITH_FLIP = ("accuracy", "uar")
 _OF_THE_HUB: dict[str, tuple[str, dict[str, Any]]] = {  # measure -> the Hub's name of it, and its arguments
     "accuracy": ("accuracy", {}),
     "uar": ("recall", {"average": "macro"}),
@@ -25,11 +27,8 @@ def section(metrics: Metrics | None, data: Sequence[dict[str, Any]]) -> str:
     """What the card says of it; `data` are the rows of data.json, which know the protocol of the labels."""
     if not metrics:
         return "Not evaluated: nothing is known of how often it is right, or of how sure it may be of that."
-    rows = []
-    for key, name in _MEASURES.items():
-        if isinstance(metrics.get(key), int | float):
-            ends = metrics.get("intervals_95", {}).get(key, ())
-            rows.append([name, _percent(metrics[key]), " to ".join(f"{100 * end:.1f}" for end in ends)])
+    flip = metrics.get("flip") or {}
+    rows = _rows(metrics, _MEASURES) + _rows(flip, {key: f"{key}, with test-time flip" for key in _WITH_FLIP})
     classes = [
         [name, f"{facts['count']:,}", _percent(facts.get("recall")), _wilson(facts), _percent(facts.get("precision"))]
         for name, facts in metrics.get("per_class", {}).items()
@@ -37,6 +36,11 @@ def section(metrics: Metrics | None, data: Sequence[dict[str, Any]]) -> str:
     parts = [_protocol(metrics, data), table(["measure", "value", "95 % interval (bootstrap)"], rows)]
     if classes:
         parts.append(table(["expression", "images", "recall", "95 % interval (Wilson)", "precision"], classes))
+    if flip:
+        parts.append(
+            "With test-time flip: the mean of the probabilities of a picture and its mirror image, at twice the cost; "
+            "all other figures are without it."
+        )
     parts.append(_calibration(metrics))
     if warning := metrics.get("warning"):
         parts.append(f"**Beware:** {inline(warning)}.")
@@ -58,6 +62,15 @@ def model_index(metrics: Metrics | None, title: str) -> dict[str, Any]:
     }
     task = {"type": "image-classification", "name": "Facial expression recognition"}
     return {"name": one_line(title) or "model", "results": [{"task": task, "dataset": dataset, "metrics": rows}]}
+
+
+def _rows(metrics: Metrics, names: dict[str, str]) -> list[list[str]]:
+    """A line of the table for each measure of `names` that is there: its name, its value, the ends of its interval."""
+    ends = {
+        key: " to ".join(f"{100 * end:.1f}" for end in pair) for key, pair in metrics.get("intervals_95", {}).items()
+    }
+    there = [key for key in names if isinstance(metrics.get(key), int | float)]
+    return [[names[key], _percent(metrics[key]), ends.get(key, "")] for key in there]
 
 
 def _row(metrics: Metrics, key: str) -> dict[str, Any]:
@@ -91,6 +104,19 @@ def _calibration(metrics: Metrics) -> str:
     return (
         f"Calibration: it is {_percent(confidence)} sure on average, and right in {_percent(right)} of the images; the "
         f"calibration error is the mean distance of the two over {len(metrics['reliability'])} bins of confidence."
+        + _abstaining(metrics)
+    )
+
+
+def _abstaining(metrics: Metrics) -> str:
+    """How right it would be if it answered only where it is surest: about half of the images."""
+    rows = metrics.get("coverage") or ()
+    half = min(rows, key=lambda row: abs(row["coverage"] - 0.5), default=None)
+    if half is None:
+        return ""
+    return (
+        f" In the {_percent(half['coverage'])} of the images where it is surest (confidence from "
+        f"{half['confidence']:.2f} on), it is right in {_percent(half['accuracy'])}."
     )
 
 

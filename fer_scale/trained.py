@@ -209,6 +209,7 @@ def _finished(folder: Path, run: Path | None) -> Trained:
     measured = {
         "confusion_matrix.png": "True against predicted expressions",
         "reliability.png": "Accuracy against confidence",
+        "coverage.png": "Accuracy over the share of the images that are answered, the surest first",
     }
     facts = card_facts.of_finished(run, config)
     config["fer_scale"] |= _sets("data", facts.data)

@@ -264,6 +264,36 @@ def test_the_interval_of_a_recall_is_wilsons() -> None:
     assert card_evaluation._wilson({"count": 0, "recall": None}) == "-"
 
 
+def test_test_time_flip_has_rows_of_its_own_and_the_surest_half_a_sentence() -> None:
+    metrics = {
+        "accuracy": 0.6,
+        "uar": 0.5,
+        "ece": 0.041,
+        "adaptive_ece": 0.052,
+        "intervals_95": {"accuracy": [0.55, 0.65]},
+        "flip": {"accuracy": 0.612, "uar": 0.507, "intervals_95": {"accuracy": [0.56, 0.66], "uar": [0.4, 0.6]}},
+        "reliability": [{"count": 10, "confidence": 0.7, "accuracy": 0.6}],
+        "coverage": [
+            {"coverage": 0.2, "confidence": 0.95, "accuracy": 0.99},
+            {"coverage": 0.55, "confidence": 0.81, "accuracy": 0.823},
+            {"coverage": 1.0, "confidence": 0.3, "accuracy": 0.6},
+        ],
+    }
+    said = card_evaluation.section(metrics, [])
+    for line in (
+        "| accuracy | 60.0 % | 55.0 to 65.0 |",
+        "| calibration error (ece) | 4.1 % |  |",
+        "| the same in bins of equally many images (adaptive ece) | 5.2 % |  |",
+        "| accuracy, with test-time flip | 61.2 % | 56.0 to 66.0 |",
+        "| uar, with test-time flip | 50.7 % | 40.0 to 60.0 |",
+        "With test-time flip: the mean of the probabilities of a picture and its mirror image",
+        "In the 55.0 % of the images where it is surest (confidence from 0.81 on), it is right in 82.3 %.",
+    ):
+        assert line in said, line
+    before = card_evaluation.section({key: metrics[key] for key in ("accuracy", "reliability")}, [])
+    assert "flip" not in before and "surest" not in before
+
+
 # ---- usage
 
 
