@@ -7,6 +7,7 @@ moment is gone on with by doing the rest. Processes get SIGTERM when this one di
 import ctypes
 import fcntl
 import json
+import math
 import os
 import shlex
 import shutil
@@ -73,39 +74,66 @@ def put(file: Path, text: str) -> None:
     os.replace(beside, file)
 
 
-def at_once(asked: int) -> int:
-    """How many jobs run at a time: as asked, or a core each (OMP_NUM_THREADS, where it is set), or one a GPU."""
-    if asked:
-        return asked
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return max(1, _cores() // max(1, int(os.environ.get("OMP_NUM_THREADS") or 1)))
+class Slots:
+    """How many jobs run at a time: as asked; else on CPUs a core each, or OMP_NUM_THREADS cores, where that is set.
+
+    On GPUs one each, until the first has trained: then as many as fit, by the memory that was seen in use.
+    """
+
+    def __init__(self, asked: int):
+        self._gpus = 0 if asked else torch.cuda.device_count()
+        self._free = self._free_bytes() if self._gpus else 0
+        self._peak = 0.0  # bytes a job
+        self.count = asked or self._gpus or max(1, cores() // max(1, int(os.environ.get("OMP_NUM_THREADS") or 1)))
+
+    def look(self, running: int) -> None:
+        """See how much memory the jobs take that run now."""
+        if self._gpus and running:
+            used = self._free - self._free_bytes()
+            self._peak = max(self._peak, used / math.ceil(running / self._gpus))
+
+    def learn(self) -> None:
+        """One has trained to its end, so what it took at most was seen."""
+        if self._gpus and self._peak > 0:
+            self.count = self._gpus * fit(self._free, self._peak, cores() // self._gpus)
+
+    def _free_bytes(self) -> int:
+        return min(torch.cuda.mem_get_info(number)[0] for number in range(self._gpus))
 
 
-def _cores() -> int:
+def fit(free: float, each: float, cores: int) -> int:
+    """How many jobs of `each` bytes fit on a GPU with so many free, a tenth left open; two cores for each of them."""
+    return max(1, min(int(0.9 * free / each), cores // 2))
+
+
+def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def do(jobs: Sequence[Job], most: int, times: Path) -> list[str]:
-    """Do what is not done, at most so many at once; a line for each that failed. Seconds are added to `times`."""
+def do(jobs: Sequence[Job], asked: int, times: Path) -> list[str]:
+    """Do what is not done, as many at once as asked (0: as fit); a line for each that failed. `times` gets seconds."""
     waiting = [job for job in jobs if not job.makes.exists()]
-    progress = _Progress(len(jobs), len(jobs) - len(waiting), most)
+    slots = Slots(asked)
+    progress = _Progress(len(jobs), len(jobs) - len(waiting), slots)
     running: dict[int, _Running] = {}
     failed: dict[Path, str] = {}
     try:
         while waiting or running:
-            for slot in [slot for slot in range(most) if slot not in running]:
+            for slot in [slot for slot in range(slots.count) if slot not in running]:
                 if (job := _next(waiting, failed)) is not None:
                     waiting.remove(job)
-                    running[slot] = _start(job, slot, most)
+                    running[slot] = _start(job, slot, slots)
+            slots.look(len(running))
             for work in list(running.values()):
-                if (code := work.process.poll()) is None or _goes_on(work, code, most):
+                if (code := work.process.poll()) is None or _goes_on(work, code, slots):
                     continue
                 del running[work.slot]
                 if work.job.makes.exists():
                     seconds = round(time.monotonic() - work.began, 1)
                     log.append(times, {"what": work.job.what, "of": work.job.of, "seconds": seconds})
                     _tidy(work.job)
+                    if work.job.commands[0][0] == "finetune":
+                        slots.learn()
                     progress.done(work.job, seconds, waiting)
                 else:
                     failed[work.job.makes] = _why(work.job, code)
@@ -124,13 +152,13 @@ def _next(waiting: Sequence[Job], failed: dict[Path, str]) -> Job | None:
     return next((job for job in waiting if all(need.exists() and need not in failed for need in job.needs)), None)
 
 
-def _start(job: Job, slot: int, most: int) -> _Running:
+def _start(job: Job, slot: int, slots: Slots) -> _Running:
     if job.copy is not None and not job.copy[1].exists():
         _copy(*job.copy)
-    return _Running(job, slot, _process(job, 0, slot, most))
+    return _Running(job, slot, _process(job, 0, slot, slots))
 
 
-def _goes_on(work: _Running, code: int, most: int) -> bool:
+def _goes_on(work: _Running, code: int, slots: Slots) -> bool:
     """Start the job's next command, if this one succeeded and there is one."""
     command = work.job.commands[work.number]
     outs = [Path(json.loads(word.removeprefix("run.out="))) for word in command if word.startswith("run.out=")]
@@ -139,14 +167,14 @@ def _goes_on(work: _Running, code: int, most: int) -> bool:
     work.number += 1
     if work.number == len(work.job.commands):
         return False
-    work.process = _process(work.job, work.number, work.slot, most)
+    work.process = _process(work.job, work.number, work.slot, slots)
     return True
 
 
-def _process(job: Job, number: int, slot: int, most: int) -> subprocess.Popen[bytes]:
+def _process(job: Job, number: int, slot: int, slots: Slots) -> subprocess.Popen[bytes]:
     """A command on its share of the cores and, where there are several, on one GPU."""
     words = job.commands[number]
-    env = os.environ | {"OMP_NUM_THREADS": str(max(1, _cores() // most))}
+    env = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // slots.count))}
     if torch.cuda.device_count() > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % torch.cuda.device_count()]
@@ -177,6 +205,7 @@ def _copy(run: Path, to: Path) -> None:
     part.mkdir(parents=True)
     for name in ("recipe.toml", "metrics.jsonl", "events.jsonl"):
         shutil.copy2(run / name, part / name)
+    shutil.copytree(run / "attempts", part / "attempts")  # so the run's life and card tell of both stages
     shutil.copytree(run / "checkpoints", part / "checkpoints", copy_function=_link)
     os.rename(part, to)
 
@@ -214,15 +243,15 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 class _Progress:
     """The one line about the whole: how much is done, and how long the rest will take at what is known of its kind."""
 
-    def __init__(self, total: int, done: int, most: int):
-        self._total, self._done, self._most = total, done, most
+    def __init__(self, total: int, done: int, slots: Slots):
+        self._total, self._done, self._slots = total, done, slots
         self._seconds: dict[str, list[float]] = {}
-        log.say(f"sweep: {done} of {log.plural(total, 'job')} done, {most} at once")
+        log.say(f"sweep: {done} of {log.plural(total, 'job')} done, {slots.count} at once")
 
     def done(self, job: Job, seconds: float, waiting: Sequence[Job]) -> None:
         self._done += 1
         self._seconds.setdefault(job.what, []).append(seconds)
-        left = sum(self._foretold(other.what) for other in waiting) / self._most
+        left = sum(self._foretold(other.what) for other in waiting) / self._slots.count
         rest = f"about {log.duration(left)} left" if waiting else "none waits"
         log.say(f"{self._done}/{self._total} {job.what}, {job.of} ({log.duration(seconds)}); {rest}")
 

@@ -4,7 +4,7 @@
     DIR/splits/5pct-seed0.json  the labels of a seed; the list test is the same in all of them
     DIR/runs/5pct-seed0/...     a run of `fer-scale finetune`, evaluation/ in it, and said.txt, all that it said
     DIR/table.md  table.json    see sweep_table.py
-    DIR/seconds.jsonl           what each of them took, apart: it is another time every time
+    DIR/seconds.md              what they took, apart: it is another time every time; seconds.jsonl, each process
 
 A seed is that of the draw of labels and of training. A run's folder is named by a hash of the values that make it what
 it is, so what is there is not made again, whichever sweep asks for it, and a sweep may grow by seeds, labels and rows.
@@ -44,11 +44,12 @@ def sweep(wish: Wish) -> dict[str, Any]:
         work: dict[Path, Job] = {}
         for job in planned:
             work.setdefault(job.makes, job)  # what several rows need is one job
-        failed = jobs.do(list(work.values()), jobs.at_once(whole.jobs), whole.out / "seconds.jsonl")
+        failed = jobs.do(list(work.values()), whole.jobs, whole.out / "seconds.jsonl")
         made = {(row.name, cell.labels, cell.seed): plan[-1].makes for (row, cell), plan in plans.items()}
         splits = {(cell.labels, cell.seed): cell.split for cell in cells}
         titles = [row.name for row in rows]
         table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, _facts(whole, begun))
+        sweep_table.seconds(whole.out, table, made)
     return table | {"failed": failed}
 
 

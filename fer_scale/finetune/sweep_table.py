@@ -1,17 +1,18 @@
 """The table of a sweep: DIR/table.md for a person, table.json for a script, DIR/plots for a page.
 
 Everything in them is a function of what was asked and of the runs, so a sweep that was killed and gone on with ends in
-the same bytes; what a run took stands elsewhere. A run's figures are those of its last average on the list that was
+the same bytes; what a run took stands in seconds.md. A run's figures are those of its last average on the list that was
 asked for: nothing is chosen by them. A difference is that of two runs with the same labels and the same test faces.
 """
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_scale import plots
+from fer_scale import life, plots, record
 from fer_scale.finetune import jobs
 from fer_scale.finetune.protocols import published
 from fer_scale.finetune.split import OFFICIAL
@@ -58,6 +59,24 @@ def _lines(table: dict[str, Any], measure: str) -> dict[str, list[tuple[float, f
                 half = said["interval_95"][1] - said["mean"] if said["interval_95"] else 0.0
                 lines.setdefault(row, []).append((sum(known) / len(known), said["mean"], half))
     return {row: sorted(points) for row, points in lines.items()}
+
+
+def seconds(out: Path, table: dict[str, Any], made: Made) -> None:
+    """Write DIR/seconds.md: what training took, both stages, lost steps included; mean over the seeds."""
+    head = [_head(of, counts) for of, counts in table["labels"].items()]
+    lines = ["| seconds in training steps | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
+    for row in table["rows"]:
+        cells = []
+        for of in table["labels"]:
+            runs = [made[row, of, seed].parent.parent for seed in table["seeds"]]
+            known = [_trained_s(run) for run in runs if (run / "recipe.toml").exists()]
+            cells.append(f"{sum(known) / len(known):,.0f}" if known else "")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    jobs.put(out / "seconds.md", "\n".join(lines) + "\n")
+
+
+def _trained_s(run: Path) -> float:
+    return sum(start.counted_s + start.lost_s for start in life.starts(record.read(run), math.inf))
 
 
 def _count(split: Path) -> int | None:

@@ -21,7 +21,7 @@ from fer_scale import encoder, log
 from fer_scale.__main__ import main
 from fer_scale.command_line import VERBS, parse
 from fer_scale.config import ConfigError
-from fer_scale.finetune import evaluate, loop, sweep_table
+from fer_scale.finetune import evaluate, jobs, loop, sweep_table
 from fer_scale.finetune.protocols import PROTOCOLS, published
 from fer_scale.finetune.statistics import interval, mcnemar, student_quantile
 from fer_scale.finetune.sweep import sweep
@@ -115,6 +115,12 @@ def test_seeds_and_labels_are_read_as_lists() -> None:
     args = parse(VERBS, [*typed, "--recipe", "ssfer=s.toml", "semi.steps=3", "--jobs", "auto"])
     assert args.seeds == [0, 1, 2, 7] and args.labels == ["284", "5%", "25/class"]
     assert args.more == [("ssfer", Path("s.toml"))] and args.overrides == ["semi.steps=3"] and args.jobs == 0
+
+
+def test_as_many_jobs_run_on_a_gpu_as_fit_its_memory_and_the_cores() -> None:
+    assert jobs.fit(80e9, 6e9, 32) == 12  # nine tenths of it
+    assert jobs.fit(80e9, 6e9, 16) == 8  # two cores each
+    assert jobs.fit(4e9, 6e9, 16) == 1
 
 
 def evaluation(folder: Path, right: str, **more: Any) -> Path:
@@ -221,6 +227,7 @@ def test_a_sweep_that_was_killed_ends_in_the_table_of_runs_that_went_straight_th
     assert (found := list(wish.out.glob("runs/*/stage3-*/evaluation/predictions.csv")))
     assert found[0].read_bytes() == (tmp_path / "straight/found/predictions.csv").read_bytes()
     assert not list(wish.out.glob("runs/*/stage3-*/checkpoints"))
+    assert re.search(r"\| run \| \d+ \|", (wish.out / "seconds.md").read_text())
 
 
 @pytest.mark.slow
