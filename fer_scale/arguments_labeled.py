@@ -100,6 +100,9 @@ def _evaluate(verb: Verb) -> None:
     verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
     verb.add_argument("--list", default="test", help="list of the split (test)")
     verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
+    verb.add_argument(
+        "--worst", type=Path, metavar="FILE.html", help="a page of the mistakes it was surest of: real faces, keep it"
+    )
     key(verb)
     as_json(verb)
 

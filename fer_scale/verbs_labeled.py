@@ -61,7 +61,9 @@ def _evaluate(args: Namespace) -> None:
     with imports():
         from fer_scale.finetune import evaluate
 
-    found = evaluate.evaluate(args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key)
+    found = evaluate.evaluate(
+        args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key, worst_file=args.worst
+    )
     _measured(args, found)
 
 

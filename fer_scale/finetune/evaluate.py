@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fer_scale import encoder, hub, log, plots
-from fer_scale.finetune import apply, baselines, metrics, targets
+from fer_scale.finetune import apply, baselines, metrics, targets, worst
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.split import Split
@@ -60,10 +60,12 @@ def evaluate(
     split_file: Path | None = None,
     list_name: str = "test",
     key: Path | None = None,
+    worst_file: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces.
 
-    The model must be signed by the owner of the public key in `key`, if one is given.
+    The model must be signed by the owner of the public key in `key`, if one is given. `worst_file` asks for the page
+    of worst.py.
     """
     shard_set = open_set(set_path)
     drawn = splits.read(split_file, shard_set) if split_file else None
@@ -96,8 +98,10 @@ def evaluate(
     }
     if result["warning"]:
         log.say(f"warning: {result['warning']}")
-    keys = [key for key, there in zip(pool.keys, counted, strict=True) if there]
-    _write(out, result, keys, {"": probabilities, "_flip": flipped}, classes[counted])
+    numbers, true = np.flatnonzero(counted), classes[counted]
+    if worst_file:
+        worst.write(worst_file, f"{address} on {shard_set.name}", pool, numbers, probabilities, true, classifier.names)
+    _write(out, result, [pool.keys[number] for number in numbers], {"": probabilities, "_flip": flipped}, true)
     return result
 
 

@@ -1,8 +1,11 @@
 """Evaluation, baselines and the one command, on coloured blobs."""
 
+import base64
 import csv
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from PIL import Image
 from torch import Tensor, nn
 
 from fer_scale import encoder
 from fer_scale.__main__ import main
+from fer_scale.finetune import worst
 from fer_scale.finetune.apply import ask
 from fer_scale.finetune.evaluate import EvaluationError, evaluate, summary
 from fer_scale.finetune.evaluate import _probabilities as of_both
@@ -92,6 +97,34 @@ def test_votes_are_measured_against_where_faces_carry_them() -> None:
     assert said["cross_entropy"] == pytest.approx(math.log(2))
     assert said["entropy"] == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
     assert votes_block(known[1:], np.array([[0.9, 0.1]]), ["neutral", "happiness"]) is None
+
+
+def test_the_page_of_the_worst_mistakes_holds_the_surest_first_and_nothing_from_elsewhere(
+    labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    page, out = tmp_path / "pages/worst.html", tmp_path / "ev"
+    line = f"evaluate baseline:majority {labeled_set} --split {split_file} --out {out} --worst {page}"
+    assert main(line.split()) == 0
+    text = page.read_text()
+    assert "faces of real people: do not publish" in text and "20 of 20 mistakes on 30 faces" in text
+    assert text.count("<img") == text.count('src="data:image/png;base64,') == 20
+    assert "http" not in text and not list(out.glob("*.html"))
+
+
+def test_the_worst_mistakes_are_those_that_were_surest(labeled_set: Path, tmp_path: Path) -> None:
+    shard_set = open_set(labeled_set)
+    pool = Pool(shard_set, shard_set.keys(0)[:4], slot_px=24)
+    said = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    names = ["fear", "<script>"]
+    worst.write(tmp_path / "w.html", "a & b", pool, np.arange(4), said, np.array([1, 0, 0, 0]), names)
+    text = (tmp_path / "w.html").read_text()
+    found = re.findall(r"<figcaption>(.*?)<br>labeled (.*?)<br>(.*?)</figcaption>", text)
+    assert [key for *_, key in found] == [pool.keys[2], pool.keys[3], pool.keys[0]]
+    assert found[0][:2] == ("&lt;script&gt; 0.80", "fear 0.20") and "3 of 3 mistakes on 4 faces" in text
+    assert "<script" not in text and "<title>a &amp; b</title>" in text
+    first = base64.b64decode(re.findall(r"base64,([^\"]+)", text)[0])
+    shown = np.asarray(Image.open(io.BytesIO(first)))
+    assert np.array_equal(shown, pool.batch(np.array([2])).pixels[0].numpy())
 
 
 def test_faces_the_model_may_have_seen_are_warned_of(
