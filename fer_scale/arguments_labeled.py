@@ -22,6 +22,22 @@ def _split(verb: Verb) -> None:
     as_json(verb)
 
 
+def _overlap(verb: Verb) -> None:
+    """Find faces of one set in another, exact copies and near ones, and write which keys to leave out of training."""
+    verb.add_argument("a", metavar="set", help=f"what is trained on: {SET}")
+    verb.add_argument("b", metavar="test_set", help="what is tested on; the same set: compared with itself")
+    verb.add_argument("--split", type=Path, help="split file of test_set: only one of its lists is compared")
+    verb.add_argument("--list", default="test", help="which list (test)")
+    verb.add_argument("--encoder", metavar="MODEL", help=f"compare what it sees too: {MODEL}")
+    verb.add_argument("--near-bits", type=int, default=18, help="of 256, in which hashes of near copies differ (18)")
+    verb.add_argument(
+        "--cosine", type=float, help="of features of copies (what 95%% of the near copies in test_set reach)"
+    )
+    verb.add_argument("--out", type=Path, required=True, help="folder of report.json, pairs.csv, .png and exclude.json")
+    key(verb)
+    as_json(verb)
+
+
 def _finetune(verb: Verb) -> None:
     """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
     recipe(verb)

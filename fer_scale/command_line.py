@@ -8,9 +8,8 @@ from fer_scale import arguments, arguments_labeled, verbs, verbs_labeled
 Does = Callable[[argparse.Namespace], int | None]
 Verbs = tuple[tuple[str, Does], ...]
 ORDER = (
-    "pack", "verify", "show", "split", "pretrain", "publish", "pull", "finetune", "sweep", "evaluate", "predict",
-    "check",
-    "doctor", "watch", "checkpoint", "keys", "demo",
+    "pack", "verify", "show", "split", "overlap", "pretrain", "publish", "pull", "finetune", "sweep", "evaluate",
+    "predict", "check", "doctor", "watch", "checkpoint", "keys", "demo",
 )  # fmt: skip
 _DOES = vars(verbs) | vars(verbs_labeled)
 _TAKES = vars(arguments) | vars(arguments_labeled)

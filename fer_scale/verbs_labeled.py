@@ -22,6 +22,18 @@ def _split(args: Namespace) -> None:
     result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})
 
 
+def _overlap(args: Namespace) -> None:
+    with imports():
+        from fer_scale import log
+        from fer_scale.finetune import overlap
+
+    found = overlap.find(
+        args.a, args.b, args.out, split_file=args.split, list_name=args.list, encoder=args.encoder,
+        near_bits=args.near_bits, cosine=args.cosine, key=args.key,
+    )  # fmt: skip
+    log.print_json(found) if args.json else print("\n".join(overlap.summary(found)))
+
+
 def _finetune(args: Namespace) -> None:
     with imports():
         from fer_scale.finetune import loop, oneshot
