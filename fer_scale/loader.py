@@ -31,6 +31,7 @@ from shards.mix import Mix
 from shards.order import Order, bits, share
 from shards.pixels import BadImage, decode
 from shards.remote import RemoteSet
+from shards.sample import Sample
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
@@ -98,12 +99,16 @@ class Faces:
         row = row if kept is None else int(kept[row])
         shard_set, number = self._shards[shard]
         try:
-            image = decode(shard_set.read(number, row).image, scratch)
+            image = self.decoded(shard_set.read(number, row), scratch)
         except BadImage as error:
             raise ShardError(f"{shard_set.where(number, row)}: {error}") from None
         if max(image.shape[:2]) > self.slot_px:
             image = _reduced(image, self.slot_px)
         return int(self._first[shard]) + row, image
+
+    def decoded(self, sample: Sample, scratch: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        """The pixels of a sample before they are reduced; BadImage."""
+        return decode(sample.image, scratch)
 
     def batch(
         self,

@@ -27,6 +27,7 @@ from fer_scale import encoder, hub, log, plots
 from fer_scale.finetune import apply, baselines, metrics, targets, worst
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.split import Split
 from fer_scale.finetune.steps import Input
 from shards.errors import UserError
@@ -34,7 +35,7 @@ from shards.index import ShardSet
 from shards.remote import open_set
 from shards.sample import Face
 
-_SLOT_PX = 448
+_SLOT_PX = 448  # nothing is reduced twice for models up to this size
 
 Floats = NDArray[np.float64]
 
@@ -69,8 +70,10 @@ def evaluate(
     """
     shard_set = open_set(set_path)
     drawn = splits.read(split_file, shard_set) if split_file else None
-    pool = _pool(shard_set, drawn, list_name)
+    keys = _keys(shard_set, drawn, list_name)
     classifier = _classifier(address, shard_set, drawn, key)
+    crop_of: CropOf = "face" if classifier.trained_on.get("crop_of") == "face" else "picture"
+    pool = Pool(shard_set, keys, slot_px=_SLOT_PX, crop_of=crop_of)
     known = pool.known()
     classes = targets.classes(known, classifier.names)
     with log.progress("evaluating") as tick:
@@ -125,18 +128,18 @@ def summary(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _pool(shard_set: ShardSet, drawn: Split | None, list_name: str) -> Pool:
-    """The faces to be measured on; slots are large enough that nothing is reduced twice for models up to 448 px."""
+def _keys(shard_set: ShardSet, drawn: Split | None, list_name: str) -> list[str]:
+    """The faces to be measured on."""
     if drawn is None:
         keys = [sample.key for sample in shard_set.samples_in_order() if sample.face and sample.face.expression]
         if not keys:
             raise EvaluationError(f"{shard_set.path}: no face of this set carries an expression")
-        return Pool(shard_set, keys, slot_px=_SLOT_PX)
+        return keys
     if list_name not in splits.LISTS:
         raise EvaluationError(f"--list {list_name}: a split holds the lists {', '.join(splits.LISTS)}")
     if not drawn.lists[list_name]:
         raise EvaluationError(f"{drawn.path}: its list {list_name!r} is empty; draw it with `fer-scale split`")
-    return Pool(shard_set, drawn.lists[list_name], slot_px=_SLOT_PX)
+    return drawn.lists[list_name]
 
 
 def _classifier(address: str, shard_set: ShardSet, drawn: Split | None, key: Path | None) -> Classifier:

@@ -93,6 +93,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
             "split": laid.split.sha256,
             "labels": laid.split.facts["labels"],
             "target": recipe.supervised.target,
+            "crop_of": recipe.augment.crop_of,
         },
     }
     said = encoder.make_config(
@@ -143,7 +144,8 @@ def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune
 
 def _fitted(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
     """On the split's list `valid`, of which the run has seen nothing."""
-    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px)
+    crop_of = recipe.augment.crop_of
+    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px, crop_of=crop_of)
     classes = targets.classes(pool.known(), laid.names)
     with log.progress("fitting the temperature") as tick:
         as_input = Input(begun.image_px, begun.mean, begun.std)

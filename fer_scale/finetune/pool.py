@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fer_scale.finetune import framing
+from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.sampling import Sampled
 from fer_scale.loader import Batch, Faces
 from fer_scale.log import Ticker, progress
@@ -31,8 +33,12 @@ Ids = NDArray[np.int64]
 class Pool:
     """Faces numbered 0 .. N-1, in the order in which they lie in the set."""
 
-    def __init__(self, shard_set: ShardSet, wanted: Sequence[str], *, slot_px: int):
-        """The faces of `shard_set` whose keys are in `wanted`, reduced to fit into `slot_px` where they are larger."""
+    def __init__(self, shard_set: ShardSet, wanted: Sequence[str], *, slot_px: int, crop_of: CropOf = "picture"):
+        """The faces of `shard_set` whose keys are in `wanted`, reduced to fit into `slot_px` where they are larger.
+
+        With `crop_of` = "face" their pictures are first cut to their frames (framing.py).
+        """
+        self._crop_of = crop_of
         names, rows, shards = set(wanted), [], []
         self.keys: list[str] = []
         for shard in range(len(shard_set.counts)):
@@ -46,7 +52,8 @@ class Pool:
                 f"{shard_set.path}: {missing} faces of the split are not in the set; run `fer-scale verify`"
             )
         self.shard_set = shard_set
-        self.faces = Faces([shard_set], slot_px=slot_px, rows=list(rows))
+        faces = framing.FramedFaces if crop_of == "face" else Faces
+        self.faces = faces([shard_set], slot_px=slot_px, rows=list(rows))
         self._shard, self._row = np.concatenate(shards), np.concatenate(rows)
         self._place = np.concatenate([np.arange(len(r)) for r in rows])  # among a shard's wanted rows
         first = np.concatenate([[0], np.cumsum(shard_set.counts)])[self._shard]
@@ -118,9 +125,10 @@ class Pool:
         return Batch(batch.pixels, batch.sizes, keys, np.searchsorted(self._numbers, batch.ids), batch.bad)
 
     def boxes(self, known: Sequence[Face]) -> NDArray[np.float32]:
-        """Face boxes [N, 4]: the face's own, else the template of its set."""
+        """Face boxes [N, 4] in the pictures as they are cut: the face's own, else the template of its set."""
         template: Box = tuple(self.shard_set.index["template_box"])
-        return np.array([face.box or template for face in known], np.float32)
+        boxes = np.array([face.box or template for face in known], np.float32)
+        return framing.within(boxes, framing.frames(boxes, template)) if self._crop_of == "face" else boxes
 
 
 class Stream(Dataset[list[Batch]]):

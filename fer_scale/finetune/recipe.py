@@ -72,7 +72,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    crop_of: CropOf = knob("picture", help="what is cropped; face: its surroundings alone, for loose crops; see framing.py")
+    crop_of: CropOf = knob("picture", help="what is cropped; face: what lies around its box, see framing.py")
     crop_scale: Range = knob(
         (0.7, 1.0), help="weak view: share of the area (the authors' 0.2 cuts half the face off in 26 %)"
     )

@@ -44,7 +44,8 @@ class Table:
 def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], px: int, here: Processes) -> Table:
     """The table for a run, its small lists decoded into memory."""
     slot_px = 2 * px
-    labeled = Pool(shard_set, split.lists["labeled"], slot_px=slot_px)
+    crop_of = recipe.augment.crop_of
+    labeled = Pool(shard_set, split.lists["labeled"], slot_px=slot_px, crop_of=crop_of)
     known = labeled.known()
     matrix = torch.from_numpy(targets.matrix(known, names, recipe.supervised.target))
     boxes = labeled.boxes(known)
@@ -53,7 +54,7 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
     if recipe.semi.steps:
         if not split.lists["unlabeled"]:
             raise ShardError(f"{split.path}: lists no unlabeled faces; leave stage 3 out with semi.steps=0")
-        unlabeled = Pool(shard_set, split.lists["unlabeled"], slot_px=slot_px)
+        unlabeled = Pool(shard_set, split.lists["unlabeled"], slot_px=slot_px, crop_of=crop_of)
     for pool, title in ((labeled, "decoding labeled faces"), (unlabeled, "decoding unlabeled faces")):
         if pool is not None and pool.megabytes() <= recipe.data.memory_mb:
             found = pool.keep(title)
