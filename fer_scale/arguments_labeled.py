@@ -12,7 +12,7 @@ def _split(verb: Verb) -> None:
     verb.add_argument(
         "--labels", required=True, help="faces that keep their label: 1419, 5%% of what is left, or 25/class"
     )
-    verb.add_argument("--test", help="faces to test on: 25%%, or FILE#test, those of another split file of the set")
+    verb.add_argument("--test", help="faces to test on: 25%%; FILE#test, those of another split file; or official")
     verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
     verb.add_argument("--seed", type=int, default=0, help="(0)")
     verb.add_argument(
@@ -66,7 +66,7 @@ def _sweep(verb: Verb) -> None:
     verb.add_argument(
         "--seeds", type=_seeds, default=[0], help="of the draw of labels and of training: 0-4, or 0,3 (0)"
     )
-    verb.add_argument("--labels", type=_words, required=True, help="as of split, several: 284,1064,5%%,25/class")
+    verb.add_argument("--labels", type=_words, required=True, help="as of split: 284,1064,5%%,25/class; or published")
     verb.add_argument(
         "--vary",
         action="append",
@@ -75,14 +75,20 @@ def _sweep(verb: Verb) -> None:
         help="a row for each value; of several --vary, of each pair",
     )
     verb.add_argument(
-        "--recipe", dest="more", action="append", default=[], type=_named, metavar="NAME=FILE", help="a further recipe"
+        "--recipe",
+        dest="more",
+        action="append",
+        default=[],
+        type=_named,
+        metavar="NAME=FILE",
+        help="a further recipe, under the same keys; 'NAME=FILE section.key=value ...' gives it its own besides",
     )
     verb.add_argument("--test", default="25%", help="as of split (25%%)")
     verb.add_argument("--test-seed", type=int, default=0, help="of the test faces, which are the same for all (0)")
     verb.add_argument("--valid", help="as of split")
     verb.add_argument("--list", default="test", help="what is measured on (test)")
     verb.add_argument(
-        "--jobs", type=_jobs, default=0, metavar="N", help="runs at once (auto: one a core, or one a GPU)"
+        "--jobs", type=_jobs, default=0, metavar="N", help="runs at once (auto: one a core, or as fit on a GPU)"
     )
     verb.add_argument("--no-ladder", action="store_true", help="without majority, pixels, CNN, from scratch, stage 2")
     as_json(verb)
@@ -98,11 +104,13 @@ def _seeds(text: str) -> list[int]:
     return [seed for first, *last in ends for seed in range(first, (last or [first])[0] + 1)]
 
 
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, file = text.partition("=")
+def _named(text: str) -> tuple[str, Path, tuple[str, ...]]:
+    """ "lower lr=FILE supervised.lr=1e-4" as name, file and keys."""
+    name, equals, rest = text.partition("=")
+    file, *keys = rest.split() or [""]
     if not (name and equals and file):
-        raise ArgumentTypeError(f"{text}: write NAME=FILE")
-    return name, Path(file)
+        raise ArgumentTypeError(f"{text}: write NAME=FILE, or 'NAME=FILE section.key=value ...'")
+    return name, Path(file), tuple(keys)
 
 
 def _jobs(text: str) -> int:

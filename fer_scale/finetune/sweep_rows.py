@@ -29,7 +29,7 @@ class Wish:
     seeds: Sequence[int]
     labels: Sequence[str]
     vary: Sequence[str] = ()  # each "section.key=one,another"; their product is run
-    more: Sequence[tuple[str, Path]] = ()  # further recipes, by name
+    more: Sequence[tuple[str, Path, tuple[str, ...]]] = ()  # further recipes: name, file, keys beside `overrides`
     test: str = "25%"
     test_seed: int = 0
     valid: str | None = None
@@ -66,7 +66,7 @@ def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
         Row(name, recipe=wish.recipe, overrides=(*overrides, *more))
         for name, more in zip(names(wish), _products(wish), strict=True)
     ]
-    variants += [Row(name, recipe=file, overrides=overrides) for name, file in wish.more]
+    variants += [Row(name, recipe=file, overrides=(*overrides, *own)) for name, file, own in wish.more]
     if len({row.name for row in variants}) < len(variants):
         raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in variants)}")
     if not wish.ladder:
@@ -113,7 +113,7 @@ def _same_network(begun: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _refuse_fixed(wish: Wish) -> None:
-    for word in (*wish.overrides, *wish.vary):
+    for word in (*wish.overrides, *wish.vary, *(word for _, _, own in wish.more for word in own)):
         if (key := word.partition("=")[0]) in _FIXED:
             raise UserError(f"{word}: a sweep gives {key} itself, by --data, --seeds, --labels and --out")
 

@@ -82,7 +82,9 @@ def wish(recipe: Callable[..., Path], labeled_set: Path, start: str, tmp_path: P
 def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, start: str, tmp_path: Path) -> None:
     begun = encoder.config_of(Path(start))
     wide = replace(
-        wish, vary=["semi.labeler=fixed,soft", "augment.crop_scale=[0.2,1],[0.7,1]"], more=[("x", wish.recipe)]
+        wish,
+        vary=["semi.labeler=fixed,soft", "augment.crop_scale=[0.2,1],[0.7,1]"],
+        more=[("x", wish.recipe, ("semi.lr=1",))],
     )
     rows = rows_of(wide, begun)
     assert [row.name for row in rows] == [
@@ -112,9 +114,13 @@ def test_a_mistake_is_told_before_any_work(wish: Wish, given: dict[str, Any], me
 
 def test_seeds_and_labels_are_read_as_lists() -> None:
     typed = ["sweep", "r.toml", "--data", "S", "--out", "O", "--labels", "284,5%,25/class", "--seeds", "0-2,7"]
-    args = parse(VERBS, [*typed, "--recipe", "ssfer=s.toml", "semi.steps=3", "--jobs", "auto"])
+    args = parse(VERBS, [*typed, "--recipe", "ssfer=s.toml supervised.lr=1", "semi.steps=3", "--jobs", "auto"])
     assert args.seeds == [0, 1, 2, 7] and args.labels == ["284", "5%", "25/class"]
-    assert args.more == [("ssfer", Path("s.toml"))] and args.overrides == ["semi.steps=3"] and args.jobs == 0
+    assert (
+        args.more == [("ssfer", Path("s.toml"), ("supervised.lr=1",))]
+        and args.overrides == ["semi.steps=3"]
+        and args.jobs == 0
+    )
 
 
 def test_as_many_jobs_run_on_a_gpu_as_fit_its_memory_and_the_cores() -> None:
