@@ -1,16 +1,19 @@
 """Xet, the Hub's storage of large files, as far as it must be watched: hf_xet works beside Python, in Rust.
 
 Measured with hf_xet 1.8: against a peer that says nothing it waits for minutes, and its uploads of chunks have no limit
-at all. It draws bars while it sends, and offers no other way to see how far it is.
+at all. It draws bars while it sends, and offers no other way to see how far it is. And it goes wherever the Hub says
+that the chunks lie: to `local:///FOLDER` too, a folder of this machine, which it reads and writes.
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+    _xet,
     _xet_progress_reporting,
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -20,9 +23,11 @@ from huggingface_hub.utils._runtime import is_xet_available
 from huggingface_hub.utils._xet import abort_xet_session, get_xet_session
 
 from fer_scale import hub_client
-from fer_scale.hub_errors import Silent
+from fer_scale.hub_errors import Silent, Strange
 
 Result = TypeVar("Result")
+
+CHUNKS_AT = r"https?://.+"  # where the Hub may say that they lie; for tests to change
 
 
 def watched(call: Callable[[], Result]) -> Result:
@@ -33,6 +38,7 @@ def watched(call: Callable[[], Result]) -> Result:
     if not is_xet_available():
         return call()
     _begin()
+    _xet.get_xet_session = _Guarded
     results: list[Result] = []
     errors: list[BaseException] = []
 
@@ -69,6 +75,34 @@ def _begin() -> None:
     finally:
         for name in missing:
             del os.environ[name]
+
+
+class _Guarded:
+    """Xet's session as huggingface_hub uses it, that goes nowhere but to a server."""
+
+    def __init__(self) -> None:
+        self._session = get_xet_session()
+
+    def new_file_download_group(self, *, endpoint: str, **rest: Any) -> Any:
+        return self._session.new_file_download_group(endpoint=_refuse_strange(endpoint), **rest)
+
+    def new_upload_commit(self, *, token_refresh_url: str, token_refresh_headers: dict[str, str], **rest: Any) -> Any:
+        """Where to is asked here, as for downloads: hf_xet would ask by itself, and believe the answer."""
+        at = _xet._fetch_xet_connection_info_with_url(token_refresh_url, token_refresh_headers)
+        return self._session.new_upload_commit(
+            endpoint=_refuse_strange(at.endpoint),
+            token=at.access_token,
+            token_expiry_unix_secs=at.expiration_unix_epoch,
+            token_refresh_url=token_refresh_url,
+            token_refresh_headers=token_refresh_headers,
+            **rest,
+        )
+
+
+def _refuse_strange(endpoint: str) -> str:
+    if not re.fullmatch(CHUNKS_AT, endpoint):
+        raise Strange(f"Xet's chunks at {endpoint[:80]!r}", harmful=True)
+    return endpoint
 
 
 @contextmanager

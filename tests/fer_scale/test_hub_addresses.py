@@ -1,5 +1,9 @@
 """An address that the Hub would not take is refused before anything is asked or made, and so is one that leads away."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hub.server import Hub
 
@@ -29,6 +33,15 @@ def test_data_without_an_organisation_are_no_model_of_the_organisation_datasets(
     for address in ("hf://datasets/faces", "hf://datasets/faces@v1", "hf://datasets/datasets/faces"):
         with pytest.raises(HubError, match="an address of data on the Hub is hf://datasets/ORG/NAME"):
             hub_tree.parse(address)
+
+
+def test_an_empty_endpoint_is_none() -> None:
+    asked = "import fer_scale; from huggingface_hub import constants; from shards import access; " + (
+        "print(access.endpoint(), constants.ENDPOINT)"
+    )
+    settings = os.environ | {"HF_ENDPOINT": ""}
+    said = subprocess.run([sys.executable, "-c", asked], env=settings, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["https://huggingface.co"] * 2
 
 
 def test_what_the_hub_takes_is_taken() -> None:

@@ -9,9 +9,20 @@ import pytest
 from hub.client import running
 from hub.looking import commits, contents
 from hub.server import Hub
+from huggingface_hub.utils import _xet
 
 from fer_scale import hub
-from fer_scale.hub_errors import Changed, HubError, Missing, NoAnswer, NoRight, NotLoggedIn, RateLimited, WrongRevision
+from fer_scale.hub_errors import (
+    Changed,
+    HubError,
+    Missing,
+    NoAnswer,
+    NoRight,
+    NotLoggedIn,
+    RateLimited,
+    StrangeHub,
+    WrongRevision,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
 SET = "hf://datasets/lab/set"
@@ -81,6 +92,21 @@ def test_large_files_travel_by_xet_too_and_their_progress_is_seen(
     assert contents(pulled.folder) == contents(encoder_folder)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
     assert not [request for request in xet_server.requests if "/cdn/" in request]
+
+
+def test_no_hub_has_xet_read_or_write_a_folder_of_this_machine(
+    xet_server: Hub, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push(encoder_folder, "hf://lab/faces", message="m")
+    assert xet_server.store.xet
+    secret = tmp_path / "home"
+    xet_server.store.xet.url = f"local://{secret}"
+    monkeypatch.setattr("fer_scale.hub_xet.CHUNKS_AT", r"https?://.+")
+    _xet.XET_CONNECTION_INFO_CACHE.clear()
+    for use in (lambda: hub.push(encoder_folder, "hf://lab/new", message="m"), lambda: hub.pull("hf://lab/faces")):
+        with pytest.raises(StrangeHub, match="Xet's chunks at 'local:///"):
+            use()
+    assert not secret.exists()
 
 
 def test_an_exact_commit_that_lies_in_the_cache_costs_no_request(published: str, hub_server: Hub) -> None:

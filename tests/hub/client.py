@@ -8,7 +8,7 @@ import pytest
 from hub.server import Hub
 from huggingface_hub import close_session, constants
 
-from fer_scale import hub_client
+from fer_scale import hub_client, hub_xet
 
 WRITER = "hf_alicewritestolab"
 
@@ -23,6 +23,7 @@ def point_at(server: Hub, cache: Path, put: Callable[[object, str, object], None
     put(constants, "HF_HUB_CACHE", str(cache))
     put(constants, "HF_TOKEN_PATH", str(cache.with_name("no token here")))
     put(constants, "HF_HUB_DISABLE_XET", server.store.xet is None)
+    put(hub_xet, "CHUNKS_AT", r"local://.+" if server.store.xet else hub_xet.CHUNKS_AT)
     put(hub_client, "WAIT_S", 0.01)
     put(hub_client, "SILENCE_S", silence_s)
     put(hub_client, "PATIENCE_S", 4 * silence_s)
