@@ -12,14 +12,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, checkpoint, checkpoints, hub, log
+from fer_scale import artifact, checkpoint, checkpoints, hub, log, scratch
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from shards.errors import UserError
@@ -53,12 +52,12 @@ def push(source: Path, step: int | None, address: str) -> str:
             raise CheckpointError(f"{place / name}: damaged (another sha256 than its manifest's); use another step")
     step = checkpoint.progress_of(place)["step"]
     rows = [row for row in log.rows(place.parent.parent / "metrics.jsonl") if row["step"] <= step]
-    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
+    with scratch.folder() as made:
         beside = {_METRICS: json.dumps(rows), artifact.CARD: _CARD.format(step=step, address=address)}
         for name, text in beside.items():
-            (Path(scratch) / name).write_text(text)
+            (made / name).write_text(text)
         files = {f"{_PLACE}/{name}": place / name for name in [*listed, "manifest.json"]}
-        files |= {name: Path(scratch) / name for name in beside}
+        files |= {name: made / name for name in beside}
         return hub.push_files(files, address, message=f"Training state, step {step:,}", private=True)
 
 

@@ -6,12 +6,11 @@ trained on the set, wherever it is read. There is no default licence.
 """
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_scale import hub, hub_rights, log, set_card
+from fer_scale import hub, hub_held, hub_rights, log, scratch, set_card
 from shards.describe import to_text
 from shards.errors import UserError
 from shards.index import BESIDE, INDEX, ShardSet, check_names, kinds, sha256
@@ -45,12 +44,12 @@ def publish(
     index = shards.index | {"licence": _licence(source, licence, shards.index.get("licence"))}
     index["files"] = _lists(source, shards.index.get("files"))
     files = _files(source, index)
-    if unknown := hub_rights.may_write(to, private=private):  # asked before minutes are spent on reading
+    if unknown := hub_rights.may_write(to, hub_held.SET, private=private):  # asked before minutes are spent on reading
         log.say(f"note     whether that may be written to is not known yet: {unknown}")
     columns = _checked(shards)
     if not private:
         log.say(f"note     {shards.samples:,} pictures of people become public, unless the repository is private")
-    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
+    with scratch.folder() as made:
         card = set_card.text(index, shards.fingerprint, columns, name=name, title=title, contact=contact)
         texts = {CARD: card}
         if index != shards.index:
@@ -58,7 +57,7 @@ def publish(
         if set_card.needs_text(index["licence"]):
             texts[LICENCE] = index["licence"] + "\n"
         for file, said in texts.items():
-            files[file] = Path(scratch) / file
+            files[file] = made / file
             files[file].write_text(said, encoding="utf-8")
         message = f"Publish {shards.name}: {shards.samples:,} faces in {log.plural(len(shards.counts), 'shard')}"
         with log.progress(f"publishing {source}", "bytes") as tick:

@@ -3,7 +3,7 @@
 import pytest
 from hub.server import Hub
 
-from fer_scale import hub_rights
+from fer_scale import hub_held, hub_rights
 from fer_scale.hub_errors import HubError, NoRight, NotLoggedIn
 
 READER, STRANGER = "hf_alicereadsonly", "hf_bobisastranger"
@@ -14,7 +14,7 @@ def test_a_writer_may_write_to_what_is_there_and_to_what_is_not(hub_server: Hub)
     for name in ("lab/old", "lab/new", "alice/new"):
         assert hub_rights.may_write(f"hf://{name}") == ""
     assert list(hub_server.store.repos) == ["lab/old"], "asking makes nothing"
-    assert sum("agent" not in request for request in hub_server.requests) == 5, "two requests each, at most"
+    assert sum("agent" not in request for request in hub_server.requests) == 6, "two requests each"
 
 
 @pytest.mark.parametrize("token", [READER, STRANGER])
@@ -43,6 +43,22 @@ def test_what_must_be_private_is_not_sent_to_a_public_place(hub_server: Hub) -> 
     assert hub_rights.may_write("hf://lab/hidden", private=True) == ""
     with pytest.raises(NoRight, match="lab/old: exists and is public"):
         hub_rights.may_write("hf://lab/old", private=True)
+
+
+def test_what_would_not_be_replaced_in_the_end_is_refused_at_once(published: str, hub_server: Hub) -> None:
+    for repo, names in (("datasets/lab/set", ("index.json",)), ("lab/theirs", ("config.json", "model.safetensors"))):
+        there = hub_server.store.create(repo)
+        there.commit({name: hub_server.store.small(b"{}") for name in names}, "by hand")
+    asked = len(hub_server.requests)
+    assert hub_rights.may_write("hf://lab/faces") == hub_rights.may_write("hf://datasets/lab/set", hub_held.SET) == ""
+    for address, kind, said in (
+        ("hf://lab/faces", hub_held.STATE, "lab/faces: holds a model; nothing was sent; choose another name"),
+        ("hf://datasets/lab/set", hub_held.MODEL, "lab/set: holds a shard set; nothing was sent"),
+        ("hf://lab/theirs", hub_held.MODEL, "lab/theirs: holds a model that this program did not publish"),
+    ):
+        with pytest.raises(HubError, match=said):
+            hub_rights.may_write(address, kind)
+    assert len(hub_server.requests) == asked + 2 * 5
 
 
 def test_a_malformed_address_is_refused_and_no_answer_is_only_said(
