@@ -38,20 +38,30 @@ class SignatureError(UserError):
 
 def sign(folder: Path, key: Path) -> None:
     """Write `model.sig` into a sealed folder, by the private key in the file `key` (PEM, without a password)."""
-    hashing, signing, _ = _library()
-    try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=key)
-    except Exception as error:  # of any kind: it is a stranger's library on a user's file
-        raise SignatureError(
-            f"{key}: no private key that can sign ({_first_line(error)}); it is PEM of the curve P-256, without a "
-            "password: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
-        ) from None
+    hashing, _, _ = _library()
+    signer = _signer(key)
     if artifact.manifest(folder) is None:
         raise SignatureError(f"{folder}: has no {MANIFEST}, so nothing says what it is made of; publish it first")
     beside = folder / f".{SIGNATURE}.part"
     with artifact.disk_errors(folder), _made_of(folder) as model:
         signer.set_hashing_config(_hashed(hashing)).sign(model, beside)
         beside.replace(folder / SIGNATURE)
+
+
+def refuse_unfit(key: Path) -> None:
+    """Refuse a private key by which nothing can be signed, before there is anything to sign."""
+    _signer(key)
+
+
+def _signer(key: Path) -> Any:
+    _, signing, _ = _library()
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=key)
+    except Exception as error:  # of any kind: it is a stranger's library on a user's file
+        raise SignatureError(
+            f"{key}: no private key that can sign ({_first_line(error)}); it is PEM of the curve P-256, without a "
+            "password: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
+        ) from None
 
 
 def check(folder: Path, key: Path) -> None:

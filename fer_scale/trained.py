@@ -44,8 +44,8 @@ class Trained:
     reconstructions: Path | None = None  # of this step, where they are there
 
 
-def find(source: Path, step: int | None, with_decoder: bool) -> Trained:
-    """The model that a run, a checkpoint or a model folder holds."""
+def find(source: Path, step: int | None, with_decoder: bool | None) -> Trained:
+    """The model that a run, a checkpoint or a model folder holds; its decoder as the run's recipe says, if None."""
     if not source.is_dir():
         raise PublishError(f"{source}: no such folder; give a run, one of its checkpoints, or a model folder")
     for folder, run in ((source / "model", source), (source, source.parent)):
@@ -84,10 +84,13 @@ def _checkpoint_of(run: Path, step: int | None) -> Path:
     return checkpoint.folder_of(run, step)
 
 
-def _of_checkpoint(place: Path, with_decoder: bool) -> Trained:
+def _of_checkpoint(place: Path, with_decoder: bool | None) -> Trained:
     """The encoder in a checkpoint of pre-training, and its decoder where it is asked for."""
     try:
         progress = checkpoint.progress_of(place)
+        if with_decoder is None:
+            wanted = tomllib.loads(progress.get("recipe", "")).get("publish", {})
+            with_decoder = "decoder" in str(wanted.get("parts", ""))
         whole = _weights(place, with_decoder)
     except (OSError, UserError) as error:
         if not (place / "manifest.json").exists():

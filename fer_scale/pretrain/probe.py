@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fer_scale import checkpoint, log
-from fer_scale.pretrain import fitness, saving, setup, shared_folder, world
+from fer_scale.pretrain import fitness, publishing, saving, setup, shared_folder, world
 from fer_scale.pretrain.cost import FP32
 from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
@@ -105,10 +105,11 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
         last = min(run.steps, run.stop_after_steps or run.steps)
         steps = {*range(run.checkpoint_every_steps, last, run.checkpoint_every_steps), last}
         for_good = len(checkpoint.for_good(steps, run.keep_every_steps))
+    most = for_good + run.keep_checkpoints + 1 + publishing.most_in_use(rec.publish)  # one is being written
     return Needs(
         str(run.out),
         checkpoint_gb=3 * FP32 * weights / 1e9,
-        checkpoints=max(1, for_good + run.keep_checkpoints + 1 - there),  # one more than are kept, while it is written
+        checkpoints=max(1, most - there),
         uncounted=bool(run.keep_every_steps and not run.steps),
         writers=saving.most_writers(weights),
         grace_s=run.grace_s,

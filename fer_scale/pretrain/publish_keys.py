@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from fer_scale.config import at_least, knob, require
 
@@ -13,6 +15,12 @@ class Publish:
     to: str | None = knob(None, kind="watch", help="where the encoder is published to: hf://ORG/NAME, or a folder")
     every_steps: int | None = knob(
         None, kind="watch", help="publish the first checkpoint at or after every so many steps; none: only the last"
+    )
+    parts: Literal["encoder", "encoder,decoder"] = knob(
+        "encoder", kind="watch", help="encoder,decoder: also what others need to go on with pre-training"
+    )
+    sign: Path | None = knob(
+        None, kind="watch", help="private key (PEM) to sign by, which only the main rank reads (extra: sign)"
     )
     private: bool = knob(False, kind="watch", help="the repository, if it is made, is private")
     state: bool | str = knob(
@@ -29,7 +37,7 @@ class Publish:
             ),
             *at_least(self, 1, "every_steps"),
             *at_least(self, 0, "wait_s"),
-            (bool(to) or not (self.every_steps or self.state), "to: missing; say where to publish to"),
+            (bool(to) or not (self.every_steps or self.state or self.sign), "to: missing; say where to publish to"),
             (
                 not (to and self.state) or bool(re.fullmatch(_REPOSITORY, self.state_to or "")),
                 "state: goes to a repository of its own; give its address, as hf://ORG/NAME-state",

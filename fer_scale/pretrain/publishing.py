@@ -8,7 +8,7 @@
 
 The process is `fer-scale publish RUN TO --step N`, and what it makes can be made again by that command, to the byte. It
 has the lowest priority, one thread and no GPU, and ends when its rank does. To kill it harms nothing: a commit on the
-Hub is whole or absent, and so is a folder.
+Hub is whole or absent, and so is a folder. (A signature has a random part: each time it is another one, of the same.)
 """
 
 import json
@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, checkpoint, hub, hub_rights, log
+from fer_scale import artifact, checkpoint, hub, hub_held, hub_rights, log, scratch, signature
 from fer_scale.config import ConfigError
 from fer_scale.ending import Attempt
+from fer_scale.pretrain.publish_keys import Publish
 from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
@@ -40,17 +42,31 @@ def refuse(rec: Pretrain) -> None:
     A run that goes on trains on in any case: nobody may be there to mend it, as when its token has expired.
     """
     wanted = rec.publish
-    for key, address, private in (("to", wanted.to, wanted.private), ("state", wanted.state_to, True)):
+    places = {"to": (wanted.to, hub_held.MODEL, wanted.private), "state": (wanted.state_to, hub_held.STATE, True)}
+    for key in ("to", "state", "sign"):
         try:
-            if address and hub.is_remote(address):
-                if unknown := hub_rights.may_write(address, private=private):
-                    log.say(f"note     publish.{key}: whether this may be published is not known: {unknown}")
-            elif address:
-                artifact.refuse_to_replace(Path(address))
+            if key in places:
+                _refuse_place(key, *places[key])
+            elif wanted.sign:
+                signature.refuse_unfit(wanted.sign)
         except UserError as error:
             if not checkpoint.complete(rec.run.out):
                 raise ConfigError(f"publish.{key}: {error}") from None
             log.say(f"note     publish.{key}: the run goes on, and this may not be published: {error}")
+
+
+def _refuse_place(key: str, address: str | None, kind: str, private: bool) -> None:
+    """UserError where what is of this kind may not go to the address."""
+    if address and hub.is_remote(address):
+        if unknown := hub_rights.may_write(address, kind, private=private):
+            log.say(f"note     publish.{key}: whether this may be published is not known: {unknown}")
+    elif address:
+        artifact.refuse_to_replace(Path(address))
+
+
+def most_in_use(wanted: Publish) -> int:
+    """How many checkpoints publishing keeps from being pruned, at most: the one that is read, and the next."""
+    return 2 * bool(wanted.to)
 
 
 def is_due(step: int, published: int, every: int | None) -> bool:
@@ -87,8 +103,8 @@ class Publisher:
 
     @property
     def most_in_use(self) -> int:
-        """How many checkpoints it keeps from being pruned, at most: the one that is read, and the next."""
-        return 2 * self._active
+        """How many checkpoints it keeps from being pruned, at most."""
+        return most_in_use(self._wanted) * self._active
 
     def in_use(self) -> set[int]:
         """The steps whose checkpoints are not to be pruned now; any thread may ask."""
@@ -137,6 +153,8 @@ class Publisher:
         assert to and licence
         words = ["publish", str(self._out), to, "--step", str(step), "--licence", licence]
         words += ["--title", title] if title else []
+        words += ["--parts", self._wanted.parts]
+        words += ["--sign", str(self._wanted.sign)] if self._wanted.sign else []
         words += ["--private"] if self._wanted.private else []
         words += ["--pictures"] if self._card.pictures else []
         return words + (["--state", self._wanted.state_to] if self._wanted.state_to else [])
@@ -185,10 +203,11 @@ class _Publication:
     def __init__(self, step: int, words: list[str], said: Path):
         self.step, self._began, self._log = step, time.monotonic(), said
         # Where it makes the model: ours to remove, however it ends.
-        self._scratch = tempfile.TemporaryDirectory(prefix="fer_scale-", ignore_cleanup_errors=True)
+        self._scratch = ExitStack()
+        place = self._scratch.enter_context(scratch.folder())
         self._out = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "fer_scale", *words, "--json", "--parent", str(os.getpid())]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": self._scratch.name}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(place)}
         with said.open("ab") as errors:
             self._offset = errors.tell()
             self._process = subprocess.Popen(
@@ -206,7 +225,7 @@ class _Publication:
 
     def result(self) -> tuple[dict[str, Any], str]:
         """Of a process that is over: its result, or why there is none."""
-        self._scratch.cleanup()
+        self._scratch.close()
         code = self._process.returncode
         try:
             with self._out:
@@ -219,8 +238,11 @@ class _Publication:
             return {}, f"its process ended with code {code}, and what it said cannot be read ({error})"
 
     def may_help(self) -> bool:
-        """Whether the same again may go better: not after a mistake, or a bug."""
-        return self._process.returncode == os.EX_TEMPFAIL or self._process.returncode < 0
+        """Whether what failed may go better the next time: not after a mistake, or a bug.
+
+        It may where a process ended well and what it said was lost: what it published is there, or soon will be.
+        """
+        return self._process.returncode in (0, os.EX_TEMPFAIL) or self._process.returncode < 0
 
     def _last_words(self) -> str:
         """Its message, or the last line of its traceback."""
@@ -233,7 +255,7 @@ class _Publication:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._scratch.cleanup()
+        self._scratch.close()
         self._out.close()
 
 

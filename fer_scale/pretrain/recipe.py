@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from fer_scale.card_keys import CardOfPretraining
 from fer_scale.config import ConfigError, above_0, at_least, did_you_mean, in_0_to_1, knob, require
 from fer_scale.pretrain import limits
 from fer_scale.pretrain.publish_keys import Publish
@@ -223,15 +224,6 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    license: str | None = knob(None, kind="watch", help="licence of the published encoder; there is no default")
-    title: str | None = knob(None, kind="watch", help="title of the model card")
-    contact: str | None = knob(None, kind="watch", help="whom people in the data may write to, as the card says")
-    data: tuple[str, ...] = knob((), kind="watch", help="sources of the data that the sets' indexes do not tell of")
-    pictures: bool = knob(False, kind="watch", help="also publish reconstructions.png, which shows training faces")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrain:
     data: Data
     model: Model
@@ -240,7 +232,7 @@ class Pretrain:
     optim: Optim
     run: Run
     publish: Publish = field(default_factory=Publish)
-    card: Card = field(default_factory=Card)
+    card: CardOfPretraining = field(default_factory=CardOfPretraining)
 
     def __post_init__(self) -> None:
         mixed, none = bool(self.data.weights()), "a mixture of weighted sets has no epoch of its own; set"

@@ -120,6 +120,7 @@ def test_room_is_needed_for_checkpoints_that_stay_for_good_too() -> None:
     assert (needs().checkpoints, needs().writers, needs().uncounted) == (3, 1, False)
     assert needs("run.keep_every_steps=10").checkpoints == 5 + 3
     assert needs("run.keep_every_steps=15").checkpoints == 3 + 3  # steps 20, 30 and 50
+    assert needs("publish.to=/none", "card.license=mit").checkpoints == 3 + 2  # one is read, and one waits for it
     unknown = needs("run.keep_every_steps=10", "run.steps=none", "run.epochs=3")
     assert unknown.checkpoints == 3 and "was not counted" in fitness.notes(cluster("a"), unknown)[0]
 

@@ -46,6 +46,8 @@ def test_the_first_checkpoint_at_or_after_each_multiple_is_due_and_only_it() -> 
         (["publish.to=/faces", "publish.state=true"], "publish.state: goes to a repository of its own"),
         (["publish.to=hf://lab/faces", "publish.state=/disk"], "publish.state: goes to a repository of its own"),
         (["publish.to=hf://lab/faces", "publish.state=hf://lab/faces"], "publish.state: needs another repository"),
+        (["publish.sign=/key.pem"], "publish.to: missing"),
+        (["publish.to=/faces", "publish.parts=decoder"], "publish.parts: must be one of 'encoder', 'encoder,decoder'"),
         (["publish.state=5"], "publish.state: must be true or false, not 5"),
         (["publish.to=/faces", "publish.every_steps=0"], "publish.every_steps: must be 1 or more"),
         (["run.resume_from=/run", "run.resume=never"], "run.resume_from: goes on, which resume = never forbids"),
@@ -71,6 +73,12 @@ def test_a_folder_that_holds_something_else_is_refused_before_the_first_step(tmp
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"publish.to: .*is not empty and holds .*thesis.tex"):
         refuse(recipe(f"publish.to={tmp_path}", "card.license=mit"))
+
+
+def test_a_key_that_cannot_sign_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    wanted = (f"publish.to={tmp_path / 'new'}", "card.license=mit", f"publish.sign={tmp_path / 'key.pem'}")
+    with pytest.raises(ConfigError, match=r"publish.sign: .*key.pem: no private key that can sign"):
+        refuse(recipe(*wanted))
 
 
 def test_a_run_that_goes_on_is_not_ended_by_what_can_no_longer_be_published(
@@ -124,6 +132,7 @@ def test_a_publisher_that_cannot_be_understood_is_a_publication_that_failed_and_
         process._process.wait(60)
         said.unlink()
         told, reason = process.result()
+        assert process.may_help() == (code == 0), "of the first it is not known that it failed: so it is tried again"
         assert told == {} and f"code {code}, and what it said cannot be read" in reason
 
 
