@@ -1,0 +1,104 @@
+"""The table of real faces in README: fer-scale's own commands over LFW and FERPlus, each printed before it runs.
+
+    python tests/benchmarks/few_labels.py OUT [--data ../shared/data] [--seeds 0-4] [--labels 5%,10%,25%] [--dry]
+    ... few_labels.py OUT --pretrain configs/pretrain/faces_gpu.toml --ranks 1 --keys run.precision=bf16
+
+LFW and the FERPlus training faces are packed; a group-aware quarter of FERPlus is kept out of everything as test; an
+encoder is pre-trained on the rest; `fer-scale sweep` fine-tunes it by our recipe and by its rival, SSFER's method, with
+the same labels, beside the ladder. What is there is not made again, so it can be stopped and started. Ends with
+OUT/sweep/table.md. --dry does a few steps of everything: its figures mean nothing. Photographs of real people: OUT must
+not be published or committed.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DRY_PRETRAIN = "run.steps=4 optim.warmup_steps=1 batch.size=64 batch.micro=64 run.checkpoint_every_steps=4"
+DRY_TUNE = (
+    "supervised.steps=4 supervised.warmup_steps=1 supervised.decay_steps=0 "
+    "semi.steps=2 semi.warmup_steps=0 run.checkpoint_every_steps=0"
+)
+
+
+def run(makes: Path, command: str, **env: str) -> None:
+    """Print and run a command whose result is the file or folder `makes`, unless that is there."""
+    print("$ " + " ".join([*(f"{k}={v}" for k, v in env.items()), command]), flush=True)
+    if makes.exists():
+        print(f"  (there: {makes})", flush=True)
+        return
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(shlex.split(command), cwd=ROOT, env=os.environ | path | env, check=True)
+
+
+def unpack(data: Path, out: Path) -> None:
+    """The two datasets as folders below `out`."""
+    if not (out / "lfw112").exists():
+        with tarfile.open(data / "lfw" / "lfw112.tar") as tar:
+            tar.extractall(out, filter="data")
+    if not (out / "ferplus" / "fer2013new.csv").exists():
+        with tarfile.open(data / "ferplus" / "ferplus_train.tar.gz") as tar:
+            tar.extractall(out / "ferplus", filter="data")
+        shutil.copy(data / "ferplus" / "fer2013new.csv", out / "ferplus")
+
+
+def prepare(out: Path, args: argparse.Namespace) -> None:
+    """Shards, the test faces, and the encoder that has not seen them."""
+    run(out / "sets/lfw", f"fer-scale pack {out}/lfw112 {out}/sets/lfw --source folder --licence 'not stated'")
+    pack = f"fer-scale pack {out}/ferplus {out}/sets/ferplus --source ferplus --split train --licence 'not stated'"
+    run(out / "sets/ferplus", pack)
+    run(out / "test.json", f"fer-scale split {out}/sets/ferplus --labels 5% --test 25% --seed 0 --out {out}/test.json")
+    steps = f"run.steps={args.steps}" if args.steps else ""
+    pretrain = (
+        f"deepspeed --num_accelerators {args.ranks} --module fer_scale pretrain {args.pretrain} "
+        f"""'data.shards=["{out}/sets/lfw", "{out}/sets/ferplus"]' 'data.exclude=["{out}/test.json#test"]' """
+        f"run.out={out}/pretrain {DRY_PRETRAIN if args.dry else steps}"
+    )
+    threads = max(1, (os.cpu_count() or 1) // args.ranks)  # a second one for a core that has one makes both slower
+    run(out / "encoder", pretrain, OMP_NUM_THREADS=str(threads))
+    if (ended := json.loads((out / "pretrain/outcome.json").read_text())["outcome"]) != "done":
+        sys.exit(f"{out}/pretrain ended {ended}; the same command goes on from there")
+    run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence cc-by-nc-4.0")
+
+
+def tune(out: Path, args: argparse.Namespace) -> None:
+    """Our recipe, with hard labels and with votes, and the rival, over all labels and seeds."""
+    sweep = (
+        f"fer-scale sweep {args.ours} --data {out}/sets/ferplus --from {out}/encoder --out {out}/sweep "
+        f"--test {out}/test.json#test --labels {args.labels} --seeds {args.seeds} --jobs {args.jobs} "
+        f"--recipe ssfer={args.rival} {' '.join(args.keys)} {DRY_TUNE if args.dry else ''}"
+    )
+    run(out / "no such file: a sweep knows itself what is there", sweep)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--pretrain", default="configs/pretrain/faces_cpu.toml", help="its recipe (%(default)s)")
+    parser.add_argument("--steps", type=int, help="of the pre-training (as its recipe says)")
+    parser.add_argument("--ranks", type=int, default=2, help="of the pre-training (2)")
+    parser.add_argument("--ours", default="configs/finetune/few_labels.toml", help="(%(default)s)")
+    parser.add_argument("--rival", default="configs/finetune/ssfer_cpu.toml", help="(%(default)s)")
+    parser.add_argument("--labels", default="5%,10%,25%", help="as of fer-scale sweep (5%%,10%%,25%%)")
+    parser.add_argument("--seeds", default="0-4", help="as of fer-scale sweep (0-4)")
+    parser.add_argument("--jobs", default="auto", help="as of fer-scale sweep (auto)")
+    parser.add_argument("--keys", nargs="*", default=[], help="section.key=value of all fine-tuning")
+    parser.add_argument("--dry", action="store_true", help="a few steps of everything")
+    args = parser.parse_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    unpack(args.data, out)
+    prepare(out, args)
+    tune(out, args)
+
+
+if __name__ == "__main__":
+    main()
