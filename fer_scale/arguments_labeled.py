@@ -95,13 +95,22 @@ def _sweep(verb: Verb) -> None:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    if not (words := [word for word in text.split(",") if word]):
+        raise ArgumentTypeError("there is nothing in it")
+    return words
 
 
 def _seeds(text: str) -> list[int]:
     """ "0-2,5" as 0, 1, 2, 5."""
-    ends = [[int(end) for end in word.split("-")] for word in _words(text)]
-    return [seed for first, *last in ends for seed in range(first, (last or [first])[0] + 1)]
+    seeds: list[int] = []
+    for word in _words(text):
+        first, dash, last = word.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise ArgumentTypeError(f"{text}: write numbers, as 0-4 or 0,3")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds or len({*seeds}) < len(seeds):
+        raise ArgumentTypeError(f"{text}: {'one stands twice' if seeds else 'there are none in it'}")
+    return seeds
 
 
 def _named(text: str) -> tuple[str, Path, tuple[str, ...]]:
@@ -114,6 +123,8 @@ def _named(text: str) -> tuple[str, Path, tuple[str, ...]]:
 
 
 def _jobs(text: str) -> int:
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise ArgumentTypeError(f"{text}: write auto, or how many runs at once")
     return 0 if text == "auto" else int(text)
 
 

@@ -123,6 +123,23 @@ def test_seeds_and_labels_are_read_as_lists() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--seeds", "0..4"], "0..4: write numbers, as 0-4 or 0,3"),
+        (["--seeds", "4-0"], "4-0: there are none in it"),
+        (["--seeds", "0-3,2"], "0-3,2: one stands twice"),
+        (["--labels", ","], "there is nothing in it"),
+        (["--jobs", "0"], "0: write auto, or how many runs at once"),
+        (["--recipe", "ssfer"], "ssfer: write NAME=FILE"),
+    ],
+)
+def test_what_cannot_be_read_is_told(typed: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(VERBS, ["sweep", "r.toml", "--data", "S", "--out", "O", "--labels", "284", *typed])
+    assert message in capsys.readouterr().err
+
+
 def test_as_many_jobs_run_on_a_gpu_as_fit_its_memory_and_the_cores() -> None:
     assert jobs.fit(80e9, 6e9, 32) == 12  # nine tenths of it
     assert jobs.fit(80e9, 6e9, 16) == 8  # two cores each
