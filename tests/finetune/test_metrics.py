@@ -33,6 +33,21 @@ def test_ece_is_the_gap_between_confidence_and_accuracy_weighed_by_the_bins() ->
     assert metrics.ece(bins) == pytest.approx((0.45 + 0.4 + 2 * (0.915 - 0.5)) / 4)
 
 
+def test_a_bin_knows_its_ends_and_an_empty_one_says_nothing() -> None:
+    assert metrics.reliability(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 0]), bins=2) == [
+        {"from": 0.0, "to": 0.5, "count": 0, "confidence": 0.0, "accuracy": 0.0},
+        {"from": 0.5, "to": 1.0, "count": 2, "confidence": pytest.approx(0.85), "accuracy": 0.5},
+    ]
+    assert metrics.ece([]) == 0
+
+
+def test_of_no_image_nothing_is_right() -> None:
+    none = np.zeros((2, 3, 3), int)
+    none[1, 0, 0] = 1
+    assert metrics.accuracy(none).tolist() == [0, 1]
+    assert metrics.macro_f1(np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]])) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
 def test_a_certain_classifier_falls_into_the_last_bin() -> None:
     bins = metrics.reliability(np.array([[1.0, 0.0]]), np.array([0]))
     assert bins[-1]["count"] == 1 and metrics.ece(bins) == 0
@@ -125,6 +140,15 @@ def test_the_bootstrap_is_a_function_of_its_seed() -> None:
     assert metrics.intervals(many, seed=1) != metrics.intervals(many, seed=2)
 
 
+def test_an_interval_is_what_lies_between_the_percentiles_of_2000_draws_unless_another_is_asked_for() -> None:
+    many = MATRIX * 37
+    for asked, ends in (({}, [2.5, 97.5]), ({"level": 0.5}, [25, 75])):
+        drawn = np.random.default_rng(0).multinomial(222, many.ravel() / 222, size=2000).reshape(2000, 4, 4)
+        for name in ("accuracy", "uar", "macro_f1"):
+            expected = np.percentile(getattr(metrics, name)(drawn), ends)
+            assert metrics.intervals(many, **asked)[name] == pytest.approx(expected.tolist())
+
+
 def test_measure_is_plain_json_and_names_its_classes() -> None:
     probabilities = np.eye(4)[PREDICTED] * 0.9 + 0.025
     result = metrics.measure(probabilities, TRUE, ["neutral", "happiness", "surprise", "fear"])
@@ -135,7 +159,9 @@ def test_measure_is_plain_json_and_names_its_classes() -> None:
         "precision": pytest.approx(1 / 2),
     }
     assert result["per_class"]["fear"]["recall"] is None
-    assert result["confusion"] == MATRIX.tolist()
+    assert result["confusion"] == MATRIX.tolist() and result["samples"] == 6
+    assert result["label_names"] == ["neutral", "happiness", "surprise", "fear"]
+    assert result["intervals_95"] == metrics.intervals(MATRIX, seed=0)
     assert result["intervals_95"]["accuracy"][0] <= result["accuracy"] <= result["intervals_95"]["accuracy"][1]
     assert result["reliability"] == metrics.reliability(probabilities, TRUE)
     assert result["coverage"] == metrics.coverage(probabilities, TRUE)
@@ -151,7 +177,7 @@ def test_the_figures_are_those_of_the_measures() -> None:
         "nll": metrics.nll(SURE, FOUND),
         "brier": metrics.brier(SURE, FOUND),
         "aurc": metrics.aurc(SURE, FOUND),
-        "intervals_95": metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3)),
+        "intervals_95": metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3), seed=0),
     }
     two = metrics.figures(SURE, FOUND, seed=1)["intervals_95"]
     assert two == metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3), seed=1)
