@@ -181,3 +181,40 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
         "start_from is none",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("supervised.start_lr=0.002", "start_lr: must lie between 0 and supervised.lr"),
+        ("supervised.end_lr=-0.1", "end_lr: must lie between 0 and supervised.lr"),
+        ("supervised.decay_steps=1001", "decay_steps: must be 0 or lie between"),
+        ("supervised.decay_steps=99", "decay_steps: must be 0 or lie between"),
+        ("supervised.logit_adjustment=-0.5", "logit_adjustment: must be"),
+        ("semi.end_lr=0.01", "end_lr: must lie between 0 and semi.lr"),
+        ("facemix.stages=3", "stages: must be one of 'both', 2"),
+        ("semi.sampling=root", "sampling: must be one of 'natural', 'sqrt'"),
+    ],
+)
+def test_schedules_and_options_that_cannot_be_meant_are_refused(tmp_path: Path, key: str, told: str) -> None:
+    (tmp_path / "r.toml").write_text("[supervised]\nsteps = 1000\nlr = 0.001\nwarmup_steps = 100\n[semi]\nlr = 0.001\n")
+    given = ["data.shards=s", "data.split=f", "model.start_from=e", "run.out=r"]
+    config.load(Finetune, tmp_path / "r.toml", given)
+    with pytest.raises(ConfigError, match=told):
+        config.load(Finetune, tmp_path / "r.toml", [*given, key])
+
+
+def test_the_rival_for_two_cores_has_the_proportions_of_the_rival() -> None:
+    """What of ssfer.toml differs in ssfer_cpu.toml: lengths, and the rates by one factor."""
+    given = ["data.shards=s", "data.split=f", "model.start_from=e", "run.out=r"]
+    files = (Path(__file__).parents[2] / "configs/finetune" / name for name in ("ssfer.toml", "ssfer_cpu.toml"))
+    large, small = (config.values(config.load(Finetune, file, given)) for file in files)
+    differ = {key for key in large if large[key] != small[key]}
+    rates = {"supervised.lr", "supervised.start_lr", "supervised.end_lr", "semi.lr", "semi.end_lr"}
+    lengths = {"supervised.steps", "supervised.warmup_steps", "supervised.decay_steps", "semi.steps"}
+    assert differ == rates | lengths | {"run.precision"}
+    factors = {key: float(small[key]) / float(large[key]) for key in rates}
+    assert list(factors.values()) == pytest.approx([factors["supervised.lr"]] * 5)
+    for recipe in (large, small):
+        steps, decay, warmup = (int(recipe[f"supervised.{key}"]) for key in ("steps", "decay_steps", "warmup_steps"))
+        assert decay / steps == pytest.approx(0.5, abs=0.001) and warmup / steps == pytest.approx(0.05, abs=0.001)
