@@ -94,6 +94,10 @@ def _publish(verb: Verb) -> None:
         help="a set that it was trained on, where its run does not tell: 'NAME, LICENCE, how it was obtained'",
     )  # fmt: skip
     verb.add_argument(
+        "--overlap", action="append", default=[], type=Path, metavar="REPORT",
+        help="a report.json of overlap: its card says how many test faces lie in a set that it was trained on",
+    )  # fmt: skip
+    verb.add_argument(
         "--state", metavar="ADDRESS", help="put the whole training state there too, private, for run.resume_from"
     )
     verb.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # a run that publishes; ends with it

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_scale import card_evaluation, card_words, front_matter
+from fer_scale import card_evaluation, card_overlap, card_words, front_matter
 from fer_scale.card_facts import Facts
 from fer_scale.markdown import code, inline, table
 
@@ -30,6 +30,7 @@ class Card:
     config: dict[str, Any]
     facts: Facts
     sources: Sequence[str] = ()  # of the data, as the publisher states them beside those of the facts
+    overlap: Sequence[str] = ()  # sentences on test faces that lie in the data
     contact: str = ""  # where to write to
     pictures: dict[str, str] = field(default_factory=dict)  # file -> what it shows
     decoder: bool = False  # whether it is published too
@@ -161,6 +162,7 @@ def _data(card: Card) -> str:
         parts.append("As their publisher states them:\n\n" + "\n".join(f"- {inline(said)}" for said in card.sources))
     if base := _data_of_base(card):
         parts.append(base)
+    parts += card.overlap or [card_overlap.NOT_EXAMINED]
     named = [f"{row.get('name')} {row.get('source')}" for row in card.facts.data]
     named += [str(row.get("name")) for row in card.block.get("base_data", ())]
     said = " ".join([*named, *card.sources]).lower()

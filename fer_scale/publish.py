@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_scale import artifact, card, card_words, decoder, encoder, front_matter, hub, log, plots, signature
+from fer_scale.card_overlap import sentences
 from fer_scale.markdown import one_line
 from fer_scale.trained import Pruned as Pruned  # part of this file's face
 from fer_scale.trained import PublishError, Trained, find
@@ -49,6 +50,7 @@ class Asked:
     title: str | None = None
     contact: str = ""
     sources: Sequence[str] = ()  # of the data
+    overlap: Sequence[str] = ()  # sentences on test faces that lie in the data
     pictures: bool = False
 
 
@@ -64,18 +66,20 @@ def publish(
     parts: Collection[str] = ("encoder",),
     contact: str | None = None,
     data: Sequence[str] = (),
+    overlap: Sequence[Path] = (),
     key: Path | None = None,
 ) -> str:
     """Publish `source` at the address `to`, and return the address; on the Hub with its commit.
 
     `licence`, `title`, `contact` and `data`, which states sources that the run does not know, win over the keys of the
     recipe's section card. `pictures` adds the reconstructions, `parts` the decoder. `key` is a private key to sign by.
+    `overlap` are reports of `fer-scale overlap`, which the card tells of.
     """
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * ("encoder" not in parts):
         named = ", ".join(name or "a name is missing" for name in unknown)
         raise PublishError(f"--parts: {named}: there are encoder, and encoder,decoder")
     if artifact.published(source):
-        if licence or title or step is not None or pictures or contact or data or len(parts) > 1:
+        if licence or title or step is not None or pictures or contact or data or overlap or len(parts) > 1:
             raise PublishError(
                 f"{source}: was published already and goes on byte for byte, without new facts; edit its "
                 f"{artifact.CARD}, or publish the run again"
@@ -90,6 +94,7 @@ def publish(
         title=next(filter(None, map(one_line, (title or "", wanted.get("title") or "", model.title)))),
         contact=one_line(contact or wanted.get("contact") or ""),
         sources=[*filter(None, map(one_line, data or wanted.get("data", ())))],
+        overlap=sentences(overlap, model.facts.data),
         pictures=pictures or bool(wanted.get("pictures")),
     )
     _refuse_unknown_data(source, model, asked)
@@ -221,6 +226,7 @@ def _write(folder: Path, model: Trained, asked: Asked, to: str) -> None:
             config=config,
             facts=model.facts,
             sources=asked.sources,
+            overlap=asked.overlap,
             contact=asked.contact or (_page(name) if remote else _GIVER),
             pictures=_draw(folder, model, asked.pictures),
             decoder=bool(model.decoder),
