@@ -175,3 +175,13 @@ def test_the_log_of_two_processes_is_that_of_one() -> None:
     best, weights, hidden = torch.tensor([0, 1, 1, 0]), torch.tensor([1.0, 0.5, 0.25, 1.0]), torch.tensor([0, 1, 0, -1])
     parts = [tally(best[rows], weights[rows], hidden[rows], 2) for rows in (slice(0, 1), slice(1, 4))]
     assert torch.equal(parts[0] + parts[1], tally(best, weights, hidden, 2))
+
+
+def test_a_probability_at_the_threshold_is_kept_and_a_class_that_was_never_seen_divides_by_no_zero() -> None:
+    sure = torch.tensor([[0.5, 0.25, 0.25]])
+    found = label(sure, Statistics.fresh(3), labeler="fixed", threshold=0.5, prior=None, total=alone)
+    assert found.weights_B.tolist() == [1] and found.targets_BK.dtype == found.weights_B.dtype == torch.float32
+    never = Statistics(10**6, (0.0, 0.5, 0.5), 0.5, 1.0)
+    nothing = torch.tensor([[0.0, 0.5, 0.5]])
+    found = label(nothing, never, labeler="soft", threshold=0, prior=(0.5, 0.25, 0.25), total=alone)
+    assert found.targets_BK.tolist() == [[0, 0.5, 0.5]]
