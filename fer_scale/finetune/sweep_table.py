@@ -148,12 +148,20 @@ def markdown(table: dict[str, Any]) -> str:
         found = [" / ".join(_percent(cells[of].get(name)) for name in MEASURES) for of in table["labels"]]
         lines.append(f"| {row} | " + " | ".join(found) + " |")
     for said in table["published"]:
-        found = [f"{100 * said['accuracy'][of]:.1f}" if of in said["accuracy"] else "" for of in table["labels"]]
+        found = [_published(said, of, counts) for of, counts in table["labels"].items()]
         other = ", other test faces" if said["other_test_faces"] else ""
         lines.append(f"| published: {said['name']} ({said['test_faces']:,} faces{other}) | " + " | ".join(found) + " |")
     for of, counts in table["labels"].items():
         lines += ["", f"## {_head(of, counts)}", "", *_details(table, of)]
     return "\n".join(lines) + "\n"
+
+
+def _published(said: dict[str, Any], labels: str, counts: Sequence[int | None]) -> str:
+    """A published accuracy, with its number of labels where only the share is the same."""
+    if labels not in said["accuracy"]:
+        return ""
+    text, count = f"{100 * said['accuracy'][labels]:.1f}", said["labels"].get(labels)
+    return text if count is None or count in counts else f"{text} (with {count:,} labels)"
 
 
 def _test(about: dict[str, Any]) -> str:

@@ -180,7 +180,7 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     text = (tmp_path / "table.md").read_text()
     assert "| ours | 85.0 ± 63.5 / 42.5 ± 31.8 |" in text and "| theirs | 10.0 / 5.0 |" in text
     assert "0 better, 1 worse" in text and "5% (1,064 labels)" in text
-    assert "| published: SSFER, README (7,099 faces, other test faces) | 81.8 |" in text
+    assert "| published: SSFER, README (7,099 faces, other test faces) | 81.8 (with 1,419 labels) |" in text
     assert table == json.loads((tmp_path / "table.json").read_text())
     for name in ("accuracy", "uar"):
         assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
