@@ -55,9 +55,9 @@ def _finetune(args: Namespace) -> None:
 def _sweep(args: Namespace) -> int:
     with imports():
         from fer_scale import log
-        from fer_scale.finetune import sweep, sweep_table
+        from fer_scale.finetune import sweep, sweep_rows, sweep_table
 
-    wish = sweep.Wish(
+    wish = sweep_rows.Wish(
         recipe=args.recipe, overrides=args.overrides, data=args.data, start_from=args.start_from, out=args.out,
         seeds=args.seeds, labels=args.labels, vary=args.vary, more=args.more, test=args.test,
         test_seed=args.test_seed, valid=args.valid, list_name=args.list, jobs=args.jobs, ladder=not args.no_ladder,
