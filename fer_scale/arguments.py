@@ -86,7 +86,7 @@ def _publish(verb: Verb) -> None:
     verb.add_argument("--step", type=int, help="which checkpoint of a run (the newest)")
     verb.add_argument("--private", action="store_true", help="create the repository private")
     verb.add_argument("--pictures", action="store_true", help="also publish reconstructions, which show training faces")
-    verb.add_argument("--parts", default="encoder", help="encoder, or encoder,decoder to go on with pre-training")
+    verb.add_argument("--parts", help="encoder, or encoder,decoder to go on with pre-training (as publish.parts says)")
     verb.add_argument("--sign", type=Path, metavar="KEY", help="sign it by this private key (PEM; the extra sign)")
     verb.add_argument("--contact", help="whom people in the data may write to (the repository's discussions)")
     verb.add_argument(

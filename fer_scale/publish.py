@@ -14,13 +14,12 @@ which a run keeps its newest alone.
 """
 
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, card, card_words, decoder, encoder, front_matter, hub, log, plots, signature
+from fer_scale import artifact, card, card_words, decoder, encoder, front_matter, hub, log, plots, scratch, signature
 from fer_scale.card_overlap import sentences
 from fer_scale.markdown import one_line
 from fer_scale.trained import Pruned as Pruned  # part of this file's face
@@ -63,7 +62,7 @@ def publish(
     step: int | None = None,
     private: bool = False,
     pictures: bool = False,
-    parts: Collection[str] = ("encoder",),
+    parts: Collection[str] = (),
     contact: str | None = None,
     data: Sequence[str] = (),
     overlap: Sequence[Path] = (),
@@ -72,10 +71,11 @@ def publish(
     """Publish `source` at the address `to`, and return the address; on the Hub with its commit.
 
     `licence`, `title`, `contact` and `data`, which states sources that the run does not know, win over the keys of the
-    recipe's section card. `pictures` adds the reconstructions, `parts` the decoder. `key` is a private key to sign by.
+    recipe's section card. `pictures` adds the reconstructions. `parts` are the encoder and, perhaps, the decoder; if
+    empty, what the run itself publishes. `key` is a private key to sign by.
     `overlap` are reports of `fer-scale overlap`, which the card tells of.
     """
-    if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * ("encoder" not in parts):
+    if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * (bool(parts) and "encoder" not in parts):
         named = ", ".join(name or "a name is missing" for name in unknown)
         raise PublishError(f"--parts: {named}: there are encoder, and encoder,decoder")
     if artifact.published(source):
@@ -85,7 +85,7 @@ def publish(
                 f"{artifact.CARD}, or publish the run again"
             )
         return _go_on(source, to, private, key)
-    model = find(source, step, "decoder" in parts)
+    model = find(source, step, "decoder" in parts if parts else None)
     if "decoder" in parts and not model.decoder:
         raise PublishError(f"{source}: its checkpoint holds no decoder; leave --parts out")
     wanted = model.facts.recipe.get("card", {})
@@ -98,10 +98,13 @@ def publish(
         pictures=pictures or bool(wanted.get("pictures")),
     )
     _refuse_unknown_data(source, model, asked)
+    if not key and model.facts.recipe.get("publish", {}).get("sign"):
+        # Not by that key unasked: the folder may be a stranger's.
+        log.say("note     the run signs what it publishes (publish.sign), and this is not signed: add --sign KEY")
     if hub.is_remote(to):
         _say_what_is_missing(model, asked)
-    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
-        folder = Path(scratch) / "model"
+    with scratch.folder() as made:
+        folder = made / "model"
         with artifact.disk_errors(folder):
             _write(folder, model, asked, to)
         if key:
@@ -123,8 +126,8 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     if key is None and named == said:
         return _push(folder, to, "Publish with fer_scale", private, card=True)
     artifact.refuse_foreign(folder)
-    with tempfile.TemporaryDirectory(prefix="fer_scale-") as scratch:
-        (copy := Path(scratch) / "model").mkdir()
+    with scratch.folder() as made:
+        (copy := made / "model").mkdir()
         with artifact.disk_errors(copy):
             for name, path in artifact.files(folder).items():
                 shutil.copyfile(path, copy / name)

@@ -116,9 +116,10 @@ def _publish(args: Namespace) -> None:
     with imports():
         from fer_scale import portable, publish
 
+    parts = () if args.parts is None else args.parts.split(",")
     address = publish.publish(
         args.source, args.to, licence=args.licence, title=args.title, step=args.step, private=args.private,
-        pictures=args.pictures, parts=args.parts.split(","), contact=args.contact, data=args.data, key=args.sign,
+        pictures=args.pictures, parts=parts, contact=args.contact, data=args.data, key=args.sign,
         overlap=args.overlap,
     )  # fmt: skip
     state = {"state": portable.push(args.source, args.step, args.state)} if args.state else {}
@@ -128,7 +129,7 @@ def _publish(args: Namespace) -> None:
 def _publish_set(args: Namespace) -> None:
     from fer_scale import sets
 
-    if args.step is not None or args.pictures or args.data or args.parts != "encoder" or args.sign or args.state or args.overlap:
+    if args.step is not None or args.pictures or args.data or args.parts or args.sign or args.state or args.overlap:
         others = "--step, --pictures, --parts, --data, --overlap, --sign and --state are for models"
         raise UserError(f"{args.source}: is a shard set; {others}")
     how = {"licence": args.licence, "title": args.title, "contact": args.contact, "private": args.private}

@@ -278,6 +278,27 @@ def test_the_recipes_card_gives_licence_and_title(pretrained: Path, tmp_path: Pa
     assert "license: mit" in card and "# From the recipe" in card
 
 
+def test_so_does_that_of_fine_tuning(finetuned: Path, tmp_path: Path) -> None:
+    recipe = finetuned / "recipe.toml"
+    given = (
+        "[card]\nlicense = 'cc-by-nc-4.0'\ntitle = 'Seven faces'\ncontact = 'us@example.org'\ndata = ['drawn by us']\n"
+    )
+    recipe.write_text(recipe.read_text() + given)
+    publish(finetuned, str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(said in card for said in ("license: cc-by-nc-4.0", "# Seven faces", "us@example.org", "drawn by us"))
+
+
+def test_no_folder_has_its_reader_sign_by_naming_a_key_but_who_forgot_to_sign_is_told(
+    pretrained: Path, tmp_path: Path, keys: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (pretrained / "recipe.toml").write_text(f'{RECIPE}license = "mit"\n[publish]\nsign = "{keys[0]}"\n')
+    save_checkpoint(pretrained, 30)
+    publish(pretrained, str(tmp_path / "out"))
+    assert "publish.sign), and this is not signed: add --sign KEY" in "".join(capfd.readouterr())
+    assert not (tmp_path / "out" / "model.sig").exists()
+
+
 def _nan(pretrained: Path) -> Path:
     save_checkpoint(pretrained, 30, broken=True)
     return pretrained

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from hub.server import Hub
 
-from fer_scale import checkpoint, log, processes
+from fer_scale import checkpoint, log, processes, signature
 
 HERE = Path(__file__).parent
 TO, STATE = "lab/faces", "lab/faces-state"
@@ -68,13 +69,15 @@ def test_each_due_step_is_a_commit_that_can_be_made_again_and_the_state_goes_on_
     words: list[str], tmp_path: Path, train: Callable[..., str], server: Hub
 ) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved"
-    train(*words, *PUBLISH, "publish.state=true", "run.keep_checkpoints=2", ranks=2, ONE_BY_ONE="1")
+    more = ("publish.parts=encoder,decoder", "publish.state=true", "run.keep_checkpoints=2")
+    train(*words, *PUBLISH, *more, ranks=2, ONE_BY_ONE="1")
     assert [title.rpartition(", ")[2] for title in titles(server, TO)] == ["step 2", "step 4"]
     assert [row["step"] for row in events(run, "published")] == [2, 4]
     heads = [commit.sha for commit in server.store.repos[TO].commits.values()]
     assert [row["address"] for row in events(run, "published")] == [f"hf://{TO}@{sha}" for sha in heads[1:]]
     train(words[0], "publish", str(run), f"hf://{TO}", "--step", "2")
     assert files(server, TO, 3) == files(server, TO, 1) != files(server, TO, 2), "the same bytes, by hand and later"
+    assert "decoder.safetensors" in files(server, TO, 3), "the run says what it publishes"
 
     kept = b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file())
     assert b"hf_alice" not in kept and (run / "attempts/0001/publisher.log").exists(), "no token in what is kept"
@@ -114,12 +117,18 @@ def test_nothing_is_published_of_a_run_whose_values_are_not_finite(
 
 
 @pytest.mark.slow  # two publications
-def test_a_folder_is_published_to_as_well_at_the_end_of_a_run_and_again_when_it_has_gone_on(
+def test_a_folder_is_published_to_as_well_signed_at_the_end_of_a_run_and_again_when_it_has_gone_on(
     words: list[str], tmp_path: Path, train: Callable[..., str], server: Hub
 ) -> None:
-    encoder, run = tmp_path / "encoder", tmp_path / "run"
+    encoder, run, key, public = (tmp_path / name for name in ("encoder", "run", "key.pem", "public.pem"))
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key], check=True)
+    subprocess.run(["openssl", "ec", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
     for last in ("run.stop_after_steps=2", "run.steps=4"):
-        train(*words, last, f"publish.to={encoder}")
+        train(*words, last, f"publish.to={encoder}", f"publish.sign={key}")
+        signature.check(encoder, public)
+    secret = key.read_bytes().splitlines()[1]
+    holding = [file for place in (run, encoder) for file in place.rglob("*") if file.is_file()]
+    assert not [file for file in holding if secret in file.read_bytes()], "the key stays where it is"
     assert [row["step"] for row in events(run, "published")] == [2, 4] and server.requests == []
     assert json.loads((encoder / "config.json").read_text())["fer_scale"]["step"] == 4
     assert "nothing to do" in train(*words, f"publish.to={encoder}")
@@ -138,7 +147,8 @@ def test_the_hub_is_down_for_a_whole_run_which_is_unharmed_and_says_so(
     assert losses(run) == losses(tmp_path / "plain")
     assert json.loads((run / "outcome.json").read_text())["outcome"] == "done"
     assert "publish.to: whether this may be published is not known: hf://lab/faces: no answer from" in said
-    assert f"fer-scale publish {run} hf://{TO} --step 40 --licence cc-by-nc-4.0 --state hf://{STATE}" in said
+    command = f"fer-scale publish {run} hf://{TO} --step 40 --licence cc-by-nc-4.0 --parts encoder"
+    assert f"{command} --state hf://{STATE}" in said
     assert events(run, "not_published")[0]["step"] == 10 and "no answer from" in said
 
 
