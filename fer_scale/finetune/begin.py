@@ -154,6 +154,8 @@ def _go_on(run: Run, changes: list[str]) -> None:
         run.step, run.adam_step = found.progress["step"], found.progress["adam_step"]
         run.skipped = found.progress.get("skipped", 0)  # unknown to runs of before there were any
         run.statistics = state.statistics_of(found.progress)
+        if here.scaler.is_enabled() and found.progress.get("scaler"):
+            here.scaler.load_state_dict(found.progress["scaler"])
     size = sum(tensor.nbytes for _, tensor in state.tensors(run.student, run.teacher, run.optimizer))
     by_main(here, lambda: state.has_room_to_begin(recipe.run, size))
     resume.is_ours(attempt, here)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fer_scale import config, disk, ending, log, resume
 from fer_scale.ending import LEAVE, SAVE, SAVE_FOR_GOOD, Preempted
 from fer_scale.finetune import begin, ema, finish, processes, state, steps, table
+from fer_scale.finetune.again import Again, Room, TooLarge, halve
 from fer_scale.finetune.begin import Meter, Run, TrainingError
 from fer_scale.finetune.pseudo_labels import tally, told
 from fer_scale.finetune.recipe import Finetune
@@ -50,11 +51,16 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
 def _train(run: Run) -> None:
     with run.stop, log.bar("fine-tuning", "steps", done=run.step, shown=run.here.is_main) as tick:
         for semi in (False, True):
-            _stage(run, semi, tick)
+            while again := _stage(run, semi, tick):
+                if isinstance(again, TooLarge):
+                    halve(run, str(again))
 
 
-def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
-    """The loop, for stage 2 (`semi` False) or stage 3: read, step, average, look around, save where it is time."""
+def _stage(run: Run, semi: bool, tick: log.Ticker) -> Again | None:
+    """The loop, for stage 2 (`semi` False) or stage 3: read, step, average, look around, save where it is time.
+
+    Why the step at hand has to be done again, or None where the stage is done.
+    """
     recipe, here = run.recipe, run.here
     plan = recipe.semi if semi else recipe.supervised
     first = recipe.supervised.steps if semi else 0
@@ -69,8 +75,12 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
         more = next(unlabeled) if unlabeled else None
         lr = steps.lr_at(recipe, run.step)
         before = _Before(run)
-        sums = _gradients(run, parts, more)
-        stopping, norm = _update(run, lr, [line for batch in [*parts, *(more or ())] for line in batch.bad])
+        sums, room = _gradients(run, parts, more)
+        try:
+            stopping, norm = _update(run, lr, sums, room, parts + (more or []))
+        except Again as again:
+            before.put_back(run)
+            return again
         if math.isfinite(norm):
             decay = ema.decay_at(run.step, plan.ema_decay)  # stage 3 keeps the long memory
             ema.update(run.teacher, run.student, decay)
@@ -92,6 +102,7 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> None:
             raise run.stop.preempted(run.step, stopping)
     if last < stop and run.step >= last:
         raise Preempted(f"run.stop_after_steps = {last}", run.step, again=False)
+    return None
 
 
 class _Before:
@@ -130,40 +141,53 @@ def _start_again(run: Run) -> None:
     run.optimizer, run.adam_step = begin.optimizer(run.student, run.recipe, run.start), 0
 
 
-def _gradients(run: Run, labeled: list[Batch], unlabeled: list[Batch] | None) -> steps.Sums:
-    """This process's gradients of a step, and what it found."""
+def _gradients(run: Run, labeled: list[Batch], unlabeled: list[Batch] | None) -> tuple[steps.Sums, Room]:
+    """This process's gradients of a step and what it found, worth nothing where memory was too short for it.
+
+    In the middle of stage 3's steps processes meet: one that is short of memory comes all the same.
+    """
+    room, labels, recipe, here = Room(), run.table.labels, run.recipe, run.here
     run.student.train()
     run.optimizer.zero_grad()
     as_input = Input(run.start.image_px, run.start.mean, run.start.std)
-    loss, apart = steps.supervised(run.student, labeled, run.table.labels, as_input, run.here, run.recipe, run.step)
-    guesses = None
+    pseudo, none = None, torch.zeros(1, dtype=torch.float64, device=here.device)
     if unlabeled is not None:
-        more, guesses, run.statistics = steps.unsupervised(
-            run.student, run.teacher, unlabeled, run.table.labels.prior, as_input, run.here, run.recipe, run.statistics
-        )
-        loss = loss + more
-    return steps.Sums(loss, apart, guesses)
+        answers_BK = torch.full((sum(len(part.keys) for part in unlabeled), len(labels.prior)), 1.0, device=here.device)
+        with room:
+            answers_BK = steps.answers(run.teacher, unlabeled, as_input, here, recipe)
+        pseudo = steps.guess(answers_BK, labels.prior, here, recipe, run.statistics)
+        run.statistics = pseudo.statistics
+    sums = steps.Sums(none, none, None)
+    if not room.short:
+        with room:
+            loss, apart = steps.supervised(run.student, labeled, labels, as_input, here, recipe, run.step)
+            if unlabeled is not None and pseudo is not None:
+                loss = loss + steps.unsupervised(run.student, unlabeled, pseudo, as_input, here, recipe)
+            sums = steps.Sums(loss, apart, steps.Guesses.of(pseudo) if pseudo is not None else None)
+    return sums, room
 
 
-def _update(run: Run, lr: float, bad: list[str]) -> tuple[int, float]:
+def _update(run: Run, lr: float, sums: steps.Sums, room: Room, faces: list[Batch]) -> tuple[int, float]:
     """One step of Adam with the gradients of all processes; what StopSignal.asked says of all, and the norm.
 
-    Where one of its numbers is not finite, nothing moves, and the norm is not finite. What was asked, and how many
-    faces could not be read, travels with the gradients: processes meet once a step.
+    Where one of its numbers is not finite, nothing moves, and the norm is not finite. What was asked, how many faces
+    could not be read, and whether a process was short of memory, travels with the gradients: processes meet once a
+    step. Raises Again where the step has to be done again.
     """
-    begin.name_bad(run, bad)
+    here, bad = run.here, [line for batch in faces for line in batch.bad]
     asked = run.stop.asked()
-    mine = [*(float(asked == level) for level in _LEVELS), float(len(bad))]
-    *asking, replaced = steps.sum_gradients(run.student, run.here, torch.tensor(mine, device=run.here.device)).tolist()
+    unsound = here.scaler.is_enabled() and not math.isfinite(sums.loss.item())
+    mine = [*(float(asked == level) for level in _LEVELS), float(len(bad)), float(bool(room.short)), float(unsound)]
+    told = steps.sum_gradients(run.student, here, torch.tensor(mine, device=here.device)).tolist()
+    *asking, replaced, lacking, infinite = told
     agreed = max((level for level, count in zip(_LEVELS, asking, strict=True) if count), default=0)
     if agreed == LEAVE:
         raise run.stop.attempt.superseded()
+    if lacking:
+        raise TooLarge(room.short)
+    norm = _norm(run, sound=not infinite)
+    begin.name_bad(run, bad)
     run.bad += int(replaced)
-    trained = [p for p in run.student.parameters() if p.requires_grad]
-    most = run.recipe.supervised.clip_norm or math.inf
-    norm = float(nn.utils.clip_grad_norm_(trained, most))
-    if not run.statistics.are_finite:  # a teacher that answers no numbers need not show in the gradient
-        norm = math.nan
     seen = _faces_until(run.recipe, run.step + 1)
     if run.bad > max(10, run.recipe.data.max_bad * seen):
         raise TrainingError(
@@ -176,6 +200,26 @@ def _update(run: Run, lr: float, bad: list[str]) -> tuple[int, float]:
     return agreed, norm
 
 
+def _norm(run: Run, *, sound: bool) -> float:
+    """The norm of the gradients, which are clipped to; not finite where one of the step's numbers is not.
+
+    Raises Again where only fp16's scale of the loss was too much for its range; it is halved then. `sound`: all losses
+    are finite.
+    """
+    scaler, before = run.here.scaler, run.here.scaler.get_scale()
+    scaler.unscale_(run.optimizer)
+    trained = [p for p in run.student.parameters() if p.requires_grad]
+    most = run.recipe.supervised.clip_norm or math.inf
+    norm = float(nn.utils.clip_grad_norm_(trained, most))
+    if not run.statistics.are_finite:  # a teacher that answers no numbers need not show in the gradient
+        norm, sound = math.nan, False
+    scaler.update()
+    if sound and 1 < before and scaler.get_scale() < before:
+        run.journal.event("overflow", step=run.step + 1, scale=scaler.get_scale())
+        raise Again
+    return norm
+
+
 def _faces_until(recipe: Finetune, step: int) -> int:
     """How many faces, labeled and unlabeled, so many steps read."""
     semi = max(0, step - recipe.supervised.steps)
@@ -185,7 +229,8 @@ def _faces_until(recipe: Finetune, step: int) -> int:
 def _save(run: Run) -> None:
     """Save the run as it is now; all processes wait for it, and raise what it fails of."""
     rec = run.recipe.run
-    progress = state.facts(run.recipe, run.step, run.adam_step, run.skipped, run.statistics, run.made_for)
+    here = run.here
+    progress = state.facts(run.recipe, run.step, run.adam_step, run.skipped, run.statistics, here.scaler, run.made_for)
     whole = state.tensors(run.student, run.teacher, run.optimizer)
     took = by_main(run.here, lambda: state.save(rec, run.stop.attempt, run.here.name, whole, progress))
     run.due = False

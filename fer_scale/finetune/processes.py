@@ -26,6 +26,7 @@ class Processes:
     ranks: int
     device: torch.device
     precision: Precision
+    scaler: torch.amp.GradScaler  # of losses in fp16; in other precisions it does nothing
     accelerator: Accelerator
 
     @property
@@ -47,7 +48,12 @@ class Processes:
 
     def autocast(self) -> AbstractContextManager[None]:
         """In which matrix products have the precision of the run."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, in fp16 times the scale at which small ones do not vanish."""
+        self.scaler.scale(loss).backward()
 
     def settle(self, model: nn.Module) -> nn.Module:
         """`model` on this process's device, its attention as is fast there.
@@ -90,4 +96,5 @@ def join(precision: Precision) -> Processes:
         raise UserError(f"fine-tuning in {tasks} tasks of Slurm: it takes one, with --nodes 1 --ntasks-per-node 1")
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     here = accelerator.process_index, accelerator.num_processes, accelerator.device
-    return Processes(*here, precision, accelerator)
+    scaler = torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16")
+    return Processes(*here, precision, scaler, accelerator)

@@ -15,7 +15,7 @@ Range = tuple[float, float]
 # Here and not where they are at work: what reads a recipe needs no torch.
 Weighting = Literal["none", "mixup", "additive", "convex"]
 Labeler = Literal["fixed", "softmatch", "soft"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Real = Literal["clean", "mixed"]
 Sampling = Literal["natural", "sqrt"]
 CropOf = Literal["picture", "face"]

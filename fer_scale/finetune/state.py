@@ -97,7 +97,13 @@ def statistics_of(progress: dict[str, Any]) -> Statistics:
 
 
 def facts(
-    recipe: Finetune, step: int, adam_step: int, skipped: int, statistics: Statistics, made_for: dict[str, str]
+    recipe: Finetune,
+    step: int,
+    adam_step: int,
+    skipped: int,
+    statistics: Statistics,
+    scaler: torch.amp.GradScaler,
+    made_for: dict[str, str],
 ) -> dict[str, Any]:
     """progress.json."""
     return {
@@ -105,6 +111,7 @@ def facts(
         "adam_step": adam_step,
         "skipped": skipped,
         "statistics": asdict(statistics),
+        "scaler": scaler.state_dict(),  # of fp16; else empty
         "made_for": made_for,
         "recipe": config.dump(recipe),
         "versions": {"torch": torch.__version__},

@@ -18,7 +18,7 @@ from fer_scale import images, optim
 from fer_scale.finetune import facemix, pseudo_labels, views
 from fer_scale.finetune.pool import take
 from fer_scale.finetune.processes import Processes
-from fer_scale.finetune.pseudo_labels import Statistics
+from fer_scale.finetune.pseudo_labels import PseudoLabels, Statistics
 from fer_scale.finetune.recipe import Finetune, Weighting
 from fer_scale.finetune.sampling import shares
 from fer_scale.finetune.start import draw_paths
@@ -88,6 +88,10 @@ class Guesses:
     best_B: Tensor
     weights_B: Tensor
 
+    @classmethod
+    def of(cls, pseudo: PseudoLabels) -> "Guesses":
+        return cls(pseudo.targets_BK.argmax(1), pseudo.weights_B)
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -142,7 +146,7 @@ def supervised(
             real=recipe.facemix.real,
         )
         part_loss = losses_B.sum() / batch
-        part_loss.backward()
+        here.backward(part_loss)
         loss += part_loss.detach()
         apart += (1 - iou_B).sum()
     return loss, apart
@@ -167,26 +171,36 @@ def path_keys(keys: Keys, with_real: bool, with_mixed: bool) -> Keys:
     return np.concatenate([keys] * with_real + [views.keys_of(keys, "mixed")] * with_mixed)
 
 
-def unsupervised(
-    student: nn.Module,
-    teacher: nn.Module,
-    parts: list[Batch],
-    prior: tuple[float, ...],
-    as_input: Input,
-    here: Processes,
-    recipe: Finetune,
-    statistics: Statistics,
-) -> tuple[Tensor, Guesses, Statistics]:
-    """Add the gradients of the unlabeled loss; its share of it, the pseudo-labels, and the labeler's statistics."""
+def answers(teacher: nn.Module, parts: list[Batch], as_input: Input, here: Processes, recipe: Finetune) -> Tensor:
+    """The teacher's probabilities [B, K] on the weak views of all parts."""
+    return torch.cat([teach(teacher, part, as_input, here, recipe) for part in parts])
+
+
+def guess(
+    answers_BK: Tensor, prior: tuple[float, ...], here: Processes, recipe: Finetune, statistics: Statistics
+) -> PseudoLabels:
+    """The pseudo-labels of this process's unlabeled faces; all processes must call it together."""
     semi = recipe.semi
-    pseudo = pseudo_labels.label(
-        torch.cat([teach(teacher, part, as_input, here, recipe) for part in parts]),
+    return pseudo_labels.label(
+        answers_BK,
         statistics,
         labeler=semi.labeler,
         threshold=semi.confidence_threshold,
         prior=prior if semi.alignment else None,
         total=here.total,
     )
+
+
+def unsupervised(
+    student: nn.Module,
+    parts: list[Batch],
+    pseudo: PseudoLabels,
+    as_input: Input,
+    here: Processes,
+    recipe: Finetune,
+) -> Tensor:
+    """Add the gradients of the unlabeled loss; its share of it."""
+    semi = recipe.semi
     loss = torch.zeros(1, dtype=torch.float64, device=here.device)
     sizes = [len(part.keys) for part in parts]
     ours = zip(parts, pseudo.targets_BK.split(sizes), pseudo.weights_B.split(sizes), strict=True)
@@ -199,9 +213,9 @@ def unsupervised(
             logits_BK = student(as_input(view.pictures)).float()
         losses_B = weights_B * facemix.cross_entropy(logits_BK, targets_BK)
         part_loss = semi.weight * losses_B.sum() / (semi.batch * semi.unlabeled_ratio)
-        part_loss.backward()
+        here.backward(part_loss)
         loss += part_loss.detach()
-    return loss, Guesses(pseudo.targets_BK.argmax(1), pseudo.weights_B), pseudo.statistics
+    return loss
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fer_scale import disk
-from fer_scale.pretrain import setup, world
+from fer_scale import disk, memory
+from fer_scale.pretrain import world
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
 from shards.errors import Broken, UserError
@@ -30,7 +30,7 @@ def in_words(rec: Pretrain, us: World) -> Iterator[None]:
 
 def _told(error: RuntimeError | MemoryError, rec: Pretrain, us: World) -> UserError | None:
     """In words what torch raises for want of memory, of a reader or of a peer; None for our own bugs."""
-    if setup.out_of_memory(error):
+    if memory.is_short(error):
         return UserError(
             f"{us.name}: out of memory with batch.micro = {rec.batch.micro}: a smaller one changes the layout "
             f"only, and so does run.recompute=true; `fer-scale check RECIPE --try` finds the largest that fits\n{error}"

@@ -61,11 +61,6 @@ def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order | Mix, list
     return faces, Order(faces.counts, seed=rec.run.seed, batch=size, window_shards=window, lanes_fixed=fixed), fell_out
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python asked for more memory than there is; on a CPU torch has no type for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def _window_shards(sets: list[ShardSet], window_mb: float) -> int:
     """How many shards are shuffled together: one is enough where the sets were packed in a random order."""
     if all(s.index["order"] == "random" for s in sets):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fer_scale import config
+from fer_scale import config, memory
 from fer_scale.pretrain import setup, start, world
 from fer_scale.pretrain.engine import Engine
 from fer_scale.pretrain.recipe import Plan, Pretrain
@@ -63,6 +63,6 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (RuntimeError, MemoryError) as error:
-        if not setup.out_of_memory(error):
+        if not memory.is_short(error):
             raise
         print(json.dumps({"memory": str(error)}), flush=True)
