@@ -38,7 +38,7 @@ def watched(call: Callable[[], Result]) -> Result:
     if not is_xet_available():
         return call()
     _begin()
-    _xet.get_xet_session = _Guarded
+    _xet.get_xet_session = _Guarded  # huggingface_hub asks for it by this name, each time
     results: list[Result] = []
     errors: list[BaseException] = []
 

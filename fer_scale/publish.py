@@ -98,11 +98,8 @@ def publish(
         pictures=pictures or bool(wanted.get("pictures")),
     )
     _refuse_unknown_data(source, model, asked)
-    if not key and model.facts.recipe.get("publish", {}).get("sign"):
-        # Not by that key unasked: the folder may be a stranger's.
-        log.say("note     the run signs what it publishes (publish.sign), and this is not signed: add --sign KEY")
     if hub.is_remote(to):
-        _say_what_is_missing(model, asked)
+        _say_what_is_missing(model, asked, signed=bool(key))
     with scratch.folder() as made:
         folder = made / "model"
         with artifact.disk_errors(folder):
@@ -195,12 +192,15 @@ def _refuse_unknown_data(source: Path, model: Trained, asked: Asked) -> None:
         )
 
 
-def _say_what_is_missing(model: Trained, asked: Asked) -> None:
-    """What strangers will look for in the card, and not find."""
+def _say_what_is_missing(model: Trained, asked: Asked, *, signed: bool) -> None:
+    """What strangers will look for in the card, and not find; and a signature, if they are used to it."""
     if unknown := [row.get("name", "?") for row in model.facts.data if row.get("licence") in (None, "", "unknown")]:
         log.say(f"note     the licence of the images is not known of: {', '.join(unknown)}; the card says so")
     if not asked.contact:
         log.say(f"note     nobody is named to write to: add --contact ADDRESS{_or_key(model, 'contact')}")
+    if not signed and model.facts.recipe.get("publish", {}).get("sign"):
+        # Not by that key unasked: the folder may be a stranger's.
+        log.say("note     the run signs what it publishes (publish.sign), and this is not signed: add --sign KEY")
 
 
 def _or_key(model: Trained, key: str) -> str:

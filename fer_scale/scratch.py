@@ -1,10 +1,12 @@
 """A folder of TMPDIR in which something is made, gone with who made it: at once, or cleared later where it was killed.
 
-Its lock is the kernel's, which ends with the process, however that ends; so no other process id, container or host is
-ever taken for the dead one. Where a disk knows no locks, what was left stays.
+Its lock is the kernel's, which ends with the process, however that ends: one in another container, whose id says
+nothing here, is not taken for dead. Folders of other hosts, on a disk that they share, are left to them, for not every
+such disk tells of their locks; and where it knows none, what was left stays.
 """
 
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "fer_scale-scratch-"
+_PREFIX = f"fer_scale-scratch-{os.uname().nodename}-"
 _YOUNG_S = 60.0  # its owner may not have come to lock it
 
 
@@ -32,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 
 def _clear(place: Path) -> None:
-    for left in place.glob(f"{_PREFIX}*"):
+    for left in place.glob(f"{glob.escape(_PREFIX)}*"):
         with suppress(OSError):  # another clears it too
             opened = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

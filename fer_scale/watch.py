@@ -83,7 +83,7 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
         encoder, tuned = f"{scratch}/encoder", f"{scratch}/run"
         try:
             row["images"] = checkpoint.progress_of(folder)["images"]
-            publish.publish(folder, encoder, licence="for measuring here, not for others")
+            publish.publish(folder, encoder, licence="for measuring here, not for others", parts=["encoder"])
         except (UserError, OSError) as error:  # damaged, or the run has put newer ones in its place
             row["problem"] = str(error)
         else:

@@ -240,7 +240,7 @@ class _Publication:
     def may_help(self) -> bool:
         """Whether what failed may go better the next time: not after a mistake, or a bug.
 
-        It may where a process ended well and what it said was lost: what it published is there, or soon will be.
+        So it may where a process ended well and what it said was lost: what is there is not sent again.
         """
         return self._process.returncode in (0, os.EX_TEMPFAIL) or self._process.returncode < 0
 

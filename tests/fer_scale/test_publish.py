@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hub.looking import contents
+from hub.looking import contents, held
 from hub.server import Hub
 from hub.trained import RECIPE, save_checkpoint, weights
 from safetensors.torch import load_file
@@ -290,13 +290,13 @@ def test_so_does_that_of_fine_tuning(finetuned: Path, tmp_path: Path) -> None:
 
 
 def test_no_folder_has_its_reader_sign_by_naming_a_key_but_who_forgot_to_sign_is_told(
-    pretrained: Path, tmp_path: Path, keys: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+    pretrained: Path, keys: tuple[Path, Path], hub_server: Hub, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (pretrained / "recipe.toml").write_text(f'{RECIPE}license = "mit"\n[publish]\nsign = "{keys[0]}"\n')
     save_checkpoint(pretrained, 30)
-    publish(pretrained, str(tmp_path / "out"))
+    publish(pretrained, "hf://lab/faces")
     assert "publish.sign), and this is not signed: add --sign KEY" in "".join(capfd.readouterr())
-    assert not (tmp_path / "out" / "model.sig").exists()
+    assert "model.sig" not in held(hub_server)
 
 
 def _nan(pretrained: Path) -> Path:

@@ -25,7 +25,7 @@ def test_a_killed_owners_folder_is_cleared_by_the_next_and_a_living_ones_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (foreign := tmp_path / "fer_scale-scratch-linked").symlink_to(Path.home())
+    (foreign := tmp_path / f"{scratch._PREFIX}linked").symlink_to(Path.home())
     settings = os.environ | {"TMPDIR": str(tmp_path)}
     owners = [subprocess.Popen([sys.executable, "-c", OWNER], env=settings, stdout=subprocess.PIPE) for _ in range(2)]
     folders = [Path(owner.stdout.readline().decode().strip()) for owner in owners if owner.stdout]
