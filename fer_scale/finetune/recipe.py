@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fer_scale.card_keys import Card
 from fer_scale.config import above_0, at_least, in_0_to_1, knob, require
 from shards.remote import CACHE_DIR, CACHE_GB
 
@@ -243,3 +244,4 @@ class Finetune:
     semi: Semi = field(default_factory=Semi)
     batch: Batch = field(default_factory=Batch)
     run: Run
+    card: Card = field(default_factory=Card)
