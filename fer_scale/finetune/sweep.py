@@ -31,6 +31,7 @@ from shards.remote import is_far, open_set
 
 def sweep(wish: Wish) -> dict[str, Any]:
     """Run what is not there yet, write the table; its content, and what failed under "failed"."""
+    _refuse_list(wish)
     whole, begun = _places(wish)
     cells = [cell_of(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
     rows = rows_of(whole, begun)
@@ -51,6 +52,13 @@ def sweep(wish: Wish) -> dict[str, Any]:
         table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, _facts(whole, begun))
         sweep_table.seconds(whole.out, table, made)
     return table | {"failed": failed}
+
+
+def _refuse_list(wish: Wish) -> None:
+    lists = [name for name in split.LISTS if name != "excluded" and (name != "valid" or wish.valid)]
+    if wish.list_name not in lists:
+        hint = "; draw one with --valid" if wish.list_name == "valid" else ""
+        raise UserError(f"--list {wish.list_name}: the splits of this sweep hold {', '.join(lists)}{hint}")
 
 
 def _refuse_twice(recipes: list[tuple[str, Path]]) -> None:

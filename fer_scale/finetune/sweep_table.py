@@ -38,7 +38,7 @@ def write(
         "labels": drawn,
         "reference": reference,
         "rows": {row: {of: _cell(row, reference, of, seeds, made) for of in labels} for row in rows},
-        "published": published(facts["known_as"], drawn, facts["test"] == OFFICIAL),
+        "published": published(facts["known_as"], drawn, (facts["test"], facts["list"]) == (OFFICIAL, "test")),
     }
     jobs.put(out / "table.json", json.dumps(table, indent=2) + "\n")
     jobs.put(out / "table.md", markdown(table))
@@ -136,6 +136,8 @@ def markdown(table: dict[str, Any]) -> str:
     lines += [
         f"Measured on the list `{about['list']}`; test faces: {_test(about)}. Seeds {', '.join(map(str, seeds))}."
     ]
+    if about["list"] != "test":
+        lines += ["These faces were used in making the models (those of `valid` for the temperature): it is no test."]
     if about["encoder"]:
         lines += [_pretraining(about["encoder"])]
     lines += [

@@ -104,6 +104,8 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
         ({"vary": ["semi.labeller=fixed"]}, "semi.labeller: unknown key; did you mean semi.labeler"),
         ({"vary": ["run.seed=1,2"]}, "run.seed=1,2: a sweep gives run.seed itself"),
         ({"vary": ["batch.micro=32,64"]}, "compute the same; leave one of them out"),
+        ({"list_name": "tset"}, "--list tset: the splits of this sweep hold labeled, unlabeled, valid, test"),
+        ({"list_name": "valid", "valid": None}, "hold labeled, unlabeled, test; draw one with --valid"),
     ],
 )
 def test_a_mistake_is_told_before_any_work(wish: Wish, given: dict[str, Any], message: str) -> None:
@@ -184,6 +186,18 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     assert table == json.loads((tmp_path / "table.json").read_text())
     for name in ("accuracy", "uar"):
         assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_figures_of_another_list_than_test_are_not_taken_for_a_test(tmp_path: Path) -> None:
+    facts = {"set": "s", "test": "official", "test_seed": None, "encoder": None, "known_as": "FERPlus argmax"}
+    (tmp_path / "split.json").write_text('{"labels": 1419}')
+    made, splits = {("r", "5%", 0): evaluation(tmp_path / "a", "yn")}, {("5%", 0): tmp_path / "split.json"}
+    said = {}
+    for name in ("test", "valid"):
+        table = sweep_table.write(tmp_path, ["r"], "r", made, splits, facts | {"list": name})
+        assert all(row["other_test_faces"] == (name == "valid") for row in table["published"])
+        said[name] = sweep_table.markdown(table)
+    assert "it is no test" in said["valid"] and "it is no test" not in said["test"]
 
 
 def test_what_was_published_stands_beside_its_number_of_labels() -> None:
