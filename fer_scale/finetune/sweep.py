@@ -49,7 +49,8 @@ def sweep(wish: Wish) -> dict[str, Any]:
         made = {(row.name, cell.labels, cell.seed): plan[-1].makes for (row, cell), plan in plans.items()}
         splits = {(cell.labels, cell.seed): cell.split for cell in cells}
         titles = [row.name for row in rows]
-        table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, _facts(whole, begun))
+        facts = _facts(whole, begun) | {"votes": [row.name for row in rows if _votes(whole, row)]}
+        table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, facts)
         sweep_table.seconds(whole.out, table, made)
     return table | {"failed": failed}
 
@@ -117,6 +118,10 @@ def _facts(wish: Wish, begun: dict[str, Any]) -> dict[str, Any]:
         "list": wish.list_name,
         "encoder": {name: begun.get(name, block.get(name)) for name in ("sha256", "views", "hours")} if begun else None,
     }
+
+
+def _votes(wish: Wish, row: Row) -> bool:
+    return not row.baseline and load(wish, row).supervised.target == "votes"
 
 
 def _claim(wish: Wish, begun: dict[str, Any], *, write: bool) -> None:

@@ -140,6 +140,8 @@ def markdown(table: dict[str, Any]) -> str:
         lines += ["These faces were used in making the models (those of `valid` for the temperature): it is no test."]
     if about["encoder"]:
         lines += [_pretraining(about["encoder"])]
+    if about["votes"]:
+        lines += [f"Trained on annotators' votes, another track than hard labels: {'; '.join(about['votes'])}."]
     lines += [
         "Mean over the seeds and half of its 95 % t-interval, in %: accuracy / uar.",
         "",

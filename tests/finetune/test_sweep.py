@@ -24,7 +24,7 @@ from fer_scale.config import ConfigError
 from fer_scale.finetune import evaluate, jobs, loop, sweep_table
 from fer_scale.finetune.protocols import PROTOCOLS, published
 from fer_scale.finetune.statistics import interval, mcnemar, student_quantile
-from fer_scale.finetune.sweep import sweep
+from fer_scale.finetune.sweep import _votes, sweep
 from fer_scale.finetune.sweep_rows import Wish, names, rows_of
 from shards.errors import UserError
 
@@ -94,6 +94,8 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
     assert names(wide)[1] == "run semi.labeler=fixed augment.crop_scale=[0.7,1]" and len(names(wide)) == 4
     assert "model.architecture=32x2x2" in rows[3].overrides and "model.patch_px=8" in rows[3].overrides
     assert "batch.micro=14" in rows[2].overrides  # batch norm sees whole batches
+    tracks = rows_of(replace(wish, ladder=False, vary=["supervised.target=argmax,votes"]), begun)
+    assert [_votes(wish, row) for row in [*rows, *tracks]] == [False] * len(rows) + [False, True]
     assert [row.name for row in rows_of(replace(wish, ladder=False), begun)] == ["run"]
 
 
@@ -171,7 +173,7 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     (tmp_path / "split.json").write_text('{"labels": 1064}')
     splits = {("5%", seed): tmp_path / "split.json" for seed in (0, 1)}
     facts = {"set": "s", "list": "test", "test": "25%", "test_seed": 0, "encoder": None, "known_as": "FERPlus argmax"}
-    table = sweep_table.write(tmp_path, ["ours", "theirs"], "ours", made, splits, facts)
+    table = sweep_table.write(tmp_path, ["ours", "theirs"], "ours", made, splits, facts | {"votes": ["theirs"]})
     ours, theirs = table["rows"]["ours"]["5%"], table["rows"]["theirs"]["5%"]
     assert ours["accuracy"]["mean"] == pytest.approx(0.85) and ours["flip_uar"]["mean"] == 1 and "against" not in ours
     assert theirs["accuracy"] == {"mean": 0.1, "interval_95": None, "count": 1}
@@ -181,6 +183,7 @@ def test_the_table_pairs_runs_with_the_same_labels_and_leaves_open_what_is_not_t
     ]
     text = (tmp_path / "table.md").read_text()
     assert "| ours | 85.0 ± 63.5 / 42.5 ± 31.8 |" in text and "| theirs | 10.0 / 5.0 |" in text
+    assert "Trained on annotators' votes, another track than hard labels: theirs." in text
     assert "0 better, 1 worse" in text and "5% (1,064 labels)" in text
     assert "| published: SSFER, README (7,099 faces, other test faces) | 81.8 (with 1,419 labels) |" in text
     assert table == json.loads((tmp_path / "table.json").read_text())
@@ -194,7 +197,7 @@ def test_figures_of_another_list_than_test_are_not_taken_for_a_test(tmp_path: Pa
     made, splits = {("r", "5%", 0): evaluation(tmp_path / "a", "yn")}, {("5%", 0): tmp_path / "split.json"}
     said = {}
     for name in ("test", "valid"):
-        table = sweep_table.write(tmp_path, ["r"], "r", made, splits, facts | {"list": name})
+        table = sweep_table.write(tmp_path, ["r"], "r", made, splits, facts | {"list": name, "votes": []})
         assert all(row["other_test_faces"] == (name == "valid") for row in table["published"])
         said[name] = sweep_table.markdown(table)
     assert "it is no test" in said["valid"] and "it is no test" not in said["test"]
