@@ -13,7 +13,7 @@ How far a start came that died is known to the last line of its metrics: what is
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,6 +52,7 @@ class Start:
 
 def life(record: Record, now: float) -> Row:
     """What `fer-scale show RUN --json` prints: how it stands `now`, where its time went, its starts and events."""
+    record = _of_training(record)
     found = starts(record, now)
     row = record.metrics[-1] if record.metrics else {}
     newest = found[-1] if found else Start(number=None, began=now, ended=now, outcome="not begun")
@@ -77,6 +78,7 @@ def life(record: Record, now: float) -> Row:
 
 def starts(record: Record, now: float) -> list[Start]:
     """The run's starts, oldest first, with how each ended and what of it counts."""
+    record = _of_training(record)
     found = [_claimed(record, number) for number in sorted(record.claims)]
     _follow(found, record.events)
     found.sort(key=lambda start: start.number or 0)  # not by a clock: it may have jumped
@@ -91,6 +93,11 @@ def starts(record: Record, now: float) -> list[Start]:
     dead = bool(found) and (found[-1].outcome in _DEAD or found[-1] not in begun)  # the newest has not got so far yet
     _count(begun, record, dead=dead)
     return found
+
+
+def _of_training(record: Record) -> Record:
+    """Without the lines of metrics about the list `valid`: they stand beside the others, and know no speed."""
+    return replace(record, metrics=[row for row in record.metrics if "valid_accuracy" not in row])
 
 
 def _claimed(record: Record, number: int) -> Start:

@@ -143,7 +143,7 @@ class Journal:
                 beside.write_text(kept)
                 os.replace(beside, file)  # a kill or a full disk leaves the curve as it was
                 if dropped:
-                    speed = dropped[-1].get("images_per_s")
+                    speed = next((row["images_per_s"] for row in reversed(dropped) if "images_per_s" in row), None)
                     self.event("rewound", step=step, reached=dropped[-1]["step"], images_per_s=speed)
 
     def metrics(self, **row: Any) -> None:

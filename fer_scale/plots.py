@@ -1,11 +1,13 @@
 """The pictures of a run; the only file that imports matplotlib."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,16 +17,41 @@ matplotlib.use("agg")
 
 
 def curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Loss, learning rate and images a second over the steps, from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    for axes, name in zip(figure.subplots(3, 1, sharex=True), ("loss", "lr", "images_per_s"), strict=True):
+    """Loss, learning rate and images a second over the steps, from the lines of metrics.jsonl.
+
+    Where a run was measured on its list `valid`, a panel more with what was found there.
+    """
+    measured = [row for row in rows if {"valid_accuracy", "valid_uar", "valid_recall"} <= row.keys()]
+    names = ("loss", "lr", "images_per_s")
+    figure = Figure(figsize=(9, 9 if measured else 6), layout="constrained")
+    grid = figure.add_gridspec(len(names) + bool(measured), 1, height_ratios=[1, 1, 1, 2][: 4 if measured else 3])
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(grid[number], sharex=figure.axes[0] if number else None)
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
         if points:
             axes.plot(*zip(*points, strict=True), linewidth=1)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
+    if measured:
+        _on_valid(figure.add_subplot(grid[len(names)], sharex=figure.axes[0]), measured)
+    for axes in figure.axes[:-1]:
+        axes.tick_params(labelbottom=False)
     figure.axes[-1].set_xlabel("step")
     figure.savefig(file, dpi=100)
+
+
+def _on_valid(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Accuracy, uar and the recall of each expression in percent over the steps at which they were measured."""
+    steps = [row["step"] for row in rows]
+    for name in ("accuracy", "uar"):
+        axes.plot(steps, [100 * row[f"valid_{name}"] for row in rows], marker="o", markersize=3, label=name)
+    for name in rows[-1]["valid_recall"]:
+        found = [row["valid_recall"].get(name) for row in rows]
+        percent = [math.nan if share is None else 100 * share for share in found]
+        axes.plot(steps, percent, linewidth=0.8, linestyle="--", label=f"recall of {name}")
+    axes.set_ylabel("% on the list valid")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
 
 
 def watched(rows: Sequence[dict[str, Any]], file: Path) -> None:

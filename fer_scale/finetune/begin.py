@@ -17,12 +17,13 @@ from torch.optim import AdamW
 from fer_scale import __version__, checkpoint, config, ending, hub, log, optim, resume
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt, StopSignal
-from fer_scale.finetune import ema, finish, split, state, table, targets
+from fer_scale.finetune import ema, finish, split, state, table, targets, validation
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start, cuts_matter, start
 from fer_scale.finetune.table import Table
+from fer_scale.finetune.validation import Validation
 from fer_scale.numbers import Skips
 from fer_scale.peers import by_main, same_everywhere
 from fer_scale.resume import Found
@@ -57,6 +58,7 @@ class Run:
     made_for: dict[str, str]
     statistics: Statistics
     skips: Skips
+    validation: Validation | None  # None where the run is not measured
     step: int = 0  # optimizer steps done or skipped, over both stages
     adam_step: int = 0  # done in this stage
     skipped: int = 0  # of `step`, those whose loss or gradient was not finite
@@ -111,6 +113,7 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
         made_for,
         Statistics.fresh(len(laid.names)),
         Skips(recipe.run.max_skipped, attempt.folder),
+        validation.of_run(recipe, laid, begun),
     )
     _go_on(run, changes)
     return run

@@ -2,7 +2,7 @@
 
 RUN/recipe.toml  data.json      what was asked for, and of which data (for the card)
 RUN/model/                      config.json, model.safetensors: the teacher, as timm and transformers read it
-RUN/curves.png                  loss, learning rate and speed over both stages
+RUN/curves.png                  loss, learning rate, speed, and figures on the list valid, over both stages
 """
 
 import json

@@ -93,6 +93,7 @@ def _stage(run: Run, semi: bool, tick: log.Ticker) -> Again | None:
         tick(run.step, recipe.supervised.steps + recipe.semi.steps)
         if run.step % recipe.run.log_every_steps == 0 or run.step == last:
             _log(run, sums, lr, norm, more)
+        _measure(run)
         every = recipe.run.checkpoint_every_steps
         run.due |= bool(every and run.step % every == 0)
         if stopping or run.step == last or (run.due and not run.skips.in_a_row):
@@ -273,6 +274,24 @@ def _log(run: Run, sums: steps.Sums, lr: float, norm: float, guessed: list[Batch
             f"1-IoU {apart / batch:.3f}{more}  {speed:,.0f} images/s  {left} left"
             + (f"  {run.skipped} skipped" if run.skipped else "")
         )
+
+
+def _measure(run: Run) -> None:
+    """Where it is time, a line of metrics.jsonl about the teacher on the list `valid`, by the main process.
+
+    Nothing reads it, and the run goes on as if it had not been measured.
+    """
+    began = time.monotonic()
+    if run.validation is not None and run.step % run.recipe.run.evaluate_every_steps == 0:
+        by_main(run.here, lambda: _measured(run))
+        run.meter.began += time.monotonic() - began  # images/s are those of training
+
+
+def _measured(run: Run) -> None:
+    assert run.validation is not None
+    if found := run.validation.figures(run.teacher, run.here.device, run.stop.asked):
+        run.journal.metrics(step=run.step, stage=3 if run.step > run.recipe.supervised.steps else 2, **found)
+        log.say(f"step {run.step}  on valid: accuracy {found['valid_accuracy']:.1%}, uar {found['valid_uar']:.1%}")
 
 
 def _finite(value: float) -> float | None:

@@ -210,6 +210,9 @@ class Run:
         0.0, help="the logits are divided by it in the end; 0: fitted on the split's list valid, 1 without one"
     )
     log_every_steps: int = knob(20, kind="watch", help="a line of metrics.jsonl")
+    evaluate_every_steps: int = knob(
+        0, kind="watch", help="the teacher is measured on the list valid, to be seen: nothing is chosen by it; 0: never"
+    )
     checkpoint_every_steps: int = knob(500, kind="watch", help="steps, over both stages; 0: only at the end of a stage")
     keep_checkpoints: int = knob(2, kind="watch", help="how many are kept")
     keep_every_steps: int = knob(0, kind="watch", help="checkpoints of every so many steps are kept for good; 0: none")
@@ -228,9 +231,8 @@ class Run:
                 f"temperature: must be 0 or lie in 0.05..20, not {self.temperature}",
             ),
             *at_least(self, 1, "keep_checkpoints", "max_skipped"),
-            *at_least(
-                self, 0, "checkpoint_every_steps", "keep_every_steps", "stop_after_steps", "max_hours", "grace_s"
-            ),
+            *at_least(self, 0, "evaluate_every_steps", "checkpoint_every_steps", "keep_every_steps"),
+            *at_least(self, 0, "stop_after_steps", "max_hours", "grace_s"),
         )
 
 
