@@ -17,7 +17,8 @@ from shards.errors import Broken, UserError
 
 EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
-_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_NO_ROOM, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
+_USERS = (*_NO_ROOM, *_NO_RIGHT, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def main(argv: list[str] | None = None) -> int:

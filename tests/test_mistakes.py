@@ -143,6 +143,12 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path:
         assert str(tmp_path / "nothing") in told(capsys, *verb)
 
 
+def test_a_file_where_a_folder_shall_be(capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = told(capsys, "overlap", faces, faces, "--out", tmp_path / "file")
+    assert said == f"fer-scale overlap: {tmp_path / 'file'}: File exists"
+
+
 def test_a_word_that_no_verb_knows(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["pakc"], ["check", "a.toml", "--rank", "2", "bare"], ["show"]):
         with pytest.raises(SystemExit) as ended:
