@@ -198,6 +198,7 @@ def _write(
 ) -> None:
     """All files of an evaluation; metrics.json last, so where it stands the others do."""
     out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").unlink(missing_ok=True)  # of what is replaced now
     names = result["label_names"]
     for way, probabilities in by_way.items():
         with (out / f"predictions{way}.csv").open("w", newline="") as file:

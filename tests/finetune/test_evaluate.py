@@ -78,6 +78,18 @@ class Sides(nn.Module):
         return 400 * torch.stack([left.mean((1, 2, 3)), right.mean((1, 2, 3))], dim=1)
 
 
+def test_figures_never_stand_beside_the_predictions_of_another_model(
+    labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    """The second evaluation ends where it cannot write a picture; the first one's metrics.json is gone by then."""
+    evaluate("baseline:majority", labeled_set, tmp_path, split_file=split_file)
+    (tmp_path / "coverage.png").unlink()
+    (tmp_path / "coverage.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        evaluate("baseline:pixels", labeled_set, tmp_path, split_file=split_file)
+    assert (tmp_path / "predictions.csv").exists() and not (tmp_path / "metrics.json").exists()
+
+
 def test_test_time_flip_asks_about_the_mirror_image_and_takes_the_mean_probability(labeled_set: Path) -> None:
     shard_set = open_set(labeled_set)
     pool = Pool(shard_set, shard_set.keys(0)[:20], slot_px=24)
