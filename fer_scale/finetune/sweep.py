@@ -164,28 +164,32 @@ def _plan(wish: Wish, row: Row, cell: Cell) -> list[Job]:
     first = load(wish, before, cell)
     trunk = cell.runs / f"stage2-{_hash(wish, first)}"
     tune = _finetune(wish, before, cell, trunk)
-    made = trunk / "model" / artifact.MANIFEST
-    job = Job(f"{row.name}: stage 2", of, made, (tune,), trunk / "said.txt", needs=(cell.split,))
+    job = Job(f"{row.name}: stage 2", of, _model(trunk), (tune,), trunk / "said.txt", needs=(cell.split,))
+    _refuse_another(trunk, first)
     folder, copy, spent = trunk, None, None
     commands: tuple[tuple[str, ...], ...] = ()
     if recipe.semi.steps:
         folder = cell.runs / f"stage3-{_hash(wish, recipe)}"
         spent = folder / "checkpoints"  # those of stage 2 stay: another variant may go on from there
         changes = [word for change in _changes(first, recipe) for word in ("--change", change)]
-        commands, copy = ((*_finetune(wish, before, cell, folder), *changes),), (trunk, folder)
+        _refuse_another(folder, recipe)
+        if not _model(folder).exists():  # it may be there, and be asked for another list
+            commands, copy = ((*_finetune(wish, before, cell, folder), *changes),), (trunk, folder)
     measure = _measure(wish, str(folder / "model"), cell, folder)
     makes = _evaluation(wish, folder) / "metrics.json"
-    _refuse_another(job, first)
     last = Job(row.name, of, makes, (*commands, measure), folder / "said.txt", (job.makes,), copy, spent)
-    _refuse_another(last, recipe if recipe.semi.steps else first)
     return [job, last]
 
 
-def _refuse_another(job: Job, recipe: Finetune) -> None:
-    """UserError where the job was done with other values: a default has changed since, which the name does not tell."""
-    file = job.said.with_name("recipe.toml")
-    if job.makes.exists() and file.exists():
-        config.refuse_another(file, recipe, ())
+def _model(run: Path) -> Path:
+    """The file that is there when the run is done."""
+    return run / "model" / artifact.MANIFEST
+
+
+def _refuse_another(run: Path, recipe: Finetune) -> None:
+    """UserError where the run was done with other values: a default has changed since, which the name does not tell."""
+    if _model(run).exists():
+        config.refuse_another(run / "recipe.toml", recipe, ())
 
 
 def _finetune(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:

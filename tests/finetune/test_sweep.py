@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState, PartialState
 
-from fer_scale import encoder, log
+from fer_scale import artifact, config, encoder, log
 from fer_scale.__main__ import main
 from fer_scale.command_line import VERBS, parse
 from fer_scale.config import ConfigError
 from fer_scale.finetune import evaluate, jobs, loop, sweep_table
 from fer_scale.finetune.protocols import PROTOCOLS, published
 from fer_scale.finetune.statistics import interval, mcnemar, student_quantile
-from fer_scale.finetune.sweep import _votes, sweep
-from fer_scale.finetune.sweep_rows import Wish, names, rows_of
+from fer_scale.finetune.sweep import _plan, _votes, sweep
+from fer_scale.finetune.sweep_rows import Wish, cell_of, load, names, rows_of
 from shards.errors import UserError
 
 
@@ -268,6 +268,23 @@ def test_a_sweep_that_was_killed_ends_in_the_table_of_runs_that_went_straight_th
     assert found[0].read_bytes() == (tmp_path / "straight/found/predictions.csv").read_bytes()
     assert not list(wish.out.glob("runs/*/stage3-*/checkpoints"))
     assert re.search(r"\| run \| \d+ \|", (wish.out / "seconds.md").read_text())
+
+
+def test_what_was_trained_is_not_trained_again_for_another_list(wish: Wish) -> None:
+    """Its checkpoints are gone by then, so it would begin anew; with other values than it was trained with it ends."""
+    [row], cell = rows_of(replace(wish, ladder=False), {}), cell_of(wish, "12", 0)
+    first = _plan(wish, row, cell)[-1]
+    assert [command[0] for command in first.commands] == ["finetune", "evaluate"]
+    run = first.said.parent
+    (run / "model").mkdir(parents=True)
+    (run / "model" / artifact.MANIFEST).touch()
+    trained = load(wish, row, cell)
+    (run / "recipe.toml").write_text(config.dump(trained))
+    again = _plan(replace(wish, list_name="valid"), row, cell)[-1]
+    assert [command[0] for command in again.commands] == ["evaluate"] and again.copy is None
+    (run / "recipe.toml").write_text(config.dump(replace(trained, semi=replace(trained.semi, lr=9.0))))
+    with pytest.raises(ConfigError, match=r"semi\.lr"):
+        _plan(replace(wish, list_name="valid"), row, cell)
 
 
 @pytest.mark.slow
