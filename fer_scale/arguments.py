@@ -113,7 +113,7 @@ def _pull(verb: Verb) -> None:
 
 
 def _check(verb: Verb) -> None:
-    """Say what a pre-training recipe would do and cost, without doing it."""
+    """Say what a recipe of pre-training or fine-tuning would do and cost, without doing it."""
     recipe(verb)
     verb.add_argument("--ranks", default="1", metavar="N[,N...]", help="how many ranks there will be, as 1,8,64 (1)")
     verb.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s, or cpu: this machine's")
@@ -128,7 +128,7 @@ def _check(verb: Verb) -> None:
         "--try",
         action="store_true",
         dest="try_out",
-        help="on this device, one rank: time it, and find the largest batch.micro",
+        help="on this device, one rank: time it, and find the largest batch.micro; of fine-tuning, steps of each stage",
     )
     as_json(verb)
 

@@ -9,7 +9,7 @@ nothing or 0, or PROBLEM where it did what was asked and found something damaged
 import gc
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,8 @@ def _pull(args: Namespace) -> None:
 
 
 def _check(args: Namespace) -> None:
+    if _is_finetuning(args.recipe, args.overrides):
+        return _check_finetuning(args)
     with imports():
         from fer_scale import log
         from fer_scale.pretrain import check
@@ -157,6 +159,36 @@ def _check(args: Namespace) -> None:
     wish = check.Wish(args.ranks, args.gpu, args.gpus_per_node, args.network_gbps, args.try_out)
     found = check.check(args.recipe, args.overrides, wish)
     log.print_json(found) if args.json else print("\n".join(check.table(found)))
+
+
+def _check_finetuning(args: Namespace) -> None:
+    with imports():
+        from fer_scale import log
+        from fer_scale.finetune import cost
+        from fer_scale.pretrain import device
+
+    if args.ranks != "1" or args.gpus_per_node or args.network_gbps:
+        raise UserError(f"{args.recipe}: is for fine-tuning; --ranks, --gpus-per-node, --network-gbps are for others")
+    # A processor's time is not said: --try measures it.
+    peak = {} if args.gpu == device.CPU else device.asked_for(args.gpu, 1, None).flops
+    found = cost.check(args.recipe, args.overrides, peak=peak, gpu=args.gpu, try_out=args.try_out)
+    log.print_json(found) if args.json else print("\n".join(cost.lines(found)))
+
+
+def _is_finetuning(recipe: Path, overrides: list[str]) -> bool:
+    """Whether more of a recipe's keys are only fine-tuning's than only pre-training's."""
+    import tomllib
+
+    from fer_scale import config
+    from fer_scale.finetune.recipe import Finetune
+    from fer_scale.pretrain.recipe import Pretrain
+
+    told = {override.partition("=")[0] for override in overrides}
+    with suppress(OSError, ValueError):  # said where it is read
+        sections = tomllib.loads(recipe.read_text()).items()
+        told |= {f"{name}.{key}" for name, keys in sections if isinstance(keys, dict) for key in keys}
+    finetune, pretrain = ({key for key, _ in config.keys(schema)} for schema in (Finetune, Pretrain))
+    return len(told & (finetune - pretrain)) > len(told & (pretrain - finetune))
 
 
 def _doctor(args: Namespace) -> int:
