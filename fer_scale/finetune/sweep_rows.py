@@ -70,11 +70,14 @@ def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
         for name, more in zip(names(wish), _products(wish), strict=True)
     ]
     variants += [Row(name, recipe=file, overrides=(*overrides, *own)) for name, file, own in wish.more]
-    if len({row.name for row in variants}) < len(variants):
-        raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in variants)}")
-    if not wish.ladder:
-        return variants
-    first = variants[0]
+    rows = [*(_ladder(wish, begun, variants[0]) if wish.ladder else ()), *variants]
+    if len({row.name for row in rows}) < len(rows):
+        raise UserError(f"--recipe: two rows have one name: {', '.join(row.name for row in rows)}")
+    return rows
+
+
+def _ladder(wish: Wish, begun: dict[str, Any], first: Row) -> list[Row]:
+    """What the row `first` must be read against."""
     rungs = [Row("majority", "majority"), Row("logistic regression on pixels", "pixels")]
     none = (*first.overrides, *SCRATCH, "semi.steps=0")
     whole = f"batch.micro={load(wish, replace(first, overrides=none + CNN)).supervised.batch}"
@@ -83,7 +86,7 @@ def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
         rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))
     if load(wish, first).semi.steps:
         rungs.append(replace(first, name=f"{first.name}, stage 2", overrides=(*first.overrides, "semi.steps=0")))
-    return [*rungs, *variants]
+    return rungs
 
 
 def names(wish: Wish) -> list[str]:

@@ -100,6 +100,8 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
     tracks = rows_of(replace(wish, ladder=False, vary=["supervised.target=argmax,votes"]), begun)
     assert [_votes(wish, row) for row in [*rows, *tracks]] == [False] * len(rows) + [False, True]
     assert [row.name for row in rows_of(replace(wish, ladder=False), begun)] == ["run"]
+    with pytest.raises(UserError, match="two rows have one name: majority, "):
+        rows_of(replace(wish, more=[("majority", wish.recipe, ())]), begun)
 
 
 @pytest.mark.parametrize(
