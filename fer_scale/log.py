@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shards.errors import UserError
+from fer_scale.boards import Board, TensorBoard, WandB, scalars
 
 Ticker = Callable[[int, int], None]  # (done, total)
 
@@ -118,17 +118,16 @@ def _say_until(counted: threading.Event, title: str) -> None:
 class Journal:
     """`metrics.jsonl` and `events.jsonl` of a run, written by its main rank: elsewhere `folder` is None."""
 
-    def __init__(self, folder: Path | None, *, tensorboard: bool = False):
+    def __init__(self, folder: Path | None, *, tensorboard: bool = False, wandb: str = ""):
+        """`tensorboard` and `wandb`, a project, say on which boards the metrics are drawn as well."""
         self._folder = folder
-        self._board: Any = None
+        self._boards: list[Board] = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             if tensorboard:
-                try:
-                    from torch.utils.tensorboard import SummaryWriter  # an extra; only where it is asked for
-                except ImportError:
-                    raise UserError("run.tensorboard: needs TensorBoard: pip install tensorboard") from None
-                self._board = SummaryWriter(folder / "tensorboard")
+                self._boards.append(TensorBoard(folder))
+            if wandb:
+                self._boards.append(WandB(folder, wandb))
 
     def rewind(self, step: int) -> None:
         """Drop the lines past `step`, as a resumed run computes them again, and write down how far they went."""
@@ -148,10 +147,10 @@ class Journal:
 
     def metrics(self, **row: Any) -> None:
         self._append("metrics.jsonl", row)
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, row["step"])
+        if self._boards:
+            numbers = {name: value for name, value in scalars(row) if name != "step"}
+            for board in self._boards:
+                board.draw(row["step"], numbers)
 
     def event(self, kind: str, **facts: Any) -> None:
         self._append("events.jsonl", {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": kind} | facts)

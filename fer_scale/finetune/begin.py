@@ -108,7 +108,7 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
         student,
         ema.teacher_of(student),
         optimizer(student, recipe, begun),
-        log.Journal(recipe.run.out if here.is_main else None),
+        _journal(recipe, here),
         StopSignal(attempt, max_hours=recipe.run.max_hours, rank=here.rank),
         made_for,
         Statistics.fresh(len(laid.names)),
@@ -117,6 +117,13 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
     )
     _go_on(run, changes)
     return run
+
+
+def _journal(recipe: Finetune, here: Processes) -> log.Journal:
+    """The run's, on its main process; that a board cannot be had is raised on all."""
+    run, opened = recipe.run, [log.Journal(None)]
+    by_main(here, lambda: opened.append(log.Journal(run.out, tensorboard=run.tensorboard, wandb=run.wandb)))
+    return opened[-1]
 
 
 def whence(recipe: Finetune) -> str:

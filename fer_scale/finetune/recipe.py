@@ -222,6 +222,8 @@ class Run:
         25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
     )
     max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
+    tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
+    wandb: str = knob("", kind="watch", help="also send the metrics to this project of W&B (extra: wandb)")
 
     def __post_init__(self) -> None:
         require(

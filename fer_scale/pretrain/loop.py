@@ -98,7 +98,8 @@ def _set_up(
     watchdog.saver = saver
 
     is_ours(begun.attempt, us)
-    journal = log.Journal(wanted.run.out if us.is_main else None, tensorboard=wanted.run.tensorboard)
+    boards: dict[str, Any] = {"tensorboard": wanted.run.tensorboard, "wandb": wanted.run.wandb}
+    journal = log.Journal(wanted.run.out if us.is_main else None, **boards)
     if us.is_main:
         setup.write_facts(wanted, plan, sets, fell_out)
         journal.rewind(progress["step"])

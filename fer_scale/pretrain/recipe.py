@@ -200,6 +200,7 @@ class Run:
     max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
     profile_steps: int = knob(0, kind="watch", help="so many steps of rank 0 are profiled, to RUN/trace.json.gz")
     tensorboard: bool = knob(False, kind="watch", help="also write RUN/tensorboard (extra: tensorboard)")
+    wandb: str = knob("", kind="watch", help="also send the metrics to this project of W&B (extra: wandb)")
 
     def __post_init__(self) -> None:
         require(
