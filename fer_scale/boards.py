@@ -1,8 +1,8 @@
 """Where the lines of metrics.jsonl are drawn as well, as they come: TensorBoard and W&B, each an extra.
 
-Of what a run knows they get numbers by name and step, and nothing else: no recipe, no addresses, nothing about the
-machine, none of what the run says on its terminal. W&B adds the versions of the Python packages. The token of W&B
-(WANDB_API_KEY, or `wandb login`) is read by W&B alone.
+Of what a run knows they get numbers by name and step, and W&B the name of the run folder: no recipe, no addresses, no
+host, none of what the run says on its terminal. W&B adds the versions of Python and its packages, and the platform.
+The token of W&B (WANDB_API_KEY, or `wandb login`) is read by W&B alone.
 """
 
 import os
@@ -56,6 +56,7 @@ class WandB:
             console="off",
             disable_code=True,
             disable_git=True,
+            host="unsaid",
             x_disable_machine_info=True,
             x_disable_meta=True,
             x_disable_stats=True,
