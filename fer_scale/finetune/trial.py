@@ -22,7 +22,9 @@ from shards.errors import UserError
 
 _UNTIMED, _TIMED = 2, 5  # steps
 _LONG_S = 30.0  # after which two timed steps are enough
-_ALONE = [  # nothing is logged, saved or stopped while it is timed
+_ALONE = [  # nothing is logged, saved, measured or stopped while it is timed
+    "run.tensorboard=false",
+    "run.wandb=",
     f"run.log_every_steps={10**9}",
     "run.checkpoint_every_steps=0",
     "run.evaluate_every_steps=0",
