@@ -136,7 +136,10 @@ def _claim(wish: Wish, begun: dict[str, Any], *, write: bool) -> None:
         if write:
             jobs.put(file, json.dumps(facts, indent=2) + "\n")
         return
-    was = json.loads(file.read_text())
+    try:
+        was = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: damaged ({error}); give another --out") from None
     if differ := [name for name in facts if was.get(name) != facts[name]]:
         name = differ[0]
         raise UserError(f"{wish.out}: holds a sweep with {name} {was.get(name)}, not {facts[name]}; give another --out")

@@ -121,6 +121,13 @@ def test_a_mistake_is_told_before_any_work(wish: Wish, given: dict[str, Any], me
     assert not wish.out.exists()
 
 
+def test_a_sweep_whose_facts_are_damaged_is_told(wish: Wish) -> None:
+    wish.out.mkdir()
+    (wish.out / "sweep.json").touch()
+    with pytest.raises(UserError, match=r"sweep\.json: damaged"):
+        sweep(wish)
+
+
 def test_seeds_and_labels_are_read_as_lists() -> None:
     typed = ["sweep", "r.toml", "--data", "S", "--out", "O", "--labels", "284,5%,25/class", "--seeds", "0-2,7"]
     args = parse(VERBS, [*typed, "--recipe", "ssfer=s.toml supervised.lr=1", "semi.steps=3", "--jobs", "auto"])
