@@ -150,10 +150,12 @@ def test_what_a_step_takes_is_what_a_real_run_takes(recipe: Callable[..., Path],
     found = checked(file, *larger, try_out=True)
     assert not (tmp_path / "run").exists()
     finetune(file, larger)
-    speeds = {stage: sorted(_steps_s(tmp_path / "run", stage))[5] for stage in (2, 3)}
     for row in found["stages"]:
-        print(f"stage {row['stage']}: {row['step_s']:.3f} s tried, {speeds[row['stage']]:.3f} s in a run")
-        assert 0.5 < row["step_s"] / speeds[row["stage"]] < 2
+        quickest, *_, slowest = sorted(
+            _steps_s(tmp_path / "run", row["stage"])[2:]
+        )  # without what begins with the first
+        print(f"stage {row['stage']}: {row['step_s']:.3f} s tried, {quickest:.3f} to {slowest:.3f} s in a run")
+        assert quickest / 2 < row["step_s"] < 2 * slowest
     tried = found["tried"]
     assert tried["micro"] == 64 and tried["peak_mb"] > 50
     assert found["seconds"] == pytest.approx(tried["setup_s"] + sum(row["seconds"] for row in found["stages"]))
