@@ -5,7 +5,6 @@ Arithmetic and memory are counted on the network itself, with tensors that hold 
 seconds are measured or not said (trial.py). One multiply-add is two FLOPs.
 """
 
-import copy
 import json
 import math
 import subprocess
@@ -100,11 +99,11 @@ class Network:
 
 
 def of_network(begun: Start, here: Processes) -> Network:
-    """Counted on the network as the run would train it, its weights left as they are.
+    """Counted on the network as the run would train it; its weights stay, its choice of attention does not.
 
     On the CPU also for a GPU, in the run's precision: fused attention keeps the same there.
     """
-    model = copy.deepcopy(begun.model).train()
+    model = begun.model.train()
     if here.device.type == "cpu":
         model = here.settle(model)  # which may have its attention not fused
     here = replace(here, device=torch.device("cpu"))
