@@ -12,8 +12,8 @@ from fer_scale import config
 from fer_scale.finetune.recipe import Finetune
 from shards.errors import UserError
 
-SCRATCH = (  # a usual rate and a plain cosine; a recipe's are chosen for pre-trained layers
-    "model.start_from=none", "supervised.lr=1e-3",
+SCRATCH = (  # a usual rate, for all layers, and a plain cosine; a recipe's are chosen for pre-trained layers
+    "model.start_from=none", "supervised.lr=1e-3", "supervised.layer_decay=1.0",
     "supervised.start_lr=0.0", "supervised.end_lr=0.0", "supervised.decay_steps=0",
 )  # fmt: skip
 CNN = ("model.architecture=resnet10t", "model.image_px=64", "model.pool=encoder")

@@ -96,7 +96,7 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
     assert "batch.micro=14" in rows[2].overrides  # batch norm sees whole batches
     steep = ["supervised.lr=0.3", "supervised.start_lr=0.1", "supervised.end_lr=0.02"]
     scratch = [load(wish, row).supervised for row in rows_of(replace(wish, overrides=steep), begun)[2:4]]
-    assert [(plan.start_lr, plan.lr, plan.end_lr) for plan in scratch] == [(0, 1e-3, 0)] * 2
+    assert [(p.start_lr, p.lr, p.end_lr, p.layer_decay) for p in scratch] == [(0, 1e-3, 0, 1.0)] * 2
     tracks = rows_of(replace(wish, ladder=False, vary=["supervised.target=argmax,votes"]), begun)
     assert [_votes(wish, row) for row in [*rows, *tracks]] == [False] * len(rows) + [False, True]
     assert [row.name for row in rows_of(replace(wish, ladder=False), begun)] == ["run"]
