@@ -34,6 +34,7 @@ setup dev
 environment
 ruff check .
 mypy shards fer_scale
-# The whole suite by two processes, a file of tests in one: much of it waits for others. What is asked for is shown as it comes.
-[[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile
+# The whole suite by two processes, a file of tests in one, in their order: files of few tests that wait for long would come last.
+# What is asked for is shown as it comes.
+[[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder
 exec python -m pytest "$@"
