@@ -95,7 +95,7 @@ def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attem
     drawn = split.read(recipe.data.split, shard_set)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     begun = start(recipe.model, len(names), recipe.run.seed, by_main(here, lambda: whence(recipe)))
-    _refuse_cuts(begun, recipe, here)
+    refuse_cuts(begun, recipe, here)
     made_for = {"shard set": shard_set.fingerprint, "split": drawn.sha256, "start": begun.base_model or "none"}
     same_everywhere(here, **made_for)
     laid = table.lay(recipe, shard_set, drawn, names, begun.image_px, here)
@@ -143,7 +143,7 @@ def whence(recipe: Finetune) -> str:
     return hub.resolve(asked)
 
 
-def _refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:
+def refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:
     """Batch norm computes other things when a batch is cut, so with it the batch must stay whole."""
     largest = max(recipe.supervised.batch, recipe.semi.batch * recipe.semi.unlabeled_ratio if recipe.semi.steps else 0)
     if cuts_matter(begun.model) and (here.ranks > 1 or recipe.batch.micro < largest):

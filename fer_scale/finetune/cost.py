@@ -76,7 +76,7 @@ def _opened(recipe: Finetune, here: Processes) -> tuple[Start, Table]:
     drawn = split.read(recipe.data.split, shard_set)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     begun = start(recipe.model, len(names), recipe.run.seed)
-    begin._refuse_cuts(begun, recipe, here)
+    begin.refuse_cuts(begun, recipe, here)
     lean = replace(recipe, data=replace(recipe.data, memory_mb=0))
     laid = table.lay(lean, shard_set, drawn, names, begun.image_px, here)
     if (recipe.run.out / "recipe.toml").exists():

@@ -1,4 +1,4 @@
-"""The fine-tuning run: read `_stage` first, it is the loop.
+"""The fine-tuning run: read `stage` first, it is the loop.
 
 Stage 2 trains a student on the labeled faces and keeps its average, the teacher. Stage 3 starts student and teacher
 from that average; the teacher labels weak views of unlabeled faces, the student learns strong ones. The teacher is what
@@ -51,12 +51,12 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
 def _train(run: Run) -> None:
     with run.stop, log.bar("fine-tuning", "steps", done=run.step, shown=run.here.is_main) as tick:
         for semi in (False, True):
-            while again := _stage(run, semi, tick):
+            while again := stage(run, semi, tick):
                 if isinstance(again, TooLarge):
                     halve(run, str(again))
 
 
-def _stage(run: Run, semi: bool, tick: log.Ticker) -> Again | None:
+def stage(run: Run, semi: bool, tick: log.Ticker) -> Again | None:
     """The loop, for stage 2 (`semi` False) or stage 3: read, step, average, look around, save where it is time.
 
     Why the step at hand has to be done again, or None where the stage is done.

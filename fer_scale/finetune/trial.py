@@ -73,7 +73,7 @@ def _of_a_step(run: Run, semi: bool) -> float:
     """Seconds of a step of stage 2 or 3: the median of some, after those that are not timed where there are more."""
     clock = _Clock()
     try:
-        while again := loop._stage(run, semi, clock):
+        while again := loop.stage(run, semi, clock):
             if isinstance(again, TooLarge):
                 halve(run, str(again))
     except _Enough:

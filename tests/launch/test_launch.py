@@ -244,7 +244,7 @@ def test_ci_installs_debian_packages_and_goes_on_without_them_nobody_else_does(d
     (debian / "apt").write_text("100")
     done = subprocess.run(["bash", ".ci/run"], cwd=debian, env=environment(PATH=path), capture_output=True, text=True)
     assert done.returncode == 0 and "tests on a cluster will be skipped: apt-get could not install" in done.stderr
-    assert calls(debian)[-1] == "python: -m pytest"
+    assert calls(debian)[-1].startswith("python: -m pytest --numprocesses 2 ")
 
 
 # --- Slurm ------------------------------------------------------------------------------------------------------------
