@@ -34,7 +34,9 @@ setup dev
 environment
 ruff check .
 mypy shards fer_scale
-# The whole suite by two processes, a file of tests in one, in their order: files of few tests that wait for long would come last.
-# What is asked for is shown as it comes.
-[[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder
-exec python -m pytest "$@"
+[[ $# -eq 0 ]] || exec python -m pytest "$@"
+# The whole suite: by two processes, a file of tests in one, and then what fills both cores by itself, hosts of a cluster.
+usual="not slow and not gpu and not chaos" problems=0
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "$usual and not cluster" || problems=$?
+python -m pytest -m "$usual and cluster" || problems=$?
+exit "$problems"
