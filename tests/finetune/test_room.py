@@ -30,7 +30,9 @@ def test_a_process_short_of_memory_goes_on_in_smaller_parts_with_one_curve(
 ) -> None:
     """Real: the last process may take 600 MB more than after its set-up; 1,024 pictures of 64 px take more."""
     file = recipe(steps=2, semi=1, out="short")
-    started = launch(ranks, NARROW, "finetune", str(file), *LARGE, "batch.micro=1024", ROOM="600", NARROW=str(ranks - 1))
+    started = launch(
+        ranks, NARROW, "finetune", str(file), *LARGE, "batch.micro=1024", ROOM="600", NARROW=str(ranks - 1)
+    )
     said = started.wait()
     assert "memory is too short; from here on" in said
     halved = [row["micro"] for row in rows(tmp_path / "short/events.jsonl") if row["event"] == "smaller"]
