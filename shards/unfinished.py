@@ -66,7 +66,7 @@ class Unfinished:
                 self._begin_or_go_on(json.dumps({"name": name, "digest": digest}))
                 yield
         except OSError as error:
-            what = f"{error.filename or self.folder}: {error.strerror}"
+            what = f"{error.filename or self.folder}: {error.strerror or error}"
             if error.errno in _FULL:
                 need = f"the set takes about {size / 1e9:.2f} GB"
                 what += f"; {need}. Make room and run the same command again, finished shards are kept"

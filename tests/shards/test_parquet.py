@@ -123,10 +123,13 @@ def test_rows_without_an_image_are_named(tmp_path: Path) -> None:
 
 
 def test_many_processes_pack_a_parquet_file_and_nothing_is_left_in_tmpdir(
-    tmp_path: Path, image: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    image: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    scratch = tmp_path_factory.mktemp("t")  # of a short name: sockets lie in it, whose paths have 107 letters at most
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     images = [image(n) for n in range(60)]
     rows = [{"bytes": data, "path": None} for data in images]
     write(tmp_path / "a.parquet", {"image": rows, "label": [n // 6 for n in range(60)]}, row_group_size=7)
@@ -135,7 +138,7 @@ def test_many_processes_pack_a_parquet_file_and_nothing_is_left_in_tmpdir(
     packed = {origin: sample.image for origin, sample in zip(origins, shards.samples_in_order(), strict=True)}
     assert packed == {f"a:a.parquet#{n}": data for n, data in enumerate(images)}
     assert len(shards.counts) > 3 and shards.index["identities"] == 10
-    assert [file.name for file in (tmp_path / "tmp").iterdir() if not file.name.startswith("pymp-")] == []
+    assert [file.name for file in scratch.iterdir() if not file.name.startswith("pymp-")] == []
 
 
 def test_an_entry_is_read_after_its_listing_and_travels(tmp_path: Path) -> None:
