@@ -1,6 +1,10 @@
-"""What a file system does to a run, in one line that names host and rank, and whether the same command may help."""
+"""Small files that are whole or absent; and what a file system does to a run, in one line that names host and rank.
+
+The line also says whether the same command may help.
+"""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,13 @@ from shards.errors import Broken, UserError
 # Somebody must make room or give a right; the others may pass, or another host does better.
 _LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT)
+
+
+def put(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = file.with_name(f"{file.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, file)
 
 
 @contextmanager

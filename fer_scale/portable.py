@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, checkpoint, checkpoints, hub, log, scratch
+from fer_scale import artifact, checkpoint, checkpoints, disk, hub, log, scratch
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from shards.errors import UserError
@@ -112,16 +112,10 @@ def adopt(state: State, attempt: Attempt) -> None:
             raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); pull it again")
     if not attempt.is_newest():
         raise attempt.superseded()
-    _put(run / "recipe.toml", state.progress["recipe"])
-    _put(run / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in state.metrics))
+    disk.put(run / "recipe.toml", state.progress["recipe"])
+    disk.put(run / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in state.metrics))
     if not checkpoint.finish(part, place, files, state.progress, attempt.is_newest):
         raise attempt.superseded()
-
-
-def _put(file: Path, text: str) -> None:
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(text)
-    os.replace(beside, file)
 
 
 def _copied(source: Path, target: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -63,7 +64,10 @@ class Launched:
 
     def __init__(self, command: list[str]):
         self._child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_told_of_our_death
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=partial(told_of_our_death, os.getpid()),
         )
         self.ranks: dict[Process, float] = {}  # what the launcher has started, and when it was first seen
 
@@ -121,10 +125,13 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _told_of_our_death() -> None:
-    """In the child: SIGTERM when its parent is gone, which torchrun and srun pass on to the ranks.
+def told_of_our_death(us: int) -> None:
+    """In a child of process `us`, before it begins: SIGTERM when that is gone.
 
-    So does DeepSpeed's launcher, on all hosts, and to all other jobs of its kind as well.
+    torchrun and srun pass it on to the ranks. So does DeepSpeed's launcher, on all hosts, and to all other jobs of its
+    kind as well.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != us:  # it was gone before
+        os._exit(1)

@@ -13,7 +13,6 @@ probabilities: it costs twice as much, and is a column of its own (`flip`); all 
 
 import csv
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fer_scale import encoder, hub, log, plots
+from fer_scale import disk, encoder, hub, log, plots
 from fer_scale.finetune import apply, baselines, metrics, targets, worst
 from fer_scale.finetune import split as splits
-from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.split import Split
 from fer_scale.finetune.steps import Input
@@ -34,8 +33,6 @@ from shards.errors import UserError
 from shards.index import ShardSet
 from shards.remote import open_set
 from shards.sample import Face
-
-_SLOT_PX = 448  # nothing is reduced twice for models up to this size
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +70,7 @@ def evaluate(
     keys = _keys(shard_set, drawn, list_name)
     classifier = _classifier(address, shard_set, drawn, key)
     crop_of: CropOf = "face" if classifier.trained_on.get("crop_of") == "face" else "picture"
-    pool = Pool(shard_set, keys, slot_px=_SLOT_PX, crop_of=crop_of)
+    pool = Pool(shard_set, keys, slot_px=SLOT_PX, crop_of=crop_of)
     known = pool.known()
     classes = targets.classes(known, classifier.names)
     with log.progress("evaluating") as tick:
@@ -160,7 +157,7 @@ def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier
         raise EvaluationError(f"{name}: no such baseline; there are {', '.join(baselines.NAMES)}")
     if drawn is None:
         raise EvaluationError(f"{name}: learns from the labeled list of a split; give one with --split")
-    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=_SLOT_PX)
+    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=SLOT_PX)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     classes = torch.from_numpy(targets.classes(pool.known(), names))
     model, as_input = baselines.train(name, pool, classes, len(names))
@@ -209,6 +206,4 @@ def _write(
     plots.confusion_matrix(np.array(result["confusion"]), names, out / "confusion_matrix.png")
     plots.reliability(result["reliability"], result["ece"], out / "reliability.png")
     plots.coverage(result["coverage"], result["aurc"], out / "coverage.png")
-    beside = out / "metrics.json.part"
-    beside.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(beside, out / "metrics.json")
+    disk.put(out / "metrics.json", json.dumps(result, indent=2) + "\n")

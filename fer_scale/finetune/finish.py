@@ -7,16 +7,15 @@ RUN/curves.png                  loss, learning rate, speed, and figures on the l
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from fer_scale import config, encoder, log, plots
+from fer_scale import config, disk, encoder, log, plots
 from fer_scale.finetune import apply, fold, targets
-from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
@@ -59,9 +58,7 @@ def write_facts(laid: Table, recipe: Finetune) -> None:
         "target": recipe.supervised.target,
     }
     for name, text in (("recipe.toml", config.dump(recipe)), ("data.json", json.dumps([data], indent=2) + "\n")):
-        beside = recipe.run.out / f"{name}.part"
-        beside.write_text(text)
-        os.replace(beside, recipe.run.out / name)
+        disk.put(recipe.run.out / name, text)
 
 
 def withdraw(recipe: Finetune) -> None:
@@ -145,11 +142,15 @@ def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune
 def _fitted(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> float:
     """On the split's list `valid`, of which the run has seen nothing."""
     crop_of = recipe.augment.crop_of
-    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=2 * begun.image_px, crop_of=crop_of)
+    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=SLOT_PX, crop_of=crop_of)
     classes = targets.classes(pool.known(), laid.names)
     with log.progress("fitting the temperature") as tick:
         as_input = Input(begun.image_px, begun.mean, begun.std)
         answers = apply.ask(teacher, pool, as_input, here.device, tick)
     accept(answers.bad, len(pool), recipe.data.max_bad)
     there = answers.sound & (classes >= 0)
-    return fold.fit_temperature(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))
+    found = fold.fit_temperature(answers.logits[torch.from_numpy(there)], torch.from_numpy(classes[there]))
+    if fold.is_bound(found):  # as where all of them are right: the surer the model is made, the better it looks
+        count = log.plural(int(there.sum()), "valid face")
+        log.say(f"warning: {count} cannot say how sure the model may be; draw more of them")
+    return found

@@ -37,6 +37,11 @@ def fit_temperature(logits_NK: Tensor, classes_N: Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
+def is_bound(temperature: float) -> bool:
+    """Whether `fit_temperature` would have gone on in the direction in which it found this one."""
+    return not _LOW + 0.01 < math.log(temperature) < _HIGH - 0.01
+
+
 @torch.no_grad()
 def temperature(model: nn.Module, value: float) -> None:
     """Divide the logits of `model` by `value`."""

@@ -4,32 +4,32 @@ Nothing is remembered but files: a job is done when the file that it makes is th
 moment is gone on with by doing the rest. Processes get SIGTERM when this one dies, of which a run saves and ends.
 """
 
-import ctypes
 import fcntl
 import json
 import math
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fer_scale import log
+from fer_scale.processes import told_of_our_death
 from fer_scale.starts import outcome_of
 from shards.errors import UserError
 
 LOCK = ".lock"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 0.05
+_CORES_BESIDE_A_GPU = 2  # for each job
 _GRACE_S = 60.0  # in which a run that is told to end has saved
 
 
@@ -67,17 +67,11 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def put(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(text)
-    os.replace(beside, file)
-
-
 class Slots:
     """How many jobs run at a time: as asked; else on CPUs a core each, or OMP_NUM_THREADS cores, where that is set.
 
-    On GPUs one each, until the first has trained: then as many as fit, by the memory that was seen in use.
+    On GPUs one each, until the first has trained: then as many as fit, by the memory that was seen in use. `threads`
+    are those of a job, the same for all, for a sum on another number of them has other last digits.
     """
 
     def __init__(self, asked: int):
@@ -85,6 +79,7 @@ class Slots:
         self._free = self._free_bytes() if self._gpus else 0
         self._peak = 0.0  # bytes a job
         self.count = asked or self._gpus or max(1, cores() // max(1, int(os.environ.get("OMP_NUM_THREADS") or 1)))
+        self.threads = min(_CORES_BESIDE_A_GPU, cores()) if self._gpus else max(1, cores() // self.count)
 
     def look(self, running: int) -> None:
         """See how much memory the jobs take that run now."""
@@ -102,8 +97,8 @@ class Slots:
 
 
 def fit(free: float, each: float, cores: int) -> int:
-    """How many jobs of `each` bytes fit on a GPU with so many free, a tenth left open; two cores for each of them."""
-    return max(1, min(int(0.9 * free / each), cores // 2))
+    """How many jobs of `each` bytes fit on a GPU with so many free, a tenth left open, and on the cores beside it."""
+    return max(1, min(int(0.9 * free / each), cores // _CORES_BESIDE_A_GPU))
 
 
 def cores() -> int:
@@ -174,19 +169,11 @@ def _goes_on(work: _Running, code: int, slots: Slots) -> bool:
 def _process(job: Job, number: int, slot: int, slots: Slots) -> subprocess.Popen[bytes]:
     """A command on its share of the cores and, where there are several, on one GPU."""
     words = job.commands[number]
-    env = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // slots.count))}
+    env = os.environ | {"OMP_NUM_THREADS": str(slots.threads)}
     if torch.cuda.device_count() > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         env["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % torch.cuda.device_count()]
     job.said.parent.mkdir(parents=True, exist_ok=True)
-    us = os.getpid()
-
-    def ends_with_us() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != us:
-            os._exit(1)
-
     with job.said.open("a") as said:
         said.write(f"$ fer-scale {shlex.join(words)}\n")
         said.flush()
@@ -194,7 +181,7 @@ def _process(job: Job, number: int, slot: int, slots: Slots) -> subprocess.Popen
         # A session of its own: Ctrl-C at a terminal is heard by us alone, and passed on once.
         return subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-            preexec_fn=ends_with_us,
+            preexec_fn=partial(told_of_our_death, os.getpid()),
         )  # fmt: skip
 
 

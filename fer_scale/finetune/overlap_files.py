@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_scale import disk
 from fer_scale.finetune.neighbours import Neighbours
-from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.pool import SLOT_PX, Pool
 from shards import overlap
 from shards.duplicates import Bytes, Ints
 from shards.index import ShardSet
@@ -22,7 +22,6 @@ FORMAT = 1
 KINDS = ("exact", "near", "similar")
 NOT = len(KINDS)  # the kind of a face without a copy
 _SHOWN = 32  # pairs of each kind in the picture
-_SLOT_PX = 448
 
 Pairs = Sequence[tuple[int, int, int]]  # kind, place in a, place in b
 
@@ -38,7 +37,7 @@ class Side:
     of_list: dict[str, str] | None  # the split's sha256 and the name of its list
 
     def pool(self) -> Pool:
-        px = min(_SLOT_PX, int(max(self.shard_set.index["image_px"]["max"])))
+        px = min(SLOT_PX, int(max(self.shard_set.index["image_px"]["max"])))
         return Pool(self.shard_set, self.keys, slot_px=px)
 
     def sample(self, number: int) -> Sample:
@@ -62,7 +61,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Of the faces of one side: kind (an index of KINDS, or _NOT) and its witness on the other side (-1: none)."""
+    """Of the faces of one side: kind (an index of KINDS, or NOT) and its witness on the other side (-1: none)."""
 
     kind: NDArray[np.int64]
     at: Ints
@@ -76,8 +75,8 @@ def write(
     (out / "report.json").unlink(missing_ok=True)  # of what is replaced now: where it stands the others do
     report["other_expressions"] = _write_pairs(out / "pairs.csv", pairs, a, b, seen)
     _draw(out / "pairs.png", pairs, a, b, seen)
-    _put(out / "exclude.json", left)
-    _put(out / "report.json", report)
+    disk.put(out / "exclude.json", json.dumps(left, indent=1) + "\n")
+    disk.put(out / "report.json", json.dumps(report, indent=1) + "\n")
 
 
 def _write_pairs(file: Path, pairs: Pairs, a: Side, b: Side, seen: Neighbours | None) -> int:
@@ -144,10 +143,3 @@ def exclude(side: Side, found: Found) -> dict[str, Any]:
     copies = [side.keys[i] for i in np.flatnonzero(found.kind < NOT)]
     one = side.shard_set
     return {"format": FORMAT, "set": one.name, "fingerprint": one.fingerprint, "copies": copies, **lists}
-
-
-def _put(file: Path, content: dict[str, Any]) -> None:
-    """Write the file whole or not at all."""
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, file)

@@ -27,6 +27,8 @@ from shards.sample import Face
 _CHUNK = 512  # faces decoded between two words about progress
 _STAND_IN = key(*b"stand-in")  # a broken face is always replaced by the same one, whatever the step
 
+SLOT_PX = 448  # of faces that are measured on: nothing is reduced twice for models up to this size
+
 Ids = NDArray[np.int64]
 
 

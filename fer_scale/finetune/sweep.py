@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fer_scale import artifact, config, encoder, hub, log
+from fer_scale import artifact, config, disk, encoder, hub, log
 from fer_scale.finetune import jobs, protocols, split, sweep_table
 from fer_scale.finetune.jobs import Job
 from fer_scale.finetune.recipe import Finetune, Semi
@@ -134,7 +134,7 @@ def _claim(wish: Wish, begun: dict[str, Any], *, write: bool) -> None:
         if found := [path.name for path in there if path.name != jobs.LOCK]:
             raise UserError(f"{wish.out}: holds {found[0]}, and is no sweep's; give another --out")
         if write:
-            jobs.put(file, json.dumps(facts, indent=2) + "\n")
+            disk.put(file, json.dumps(facts, indent=2) + "\n")
         return
     try:
         was = json.loads(file.read_text())

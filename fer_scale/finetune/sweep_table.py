@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_scale import life, plots, record
-from fer_scale.finetune import jobs
+from fer_scale import disk, life, plots, record
 from fer_scale.finetune.protocols import published
 from fer_scale.finetune.split import OFFICIAL
 from fer_scale.finetune.statistics import interval, mcnemar
@@ -40,8 +39,8 @@ def write(
         "rows": {row: {of: _cell(row, reference, of, seeds, made) for of in labels} for row in rows},
         "published": published(facts["known_as"], drawn, (facts["test"], facts["list"]) == (OFFICIAL, "test")),
     }
-    jobs.put(out / "table.json", json.dumps(table, indent=2) + "\n")
-    jobs.put(out / "table.md", markdown(table))
+    disk.put(out / "table.json", json.dumps(table, indent=2) + "\n")
+    disk.put(out / "table.md", markdown(table))
     (out / "plots").mkdir(exist_ok=True)
     for measure in MEASURES:
         if lines := _lines(table, measure):
@@ -72,7 +71,7 @@ def seconds(out: Path, table: dict[str, Any], made: Made) -> None:
             known = [_trained_s(run) for run in runs if (run / "recipe.toml").exists()]
             cells.append(f"{sum(known) / len(known):,.0f}" if known else "")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    jobs.put(out / "seconds.md", "\n".join(lines) + "\n")
+    disk.put(out / "seconds.md", "\n".join(lines) + "\n")
 
 
 def _trained_s(run: Path) -> float:

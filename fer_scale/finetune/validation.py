@@ -11,13 +11,11 @@ from torch import nn
 
 from fer_scale.config import ConfigError
 from fer_scale.finetune import apply, metrics, targets
-from fer_scale.finetune.pool import Pool
+from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
 from fer_scale.finetune.steps import Input
 from fer_scale.finetune.table import Table
-
-_SLOT_PX = 448  # as evaluate.py reads them: pictures reduced on another way would give other figures
 
 
 class _Asked(Exception):
@@ -75,7 +73,6 @@ def of_run(recipe: Finetune, laid: Table, begun: Start) -> Validation | None:
             f"run.evaluate_every_steps: the split {laid.split.path} has no list valid to measure on\n"
             "draw one with `fer-scale split --valid`, or leave it out with run.evaluate_every_steps=0"
         )
-    slot_px = max(_SLOT_PX, begun.image_px)
-    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=slot_px, crop_of=recipe.augment.crop_of)
+    pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=SLOT_PX, crop_of=recipe.augment.crop_of)
     as_input = Input(begun.image_px, begun.mean, begun.std)
     return Validation(pool, as_input, targets.classes(pool.known(), laid.names), laid.names)

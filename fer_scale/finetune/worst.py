@@ -7,7 +7,6 @@ nothing but `evaluate --worst` writes it, and nothing publishes it.
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fer_scale import disk
 from fer_scale.finetune.pool import Pool
 
 MOST = 100  # mistakes on a page
@@ -61,9 +61,7 @@ def write(
     count = f"{len(worst):,} of {len(wrong):,} mistakes on {len(true_N):,} faces, the surest first."
     page = _PAGE.format(title=html.escape(title), count=count, figures="\n".join(figures), side=_SIDE_PX)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, file)
+    disk.put(file, page)
 
 
 def _pictures(pool: Pool, numbers: NDArray[np.int64]) -> list[str]:

@@ -4,7 +4,6 @@ Knows nothing of ranks and DeepSpeed, so `fer-scale check` can say what a run wo
 """
 
 import json
-import os
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import config, encoder, log
+from fer_scale import config, disk, encoder, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
 from fer_scale.pretrain.cost import Shape
@@ -207,6 +206,4 @@ def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[
         ("plan.json", json.dumps(asdict(plan), indent=2) + "\n"),
         ("data.json", json.dumps(data, indent=2) + "\n"),
     ):
-        beside = rec.run.out / f"{name}.part"
-        beside.write_text(text)
-        os.replace(beside, rec.run.out / name)
+        disk.put(rec.run.out / name, text)

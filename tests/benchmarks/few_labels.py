@@ -11,42 +11,15 @@ not be published or committed.
 """
 
 import argparse
-import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from real_faces import ROOT, run, threads, unpack
+
 DRY_PRETRAIN = "run.steps=4 optim.warmup_steps=1 batch.size=64 batch.micro=64 run.checkpoint_every_steps=4"
 DRY_TUNE = (
     "supervised.steps=4 supervised.warmup_steps=1 supervised.decay_steps=0 "
     "semi.steps=2 semi.warmup_steps=0 run.checkpoint_every_steps=0"
 )
-
-
-def run(makes: Path, command: str, **env: str) -> None:
-    """Print and run a command whose result is the file or folder `makes`, unless that is there."""
-    print("$ " + " ".join([*(f"{k}={v}" for k, v in env.items()), command]), flush=True)
-    if makes.exists():
-        print(f"  (there: {makes})", flush=True)
-        return
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(shlex.split(command), cwd=ROOT, env=os.environ | path | env, check=True)
-
-
-def unpack(data: Path, out: Path) -> None:
-    """The two datasets as folders below `out`."""
-    if not (out / "lfw112").exists():
-        with tarfile.open(data / "lfw" / "lfw112.tar") as tar:
-            tar.extractall(out, filter="data")
-    if not (out / "ferplus" / "fer2013new.csv").exists():
-        with tarfile.open(data / "ferplus" / "ferplus_train.tar.gz") as tar:
-            tar.extractall(out / "ferplus", filter="data")
-        shutil.copy(data / "ferplus" / "fer2013new.csv", out / "ferplus")
 
 
 def prepare(out: Path, args: argparse.Namespace) -> None:
@@ -61,10 +34,7 @@ def prepare(out: Path, args: argparse.Namespace) -> None:
         f"""'data.shards=["{out}/sets/lfw", "{out}/sets/ferplus"]' 'data.exclude=["{out}/test.json#test"]' """
         f"run.out={out}/pretrain {DRY_PRETRAIN if args.dry else steps}"
     )
-    threads = max(1, (os.cpu_count() or 1) // args.ranks)  # a second one for a core that has one makes both slower
-    run(out / "encoder", pretrain, OMP_NUM_THREADS=str(threads))
-    if (ended := json.loads((out / "pretrain/outcome.json").read_text())["outcome"]) != "done":
-        sys.exit(f"{out}/pretrain ended {ended}; the same command goes on from there")
+    run(out / "encoder", pretrain, OMP_NUM_THREADS=threads(args.ranks))
     run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence cc-by-nc-4.0")
 
 

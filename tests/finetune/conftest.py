@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 from fer_scale.finetune.split import split
@@ -30,6 +31,13 @@ def draw(folder: Path, count: int = 120) -> Path:
         lines.append({"path": path, "expression": expression, "box": [*low.tolist(), *high.tolist()]})
     (folder / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """accelerate keeps one state a process; each test is to begin as a process does."""
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
 
 
 @pytest.fixture(scope="session")

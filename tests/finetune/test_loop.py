@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
 from fer_scale import checkpoint
@@ -32,13 +31,6 @@ from pathlib import Path
 from fer_scale.finetune.loop import finetune
 finetune(Path(sys.argv[1]), sys.argv[2:])
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    """accelerate keeps one state a process; each test is to begin as a process does."""
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 def curve(run: Path) -> list[tuple[int, float, float]]:

@@ -92,6 +92,9 @@ def test_the_temperature_that_was_put_in_is_found_and_changes_no_prediction() ->
     classes = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     assert fold.fit_temperature(logits * 3, classes) == pytest.approx(3, rel=0.05)
     assert fold.fit_temperature(logits / 2, classes) == pytest.approx(0.5, rel=0.05)
+    assert not fold.is_bound(fold.fit_temperature(logits, classes))
+    right = torch.eye(3)[[0, 1, 2]]  # all of them: the colder the better, without end
+    assert fold.is_bound(fold.fit_temperature(right, torch.arange(3)))
 
 
 def test_a_folded_temperature_divides_the_logits() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 
 from fer_scale import checkpoint, record
@@ -24,12 +23,6 @@ from pathlib import Path
 from fer_scale.finetune.loop import finetune
 finetune(Path(sys.argv[1]), sys.argv[2:])
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
