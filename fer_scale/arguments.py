@@ -1,4 +1,6 @@
-"""What one may type after a verb, in the order of the flow; after those of labeled faces: arguments_labeled.py.
+"""What one may type after a verb, in the order of the flow.
+
+After those of labeled faces: arguments_labeled.py; of finished models: arguments_using.py.
 
 No heavy import up here.
 """

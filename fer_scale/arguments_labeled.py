@@ -142,15 +142,6 @@ def _evaluate(verb: Verb) -> None:
     as_json(verb)
 
 
-def _predict(verb: Verb) -> None:
-    """Say which expression face crops show."""
-    verb.add_argument("model", help=MODEL)
-    verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
-    verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
-    key(verb)
-    as_json(verb)
-
-
 def _watch(verb: Verb) -> None:
     """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
     verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")

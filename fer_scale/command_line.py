@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from fer_scale import arguments, arguments_labeled, verbs, verbs_labeled
+from fer_scale import arguments, arguments_labeled, arguments_using, verbs, verbs_labeled, verbs_using
 
 Does = Callable[[argparse.Namespace], int | None]
 Verbs = tuple[tuple[str, Does], ...]
@@ -11,8 +11,8 @@ ORDER = (
     "pack", "verify", "show", "split", "overlap", "pretrain", "publish", "pull", "finetune", "sweep", "evaluate",
     "predict", "check", "doctor", "watch", "checkpoint", "keys", "demo",
 )  # fmt: skip
-_DOES = vars(verbs) | vars(verbs_labeled)
-_TAKES = vars(arguments) | vars(arguments_labeled)
+_DOES = vars(verbs) | vars(verbs_labeled) | vars(verbs_using)
+_TAKES = vars(arguments) | vars(arguments_labeled) | vars(arguments_using)
 VERBS: Verbs = tuple((name, _DOES[f"_{name}"]) for name in ORDER)
 
 

@@ -1,6 +1,6 @@
 """What each verb of the command line does: it calls a stage or a part of the ground floor, and prints what came of it.
 
-Those of labeled faces stand in verbs_labeled.py.
+Those of labeled faces stand in verbs_labeled.py, those of finished models in verbs_using.py.
 
 A verb's module is imported when the verb is called, so `--help` answers at once. What a verb returns is the exit code:
 nothing or 0, or PROBLEM where it did what was asked and found something damaged, unreadable or unfit.

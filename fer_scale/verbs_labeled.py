@@ -89,21 +89,6 @@ def _measured(args: Namespace, found: dict[str, Any]) -> None:
         print("\n".join(evaluate.summary(found)))
 
 
-def _predict(args: Namespace) -> int:
-    with imports():
-        from fer_scale import log, predict
-
-    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None, key=args.key)
-    if args.json:
-        log.print_json(found)
-    else:
-        for said in found:
-            print(f"{said['image']}  {said['label']}  {said['confidence']:.2f}")
-    for problem in problems:
-        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
-    return PROBLEM if problems else 0
-
-
 def _watch(args: Namespace) -> None:
     with imports():
         from fer_scale import log, watch
