@@ -222,7 +222,7 @@ def _step_s(recipe: Row, row: Row) -> float | None:
     """Seconds a step by a line of metrics, which knows images/s; None where it does not say, or the recipe is lost."""
     stage = {2: "supervised", 3: "semi"}.get(row.get("stage", 0), "supervised" if "supervised" in recipe else "batch")
     images = recipe.get(stage, {}).get("size" if stage == "batch" else "batch", 0)
-    images *= 1 + recipe[stage]["unlabeled_ratio"] if stage == "semi" else 1
+    images *= 1 + recipe[stage].get("unlabeled_ratio", 0) if stage == "semi" else 1
     return images / row["images_per_s"] if images and row.get("images_per_s") else None
 
 

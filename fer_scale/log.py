@@ -176,10 +176,10 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _step_of(line: str) -> int | None:
-    """The step of a line of metrics (0 where it has none), or None for half a line."""
+    """The step of a line of metrics (0 where it has none), or None for half a line or none of ours."""
     try:
         return int(json.loads(line).get("step", 0))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

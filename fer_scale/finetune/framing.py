@@ -34,7 +34,7 @@ def frames(boxes_N4: Boxes, template: Box) -> NDArray[np.float64]:
 def within(boxes_N4: Boxes, frames_N4: NDArray[np.float64]) -> Boxes:
     """The boxes in shares of their frames."""
     low, side = np.tile(frames_N4[:, :2], 2), np.tile(frames_N4[:, 2:] - frames_N4[:, :2], 2)
-    return ((boxes_N4 - low) / side).clip(0, 1).astype(np.float32)
+    return ((boxes_N4 - low) / side.clip(1e-6)).clip(0, 1).astype(np.float32)
 
 
 def cut(image: Pixels, frame: NDArray[np.float64]) -> Pixels:

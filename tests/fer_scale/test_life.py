@@ -337,7 +337,7 @@ def test_half_a_line_that_a_full_disk_left_costs_no_other_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "events.jsonl").write_text(json.dumps(EVENTS[0]) + '\n{"time": "20')
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "images_per_s": 10}\n{"st')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "images_per_s": 10}\n3\n{"step": null}\n{"st')
     journal = log.Journal(tmp_path)
     journal.event("checkpoint", step=2, seconds=1.0, stall_s=0.1, bytes=1)
     journal.metrics(**line(2))

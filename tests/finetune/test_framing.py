@@ -57,6 +57,11 @@ def test_boxes_in_shares_of_their_frames() -> None:
     assert found.tolist() == [pytest.approx([0.1, 0.2, 0.9, 1.0]), pytest.approx([0.5, 0.0, 1.0, 0.5])]
 
 
+def test_a_box_without_a_size_has_a_frame_that_nothing_is_divided_by() -> None:
+    point = boxes([0.4, 0.4, 0.4 + 3e-8, 0.4 + 3e-8])
+    assert np.isfinite(framing.within(point, framing.frames(point, TEMPLATE))).all()
+
+
 IMAGE = np.arange(32, dtype=np.uint8).reshape(4, 8, 1).repeat(3, 2)  # each pixel says where it is
 
 
