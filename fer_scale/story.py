@@ -8,34 +8,33 @@ from fer_scale.log import duration, plural, size
 from fer_scale.record import Row
 
 _FEW = 5  # of a kind that may be many
-_PARTS = (
+PARTS = (
     ("counted_s", "steps that count"),
     ("lost_s", "steps computed in vain"),
     ("saving_s", "steps held up by saves"),
     ("between_s", "between the starts"),
     ("rest_s", "starting, looking around, ending"),
 )
+HEAD = ("", "began (UTC)", "lasted", "steps", "ranks", "ended")  # of start_cells
 
 
 def lines(run: Path, life: Row) -> Iterator[str]:
     """What `fer-scale show RUN` prints of `life.life`."""
     yield _titled("run", f"{run}: {life['kind']}, {life['steps']:,} steps")
-    yield _titled("state", _state(life).replace("\n", f"\n{'':<14}"))
-    yield _titled("to do", _to_do(run, life))
+    yield _titled("state", state(life).replace("\n", f"\n{'':<14}"))
+    yield _titled("to do", to_do(run, life))
     if life["time"]:
         yield from _time(life)
     yield from _starts(life["starts"])
-    if life["checkpoints"]["written"]:
-        yield _titled("checkpoints", _checkpoints(life["checkpoints"]))
-    yield from _published(life)
-    yield from (line.replace(f"{run}/checkpoints/", "") for line in _notes(life))
+    for title, text in notes(run, life):
+        yield _titled(title, text)
 
 
 def _titled(title: str, text: str) -> str:
     return f"{title:<12}  {text}"
 
 
-def _state(life: Row) -> str:
+def state(life: Row) -> str:
     done = f"step {life['step']:,}" + (f" of {life['steps']:,}" if life["steps"] else "")
     loss = f", loss {life['loss']:.4f}" if life["loss"] is not None else ""
     ago = f"{duration(life['quiet_s'])} ago"
@@ -51,7 +50,7 @@ def _state(life: Row) -> str:
     return f"{life['state']} at {done}{loss}, {ago}{reason}"
 
 
-def _to_do(run: Path, life: Row) -> str:
+def to_do(run: Path, life: Row) -> str:
     newest, saved = life["starts"][-1] if life["starts"] else {}, life["goes_on_from_step"]
     on = f"goes on from step {saved:,}" if saved else "begins anew: there is no checkpoint"
     logs = f"attempts/{newest['number']:04d}" if newest.get("number") else "logs"
@@ -77,7 +76,7 @@ def _time(life: Row) -> Iterator[str]:
     yield _titled("time", f"{_lasted(time['wall_s'])} since {_when(time['began'], year=True)}{share}")
     lost = sum(start["lost_steps"] for start in life["starts"])
     more = {"lost_s": f": {lost:,}", "saving_s": f": {life['checkpoints']['written']:,}"}
-    for name, what in _PARTS:
+    for name, what in PARTS:
         if time["effective"] is not None and (time[name] >= 0.05 or name == "counted_s"):
             share = f"{time[name] / time['wall_s']:>6.1%}"
             yield _titled("", f"{share} {_lasted(time[name]):>7}  {what}{more.get(name, '')}")
@@ -85,7 +84,7 @@ def _time(life: Row) -> Iterator[str]:
 
 def _starts(starts: list[Row]) -> Iterator[str]:
     """A table, a row a start."""
-    rows = [("", "began (UTC)", "lasted", "steps", "ranks", "ended")] + [_start(start) for start in starts]
+    rows = [HEAD, *map(start_cells, starts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows if starts else ()):
         cells = (
@@ -93,11 +92,11 @@ def _starts(starts: list[Row]) -> Iterator[str]:
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield _titled("" if number else "starts", "  ".join(cells).rstrip())
-        for more in _more(starts[number - 1]) if number else ():
-            yield _titled("", f"{'':<{widths[0]}}  {more}")
+        for line in more(starts[number - 1]) if number else ():
+            yield _titled("", f"{'':<{widths[0]}}  {line}")
 
 
-def _start(start: Row) -> tuple[str, ...]:
+def start_cells(start: Row) -> tuple[str, ...]:
     steps = "none" if start["first_step"] is None else f"{start['first_step']:,} to {start['last_step']:,}"
     hosts = f" on {plural(len(start['hosts']), 'host')}" if len(start["hosts"]) > 1 else ""
     stage = f", ZeRO {start['stage']}" if start["stage"] is not None else ""
@@ -118,7 +117,7 @@ def _is_short(reason: str) -> bool:
     return len(reason) <= 40 and "\n" not in reason
 
 
-def _more(start: Row) -> Iterator[str]:
+def more(start: Row) -> Iterator[str]:
     """Why it ended, where that is long; where to see what hung; what was not as in the start before."""
     if not _is_short(start["reason"]):
         yield start["reason"].partition("\n")[0]
@@ -147,38 +146,46 @@ def _checkpoints(found: Row) -> str:
     return "; ".join(words)
 
 
-def _notes(life: Row) -> Iterator[str]:
-    """Whatever happened to single steps, images, ranks and checkpoints; nothing of what did not happen."""
+def notes(run: Path, life: Row) -> Iterator[tuple[str, str]]:
+    """What happened beside the starts, as (title, text); a line without a title belongs to the one above it.
+
+    Its checkpoints, what it published, and single steps, images and ranks; nothing of what did not happen.
+    """
+    if life["checkpoints"]["written"]:
+        yield "checkpoints", _checkpoints(life["checkpoints"])
+    yield from _published(life)
+    for title, text in _troubles(life):
+        yield title, text.replace(f"{run}/checkpoints/", "")
+
+
+def _troubles(life: Row) -> Iterator[tuple[str, str]]:
     skipped, unreadable = life["skipped"], life["unreadable"]
     if skipped["count"]:
         where = f": {_few([f'{step:,}' for step in skipped['steps']])}" if skipped["steps"] else ""
-        yield _titled("skipped", f"{plural(skipped['count'], 'step')} whose loss or gradient was not finite{where}")
+        yield "skipped", f"{plural(skipped['count'], 'step')} whose loss or gradient was not finite{where}"
         if files := [file for file in skipped["samples"] if file]:
-            yield _titled("", f"the samples of the last: {files[-1]}")
+            yield "", f"the samples of the last: {files[-1]}"
     if unreadable:
-        yield _titled("unreadable", f"{plural(len(unreadable), 'image')}, each replaced by another one")
-        yield from (_titled("", sample) for sample in unreadable[:_FEW])
+        yield "unreadable", f"{plural(len(unreadable), 'image')}, each replaced by another one"
+        yield from (("", sample) for sample in unreadable[:_FEW])
         if len(unreadable) > _FEW:
-            yield _titled("", f"and {len(unreadable) - _FEW:,} more: see events.jsonl")
+            yield "", f"and {len(unreadable) - _FEW:,} more: see events.jsonl"
     for number, slow in enumerate(life["slow"]):
         who = f"rank {slow['rank']} on {slow['host']}"
         what = f"up to {slow['ratio']:.1f} times the others' time for {slow['what']}"
         said = f"said {plural(slow['times'], 'time')}, last at step {slow['last_step']:,}"
-        yield _titled("" if number else "slow", f"{who}: {what}; {said}")
+        yield "" if number else "slow", f"{who}: {what}; {said}"
     for number, gone in enumerate(life["set_aside"]):
-        yield _titled("" if number else "set aside", f"{gone['checkpoint']}: {gone['why']}")
+        yield "" if number else "set aside", f"{gone['checkpoint']}: {gone['why']}"
 
 
-def _published(life: Row) -> Iterator[str]:
+def _published(life: Row) -> Iterator[tuple[str, str]]:
     """What the run has published of itself, and what came of it last where that is nothing."""
     done, failed = life["published"], life["not_published"]
     if done:
-        yield _titled(
-            "published", f"{plural(len(done), 'time')}, last step {done[-1]['step']:,}: {done[-1]['address']}"
-        )
+        yield "published", f"{plural(len(done), 'time')}, last step {done[-1]['step']:,}: {done[-1]['address']}"
     if failed and failed[-1]["step"] > (done[-1]["step"] if done else 0):
-        title = "" if done else "published"
-        yield _titled(title, f"not step {failed[-1]['step']:,}: {failed[-1]['why']}")
+        yield "" if done else "published", f"not step {failed[-1]['step']:,}: {failed[-1]['why']}"
 
 
 def _short(value: object) -> str:
