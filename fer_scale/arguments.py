@@ -8,6 +8,8 @@ No heavy import up here.
 import argparse
 from pathlib import Path
 
+from fer_scale import shipped
+
 MODEL = "a model folder, or hf://ORG/NAME[@REVISION]"
 SET = "a shard set: its folder, or hf://datasets/ORG/NAME[@REVISION], https://..., s3://..."
 
@@ -137,7 +139,8 @@ def _check(verb: Verb) -> None:
 
 def _doctor(verb: Verb) -> None:
     """Tell whether a cluster is fit for a job: speed of every host, network, versions, clocks, the run's folder."""
-    verb.add_argument("recipe", type=Path, nargs="?", help="of the job, for its run.out and what it will write there")
+    text = "of the job, for its run.out and what it will write there"
+    verb.add_argument("recipe", type=shipped.find, nargs="?", help=text)
     verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
     verb.add_argument("--out", type=Path, help="without a recipe: the folder that the job will write to")
     started = verb.add_mutually_exclusive_group()
@@ -184,6 +187,11 @@ def _keys(verb: Verb) -> None:
     as_json(verb)
 
 
+def _recipes(verb: Verb) -> None:
+    """List the recipes that came with the program, by the names that other verbs take."""
+    as_json(verb)
+
+
 def _demo(verb: Verb) -> None:
     """Run the whole flow over drawn faces: no data, no GPU, seven to eight minutes on two slow cores."""
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
@@ -191,8 +199,16 @@ def _demo(verb: Verb) -> None:
     as_json(verb)
 
 
+def version(words: argparse.ArgumentParser) -> None:
+    """Print the version of fer_scale."""
+    text = "also of Python and all that is used, the device, and where recipes and launch/ lie"
+    words.add_argument("--verbose", action="store_true", help=text)
+    as_json(words)
+
+
 def recipe(verb: Verb) -> None:
-    verb.add_argument("recipe", type=Path, help="a TOML file; those in configs/ are a start")
+    text = "a TOML file, or one of `fer-scale recipes` by its name, as pretrain/demo"
+    verb.add_argument("recipe", type=shipped.find, help=text)
     verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
 
 

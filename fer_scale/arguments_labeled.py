@@ -3,6 +3,7 @@
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from fer_scale import shipped
 from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
 
 
@@ -119,7 +120,7 @@ def _named(text: str) -> tuple[str, Path, tuple[str, ...]]:
     file, *keys = rest.split() or [""]
     if not (name and equals and file):
         raise ArgumentTypeError(f"{text}: write NAME=FILE, or 'NAME=FILE section.key=value ...'")
-    return name, Path(file), tuple(keys)
+    return name, shipped.find(file), tuple(keys)
 
 
 def _jobs(text: str) -> int:
@@ -147,7 +148,7 @@ def _watch(verb: Verb) -> None:
     verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")
     verb.add_argument("set", help=SET)
     verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")
-    verb.add_argument("--recipe", type=Path, help="of the fine-tuning (configs/finetune/watch.toml)")
+    verb.add_argument("--recipe", type=shipped.find, help="of the fine-tuning (finetune/watch)")
     verb.add_argument(
         "--once",
         action="store_true",

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fer_scale import shipped
 from shards.errors import UserError
 
 Recipe = TypeVar("Recipe")
@@ -78,7 +79,7 @@ def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Rec
     try:
         values = tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"{path}: no such recipe; see the files in configs/") from None
+        raise ConfigError(f"{path}: no such recipe; {shipped.meant(path)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 

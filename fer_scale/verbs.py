@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fer_scale import __version__
 from shards.errors import UserError
 
 PROBLEM = 2
@@ -244,6 +245,13 @@ def _keys(args: Namespace) -> None:
         print(f"{key:<32} {default:<28} {kind:<7} {text}")
 
 
+def _recipes(args: Namespace) -> None:
+    from fer_scale import log, shipped
+
+    rows = [{"name": name, "for": shipped.purpose(file), "file": str(file)} for name, file in shipped.recipes().items()]
+    log.print_json(rows) if args.json else print("\n".join(f"{row['name']:<26} {row['for']}" for row in rows))
+
+
 def _demo(args: Namespace) -> None:
     from fer_scale import log
 
@@ -252,6 +260,16 @@ def _demo(args: Namespace) -> None:
         from fer_scale.demo import flow
 
     flow.demo(args.out, seed=args.seed, as_json=args.json)
+
+
+def version(args: Namespace) -> None:
+    facts = {"fer_scale": __version__}
+    if args.verbose:
+        with imports():
+            from fer_scale import about
+
+        facts = about.about()
+    result(args, facts) if args.verbose or args.json else print(f"fer_scale {__version__}")
 
 
 def result(args: Namespace, facts: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import checkpoint, config, images, log, plots, publish, record
+from fer_scale import checkpoint, config, images, log, plots, publish, record, shipped
 from fer_scale.finetune import evaluate, loop, split, views
 from fer_scale.finetune.pool import Pool
 from fer_scale.life import life
@@ -23,7 +23,7 @@ from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 from shards.remote import open_set
 
-RECIPE = Path(__file__).parents[1] / "configs" / "finetune" / "watch.toml"
+RECIPE = shipped.CONFIGS / "finetune" / "watch.toml"
 LINES, PICTURE = "watch.jsonl", "watch.png"
 _LIST = "valid"  # never the test: who looks at a curve chooses by it
 _LOOK_S = 10.0

@@ -115,7 +115,8 @@ def test_a_recipe_with_three_mistakes(capsys: pytest.CaptureFixture[str], faces:
 
 
 def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, "check", "nowhere.toml").endswith("nowhere.toml: no such recipe; see the files in configs/")
+    said = told(capsys, "check", "nowhere.toml")
+    assert said.endswith("nowhere.toml: no such recipe; `fer-scale recipes` lists ours")
 
 
 def test_a_batch_smaller_than_the_ranks(capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Step:
 
 
 _FINETUNE = (
-    "fer-scale finetune configs/finetune/demo.toml data.shards=OUT/sets/labeled data.split=OUT/split.json "
+    "fer-scale finetune finetune/demo data.shards=OUT/sets/labeled data.split=OUT/split.json "
     "run.seed=SEED run.out=OUT/{0} {1}"
 )
 _EVALUATE = "fer-scale evaluate {0} OUT/sets/labeled --split OUT/split.json --list test --out OUT/{1}"
@@ -66,7 +66,7 @@ FLOW = (
     Step(
         "Pre-train an encoder on the unlabeled faces: it fills in what is hidden of them (stage 1).",
         "encoder",
-        "deepspeed --num_gpus RANKS --master_port PORT --module fer_scale pretrain configs/pretrain/demo.toml "
+        "deepspeed --num_gpus RANKS --master_port PORT --module fer_scale pretrain pretrain/demo "
         "data.shards=OUT/sets/unlabeled run.out=OUT/pretrain run.seed=SEED",
     ),
     Step(
@@ -174,8 +174,6 @@ def claim(out: Path, seed: int) -> None:
 
     A demo that was stopped stays as it is, a finished one is cleared away; UserError where there is anything else.
     """
-    if not Path("configs/pretrain/demo.toml").exists():
-        raise UserError("the demo runs in the repository's folder, where configs/ is; or use launch/demo.sh")
     mark = out / "demo.json"
     if mark.exists():
         theirs = json.loads(mark.read_text())["seed"]

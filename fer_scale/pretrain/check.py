@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_scale import config, log
+from fer_scale import config, log, shipped
 from fer_scale.config import ConfigError
 from fer_scale.pretrain import cost, publishing, setup
 from fer_scale.pretrain.cost import Device, Shape
@@ -28,7 +28,7 @@ from shards.index import ShardSet
 _PARTS = ("compute", "wire", "exposed", "straggling", "read", "total")  # of a step
 _SAID = ('{"sizes"', '{"micro"', '{"memory"')  # lines of trial.py
 _PAYS = 0.5  # of one rank's rate, below which more ranks are mostly waiting
-_LAYOUTS = Path(__file__).parents[2] / "configs" / "deepspeed"  # zero0.json ...: of the stages that were not asked for
+_LAYOUTS = shipped.CONFIGS / "deepspeed"  # zero0.json ...: of the stages that were not asked for
 _MODELLED = {  # keys of a layout whose defaults cost.py counts with
     "stage3_param_persistence_threshold": cost.PERSISTENT,
     "stage3_prefetch_bucket_size": cost.PREFETCH,

@@ -18,12 +18,12 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from fer_scale import config, log
+from fer_scale import config, log, shipped
 from fer_scale.pretrain import fitness
 from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = shipped.ROOT
 MARK = "fer-scale doctor: "  # opens what our ranks say, among all that a launcher says
 _SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5"]
 _ASK_S, _PROBE_S = 30, 300  # the most that one host, and the ranks together, may take

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fer_scale import shipped
 from fer_scale.config import ConfigError
 from fer_scale.pretrain.recipe import Run
 
@@ -70,9 +71,9 @@ def refuse(run: Run, stage: int) -> None:
 def zero_layout(file: Path) -> dict[str, Any]:
     """The `zero_optimization` block of a layout file; every mistake in it at once."""
     try:
-        layout = json.loads(file.read_text())
+        layout = json.loads(shipped.find(file).read_text())
     except FileNotFoundError:
-        raise ConfigError(f"run.deepspeed: {file}: no such file; see configs/deepspeed/") from None
+        raise ConfigError(f"run.deepspeed: {file}: no such file; ours are deepspeed/zero0 to deepspeed/zero3") from None
     except ValueError as error:
         raise ConfigError(f"run.deepspeed: {file}: not JSON: {error}") from None
     if not isinstance(layout, dict):

@@ -153,7 +153,7 @@ def test_a_recipe_that_cannot_be_read_is_told_without_a_launcher_and_other_verbs
     done = subprocess.run([*command, "pretrain", "nowhere.toml"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        "fer-scale pretrain: nowhere.toml: no such recipe; see the files in configs/\n",
+        "fer-scale pretrain: nowhere.toml: no such recipe; `fer-scale recipes` lists ours\n",
     )
     assert not (tmp_path / "touched").exists()
     command = [sys.executable, "-m", "fer_scale.supervise", "false", "-m", "fer_scale", "doctor"]
