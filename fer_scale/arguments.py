@@ -18,7 +18,10 @@ Verb = argparse.ArgumentParser
 
 
 def _pack(verb: Verb) -> None:
-    """Pack a dataset into WebDataset tar shards."""
+    """Pack a dataset into WebDataset tar shards.
+
+    Example: fer-scale pack /data/casia shards/casia --source folder --licence "non-commercial research"
+    """
     verb.add_argument("src", type=Path, help="folder of the dataset, or its one file")
     verb.add_argument("out", type=Path, help="folder of the shard set")
     verb.add_argument(
@@ -55,14 +58,20 @@ def _pack(verb: Verb) -> None:
 
 
 def _verify(verb: Verb) -> None:
-    """Read every byte of a shard set again, against its hashes."""
+    """Read every byte of a shard set again, against its hashes.
+
+    Example: fer-scale verify shards/casia --decode
+    """
     verb.add_argument("set", help=SET)
     verb.add_argument("--decode", action="store_true", help="also decode every image")
     as_json(verb)
 
 
 def _show(verb: Verb) -> None:
-    """Say what a shard set holds, or how a run has lived: its starts, what was lost and why, and what to do now."""
+    """Say what a shard set holds, or how a run has lived: its starts, what was lost and why, and what to do now.
+
+    Example: fer-scale show shards/casia --pictures casia.png --speed
+    """
     verb.add_argument("set", metavar="set_or_run", help=f"{SET}; or the folder of a run")
     verb.add_argument("--pictures", type=Path, metavar="FILE", help="write a contact sheet")
     verb.add_argument(
@@ -72,13 +81,19 @@ def _show(verb: Verb) -> None:
 
 
 def _pretrain(verb: Verb) -> None:
-    """Pre-train a masked autoencoder on shard sets; `deepspeed --module fer_scale pretrain ...` for many ranks."""
+    """Pre-train a masked autoencoder on shard sets; `deepspeed --module fer_scale pretrain ...` for many ranks.
+
+    Example: fer-scale pretrain pretrain/faces_gpu data.shards=shards/casia run.out=runs/base
+    """
     recipe(verb)
     change(verb)
 
 
 def _publish(verb: Verb) -> None:
-    """Cut a model folder with its card from a run, for a folder or the Hub; or put a shard set on the Hub."""
+    """Cut a model folder with its card from a run, for a folder or the Hub; or put a shard set on the Hub.
+
+    Example: fer-scale publish runs/base hf://ORG/face_vit --licence cc-by-nc-4.0
+    """
     verb.add_argument("source", type=Path, help="a run, one of its checkpoints, or a model folder; or a shard set")
     verb.add_argument("to", help="a folder, or hf://ORG/NAME[@TAG]; of a shard set hf://datasets/ORG/NAME[@TAG]")
     verb.add_argument(
@@ -109,7 +124,10 @@ def _publish(verb: Verb) -> None:
 
 
 def _pull(verb: Verb) -> None:
-    """Fetch a published model or shard set, every byte checked."""
+    """Fetch a published model or shard set, every byte checked.
+
+    Example: fer-scale pull hf://ORG/face_vit encoders/base
+    """
     verb.add_argument("source", metavar="from", help=f"{MODEL}; or hf://datasets/..., https://..., s3://... of a set")
     verb.add_argument("folder", type=Path, help="where to put it")
     key(verb)
@@ -117,7 +135,10 @@ def _pull(verb: Verb) -> None:
 
 
 def _check(verb: Verb) -> None:
-    """Say what a recipe of pre-training or fine-tuning would do and cost, without doing it."""
+    """Say what a recipe of pre-training or fine-tuning would do and cost, without doing it.
+
+    Example: fer-scale check pretrain/vit_base_112 data.shards=shards/casia run.out=runs/base --ranks 1,8,64
+    """
     recipe(verb)
     verb.add_argument("--ranks", default="1", metavar="N[,N...]", help="how many ranks there will be, as 1,8,64 (1)")
     verb.add_argument("--gpu", default="h100", help="h100 (default), h200, a100, l40s, or cpu: this machine's")
@@ -138,7 +159,10 @@ def _check(verb: Verb) -> None:
 
 
 def _doctor(verb: Verb) -> None:
-    """Tell whether a cluster is fit for a job: speed of every host, network, versions, clocks, the run's folder."""
+    """Tell whether a cluster is fit for a job: speed of every host, network, versions, clocks, the run's folder.
+
+    Example: fer-scale doctor pretrain/vit_base_112 run.out=runs/base --hostfile launch/hostfile
+    """
     text = "of the job, for its run.out and what it will write there"
     verb.add_argument("recipe", type=shipped.find, nargs="?", help=text)
     verb.add_argument("overrides", nargs="*", metavar="section.key=value", help="keys to change, see `fer-scale keys`")
@@ -157,7 +181,10 @@ def _doctor(verb: Verb) -> None:
 
 
 def _checkpoint(verb: Verb) -> None:
-    """Look into a run's checkpoints on any machine: list, verify, compare, and take tensors out."""
+    """Look into a run's checkpoints on any machine: list, verify, compare, and take tensors out.
+
+    Example: fer-scale checkpoint verify runs/base
+    """
     whats = verb.add_subparsers(dest="what", required=True, metavar="WHAT")
 
     def what(name: str, text: str, *places: tuple[str, str]) -> Verb:
@@ -182,18 +209,27 @@ def _checkpoint(verb: Verb) -> None:
 
 
 def _keys(verb: Verb) -> None:
-    """List the keys of a recipe, with default and meaning."""
+    """List the keys of a recipe, with default and meaning.
+
+    Example: fer-scale keys pretrain
+    """
     verb.add_argument("stage", choices=("pretrain", "finetune"))
     as_json(verb)
 
 
 def _recipes(verb: Verb) -> None:
-    """List the recipes that came with the program, by the names that other verbs take."""
+    """List the recipes that came with the program, by the names that other verbs take.
+
+    Example: fer-scale recipes
+    """
     as_json(verb)
 
 
 def _demo(verb: Verb) -> None:
-    """Run the whole flow over drawn faces: no data, no GPU, seven to eight minutes on two slow cores."""
+    """Run the whole flow over drawn faces: no data, no GPU, seven to eight minutes on two slow cores.
+
+    Example: fer-scale demo --out runs/demo --seed 1
+    """
     verb.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
     verb.add_argument("--seed", type=int, default=0, help="of faces, split and training (0)")
     as_json(verb)

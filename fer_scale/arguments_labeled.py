@@ -8,7 +8,10 @@ from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
 
 
 def _split(verb: Verb) -> None:
-    """Draw which faces carry a label and which are tested on; copies are never torn apart."""
+    """Draw which faces carry a label and which are tested on; copies are never torn apart.
+
+    Example: fer-scale split shards/ferplus --labels 5% --test 25% --seed 0 --out split.json
+    """
     verb.add_argument("set", help=SET)
     verb.add_argument(
         "--labels", required=True, help="faces that keep their label: 1419, 5%% of what is left, or 25/class"
@@ -24,7 +27,10 @@ def _split(verb: Verb) -> None:
 
 
 def _overlap(verb: Verb) -> None:
-    """Find faces of one set in another, exact copies and near ones, and write which keys to leave out of training."""
+    """Find faces of one set in another, exact copies and near ones, and write which keys to leave out of training.
+
+    Example: fer-scale overlap shards/casia shards/ferplus --split split.json --out overlap
+    """
     verb.add_argument("a", metavar="set", help=f"what is trained on: {SET}")
     verb.add_argument("b", metavar="test_set", help="what is tested on; the same set: compared with itself")
     verb.add_argument("--split", type=Path, help="split file of test_set: only one of its lists is compared")
@@ -40,7 +46,10 @@ def _overlap(verb: Verb) -> None:
 
 
 def _finetune(verb: Verb) -> None:
-    """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model."""
+    """Fine-tune an encoder with few labels, in two stages; with --data all the way from a folder to a tested model.
+
+    Example: fer-scale finetune finetune/few_labels --data shards/ferplus --labels 5% --from encoder --out runs/few
+    """
     recipe(verb)
     change(verb)
     verb.add_argument(
@@ -59,7 +68,10 @@ def _finetune(verb: Verb) -> None:
 
 
 def _sweep(verb: Verb) -> None:
-    """Run recipes and variants over label counts and seeds, beside a ladder: a table with intervals."""
+    """Run recipes and variants over label counts and seeds, beside a ladder: a table with intervals.
+
+    Example: fer-scale sweep finetune/few_labels --data shards/ferplus --from encoder --labels 5%,25/class --out sweep
+    """
     recipe(verb)
     verb.add_argument("--data", metavar="SET", required=True, help=SET)
     verb.add_argument("--from", dest="start_from", default="none", help=f"the encoder: {MODEL}, or none")
@@ -130,7 +142,10 @@ def _jobs(text: str) -> int:
 
 
 def _evaluate(verb: Verb) -> None:
-    """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures."""
+    """Measure an expression model: accuracy, recall of each class, calibration, with intervals and pictures.
+
+    Example: fer-scale evaluate runs/few/model shards/ferplus --split split.json --out runs/few/evaluation
+    """
     verb.add_argument("model", help=f"{MODEL}; or baseline:majority, baseline:pixels")
     verb.add_argument("set", help=SET)
     verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
@@ -144,7 +159,10 @@ def _evaluate(verb: Verb) -> None:
 
 
 def _watch(verb: Verb) -> None:
-    """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints."""
+    """Tell how good a run's encoder is by now: a short fine-tuning from each of its checkpoints.
+
+    Example: fer-scale watch runs/base shards/ferplus --split split.json
+    """
     verb.add_argument("folder", metavar="run", type=Path, help="folder of a pre-training run")
     verb.add_argument("set", help=SET)
     verb.add_argument("--split", type=Path, required=True, help="a split file of the set, with a list `valid`")

@@ -6,7 +6,10 @@ from fer_scale.arguments import MODEL, Verb, as_json, key
 
 
 def _predict(verb: Verb) -> None:
-    """Say which expression face crops show."""
+    """Say which expression face crops show.
+
+    Example: fer-scale predict hf://ORG/expressions photo.jpg --json
+    """
     verb.add_argument("model", help=MODEL)
     verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
     verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
