@@ -15,3 +15,17 @@ def _predict(verb: Verb) -> None:
     verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
     key(verb)
     as_json(verb)
+
+
+def _report(verb: Verb) -> None:
+    """Write one HTML page about runs, side by side: what ran on what, curves, evaluation, events and cost.
+
+    Example: fer-scale report runs/base runs/few --out report.html
+    """
+    verb.add_argument("runs", type=Path, nargs="+", metavar="run", help="folder of a run, or of a sweep")
+    verb.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)")
+    verb.add_argument(
+        "--faces", action="store_true",
+        help="with reconstructions and the worst mistakes, which show faces: for your own eyes",
+    )  # fmt: skip
+    as_json(verb)

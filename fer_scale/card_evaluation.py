@@ -125,10 +125,16 @@ def _percent(value: float | None) -> str:
 
 
 def _wilson(facts: dict[str, Any]) -> str:
-    """The interval of a share (Wilson 1927): of a recall, over the images of its class."""
+    """The interval of a recall, over the images of its class."""
     n, p = facts.get("count") or 0, facts.get("recall")
     if not n or p is None:
         return "-"
-    middle, half = p + _Z**2 / (2 * n), _Z * (p * (1 - p) / n + _Z**2 / (4 * n**2)) ** 0.5
-    low, high = ((middle + sign * half) / (1 + _Z**2 / n) for sign in (-1, 1))
-    return f"{100 * max(0, low):.1f} to {100 * min(1, high):.1f}"
+    low, high = wilson(n, p)
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def wilson(count: int, share: float) -> tuple[float, float]:
+    """The 95 % interval of a share that was found among so many (Wilson 1927)."""
+    middle, half = share + _Z**2 / (2 * count), _Z * (share * (1 - share) / count + _Z**2 / (4 * count**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + _Z**2 / count) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)

@@ -30,7 +30,7 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
 ABOVE = {  # may know every stage
     "__main__.py", "command_line.py", "verbs.py", "verbs_labeled.py", "arguments.py", "arguments_labeled.py",
     "verbs_using.py", "arguments_using.py",
-    "supervise.py", "demo", "watch.py",
+    "supervise.py", "demo", "report", "watch.py",
 }  # fmt: skip
 DOORS = {
     "deepspeed": {"fer_scale/pretrain/engine.py", "fer_scale/pretrain/world.py"},

@@ -52,7 +52,7 @@ def write(
     wrong = np.flatnonzero(said_N != true_N)
     worst = wrong[np.argsort(-sure_N[wrong], kind="stable")][:MOST]
     figures, shown = [], [html.escape(name) for name in names]  # which come from the model, perhaps a stranger's
-    for row, picture in zip(worst, _pictures(pool, numbers_N[worst]), strict=True):
+    for row, picture in zip(worst, pictures(pool, numbers_N[worst]), strict=True):
         figures.append(
             f'<figure><img alt="" src="{picture}"><figcaption>{shown[said_N[row]]} {sure_N[row]:.2f}<br>'
             f"labeled {shown[true_N[row]]} {probabilities_NK[row, true_N[row]]:.2f}<br>"
@@ -64,7 +64,7 @@ def write(
     disk.put(file, page)
 
 
-def _pictures(pool: Pool, numbers: NDArray[np.int64]) -> list[str]:
+def pictures(pool: Pool, numbers: NDArray[np.int64]) -> list[str]:
     """The faces as data: URIs."""
     if not len(numbers):
         return []

@@ -1,0 +1,1 @@
+"""`fer-scale report`: one HTML page about runs, side by side, that needs no network and no other file."""

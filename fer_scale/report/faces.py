@@ -1,0 +1,85 @@
+"""The pictures of people that a run holds: reconstructions, and the mistakes that its model was surest of.
+
+For the eyes of who works on the model: nothing but `report --faces` reads this.
+"""
+
+import base64
+import csv
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fer_scale.finetune import worst
+from fer_scale.finetune.pool import SLOT_PX, Pool
+from fer_scale.report.gather import EVALUATION, Told
+from fer_scale.report.markup import Html, el, join
+from shards.errors import UserError
+from shards.index import ShardSet
+from shards.remote import open_set
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_MB = 8  # of a picture
+_MISTAKES = 24  # of a run
+_ROWS = "First row: faces; second: what the encoder saw of them; third: what the decoder made of that."
+
+
+def section(runs: Sequence[Told]) -> Html:
+    """What there is of each run."""
+    shown = [(run, [*_reconstructions(run), *_mistakes(run)]) for run in runs]
+    parts = [join([el("h3", run.title), *parts]) for run, parts in shown if parts]
+    return join(parts) if parts else el("p", "There are no pictures of faces in these runs.")
+
+
+def _reconstructions(run: Told) -> Iterator[Html]:
+    """Those of the run itself, and the newest ones of `fer-scale watch`, of faces that it has not seen."""
+    held_out = sorted(run.folder.glob("watch/step_*.png"))[-1:]
+    for file, title in [(run.folder / "reconstructions.png", "Reconstructions of training faces")] + [
+        (file, f"Reconstructions of held-out faces, {file.stem}") for file in held_out
+    ]:
+        picture = file.read_bytes() if file.is_file() and file.stat().st_size < _MOST_MB * 1_000_000 else b""
+        if picture.startswith(_PNG):
+            note = el("p", _ROWS, class_="note")
+            yield el("figure", el("figcaption", title), el("img", src=_uri(picture), alt=f"{title}. {_ROWS}"), note)
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _mistakes(run: Told) -> Iterator[Html]:
+    """The wrong answers of the run's evaluation of which its model was surest, where the set is still there."""
+    file, said = run.folder / EVALUATION / "predictions.csv", run.evaluations.get(EVALUATION, {})
+    if not file.is_file():
+        return
+    with file.open(newline="") as lines:
+        wrong = [row for row in csv.DictReader(lines) if row["expression"] != row["predicted"]]
+    rows = sorted(wrong, key=lambda row: -float(row["confidence"]))[:_MISTAKES]
+    try:
+        shard_set = _set(str(run.record.recipe["data"]["shards"]), str(said.get("fingerprint")))
+        pictures = _pictures(shard_set, [row["key"] for row in rows])
+    except (UserError, OSError, KeyError) as error:
+        yield el("p", f"The worst mistakes are not shown: {str(error).partition(chr(10))[0]}.", class_="note")
+        return
+    yield el("p", f"{len(rows):,} of {len(wrong):,} mistakes, the surest first.")
+    figures = []
+    for row, picture in zip(rows, pictures, strict=True):
+        sure, true = float(row["confidence"]), float(row[row["expression"]])
+        words = (f"{row['predicted']} {sure:.2f}", el("br"), f"labeled {row['expression']} {true:.2f}")
+        caption = el("figcaption", *words, el("br"), row["key"])
+        figures.append(el("figure", el("img", src=picture, alt=f"Face {row['key']}"), caption))
+    yield el("div", *figures, class_="faces")
+
+
+def _set(address: str, fingerprint: str) -> ShardSet:
+    """The set that the evaluation was on: UserError where it has become another one."""
+    found = open_set(address)
+    if found.fingerprint != fingerprint:
+        raise UserError(f"{address}: is not the set that was evaluated on")
+    return found
+
+
+def _pictures(shard_set: ShardSet, keys: list[str]) -> list[str]:
+    """As data: URIs, in the order of the keys; those of a pool lie as the set has them."""
+    pool = Pool(shard_set, keys, slot_px=SLOT_PX)
+    numbers = {key: number for number, key in enumerate(pool.keys)}
+    return worst.pictures(pool, np.array([numbers[key] for key in keys], np.int64))
