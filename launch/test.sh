@@ -2,14 +2,15 @@
 # What CI runs: lint, types, tests. Arguments go to pytest:
 #   bash launch/test.sh [tests/shards] [-k word] [-m slow]
 #
-#   DEBIAN_PACKAGES=install  first, where they can be had: what the tests on a cluster need, which are skipped without
+#   DEBIAN_PACKAGES=install  first, where they can be had: what the tests on a cluster and in a browser need, which are
+#                            skipped without
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 
 # Only where it is asked for: a test changes nobody's machine.
 install_debian_packages() {
-    local packages=(iproute2 openssh-server openssh-client pdsh slurmctld slurmd slurm-client faketime) problem=
+    local packages=(iproute2 openssh-server openssh-client pdsh slurmctld slurmd slurm-client faketime chromium) problem=
     if [[ $(dpkg-query --show --showformat '${db:Status-Status}\n' "${packages[@]}" 2> /dev/null | grep -cx installed) == "${#packages[@]}" ]]; then
         return
     fi
@@ -24,7 +25,7 @@ install_debian_packages() {
     ) >&2; then
         problem="apt-get could not install ${packages[*]} (above: why)"
     fi
-    [[ -z $problem ]] || echo "${0##*/}: tests on a cluster will be skipped: $problem" >&2
+    [[ -z $problem ]] || echo "${0##*/}: tests on a cluster and in a browser will be skipped: $problem" >&2
 }
 
 if [[ ${DEBIAN_PACKAGES:-} == install ]]; then

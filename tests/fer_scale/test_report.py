@@ -16,7 +16,7 @@ import reported
 from reported import HOSTILE, NOW
 
 from fer_scale.__main__ import main
-from fer_scale.report import charts, gather, page, scale
+from fer_scale.report import charts, gather, page, scale, style
 from shards.remote import open_set
 
 _ELEMENTS = set(
@@ -341,3 +341,28 @@ def test_letters_of_lines_that_end_together_do_not_cover_each_other() -> None:
     root = ElementTree.fromstring(charts.lines(charts.Panel("Loss", series)))
     heights = [float(t.get("y", "")) for t in root.iter("text") if t.get("class") == "letter"]
     assert len(heights) == 5 and min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) >= 11
+
+
+def _luminance(colour: str) -> float:
+    """Of #rgb or #rrggbb, as WCAG 2.2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted(map(_luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("declared", [style._LIGHT, style._DARK])
+def test_colours_can_be_told_from_what_they_stand_on(declared: str) -> None:
+    """axe sees no text in pictures: text there and elsewhere 4.5:1, lines and bars 3:1, and each on each ground."""
+    c = dict(re.findall(r"--(\w+): (#\w+);", declared))
+    grounds = [("ink", "paper"), ("ink", "raised"), ("ink", "warm"), ("soft", "paper"), ("soft", "raised")]
+    grounds += [("accent", "paper"), ("bad", "raised"), *(("on", f"c{n}") for n in range(8)), ("on", "ink")]
+    grounds += [("ink" if level < 6 else "most", f"h{level}") for level in range(11)]
+    weak = [(text, on) for text, on in grounds if _contrast(c[text], c[on]) < 4.5]
+    weak += [(f"c{n}", "paper") for n in range(8) if _contrast(c[f"c{n}"], c["paper"]) < 3]
+    assert not weak
