@@ -18,7 +18,14 @@ from shards.errors import Broken, UserError
 EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
 _NO_ROOM, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
-_USERS = (*_NO_ROOM, *_NO_RIGHT, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_WAYS_OUT = {
+    **dict.fromkeys(_NO_ROOM, "make room there, or write to another disk"),
+    **dict.fromkeys(_NO_RIGHT, "you may not do that there; choose another place, or change its rights"),
+    errno.ENOENT: "look at the path",
+    errno.ENOTDIR: "a file is where a folder is needed; give another path",
+    errno.EISDIR: "a folder is where a file is needed; give another path",
+    errno.EEXIST: "something else is there already; give another path",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,9 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return code
     except OSError as error:
-        if args.debug or error.errno not in _USERS:
+        if args.debug or error.errno not in _WAYS_OUT:
             raise
-        return _mistake(args, f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        where = f"{error.filename}: " if error.filename else ""
+        return _mistake(args, f"{where}{error.strerror}; {_WAYS_OUT[error.errno]}")
     except KeyboardInterrupt:
         return _mistake(args, "interrupted; the same command goes on or starts anew", EXIT_INTERRUPTED)
 

@@ -33,6 +33,7 @@ _AND = " and "  # between what the card says and what the config does
 _LICENCE_CHARS = 500  # as many as model_config.py takes again
 _FRONT_BYTES = 64 << 10  # of a card, in which its front matter must end
 _MANIFEST_BYTES = 1 << 20
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUFFIXES = {".safetensors", ".json", ".md", ".png", ".jpg", ".txt", ".sig"}
 
 
@@ -46,14 +47,33 @@ def belongs(name: str) -> bool:
     return plain and (name == "LICENSE" or Path(name).suffix in _SUFFIXES)
 
 
+def refuse_no_model(place: Path) -> None:
+    """ArtifactError where a place cannot be a model folder, by the names there; it says what was probably meant."""
+    pickle = "a pickle may run any code, so none is loaded"
+    if not place.is_dir():
+        if not place.exists():
+            raise ArtifactError(f"{place}: no such folder; a repository of the Hub is written hf://ORG/NAME")
+        why = f" ({pickle})" if place.suffix in _PICKLES else ""
+        raise ArtifactError(f"{place}: is a file{why}; a model is a folder with {' and '.join(NEEDED)}")
+    if not (missing := [name for name in NEEDED if not (place / name).is_file()]):
+        return
+    if (place / "recipe.toml").exists():
+        cut = f"cut one from it with `fer-scale publish {place} TO --licence LICENCE`"
+        own = place / "model"
+        raise ArtifactError(f"{place}: is a run and no model; {f'its model is {own}' if own.is_dir() else cut}")
+    why = f" (and {found.name} is not read: {pickle})" if (found := _a_pickle(place)) else ""
+    raise ArtifactError(
+        f"{place}: no {' and no '.join(missing)}{why}; a model folder is what `fer-scale publish` writes"
+    )
+
+
+def _a_pickle(folder: Path) -> Path | None:
+    return next((file for file in sorted(folder.iterdir()) if file.suffix in _PICKLES), None)
+
+
 def files(folder: Path) -> dict[str, Path]:
     """The files of a model folder that may travel, by name, in order."""
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder}: no such folder")
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise ArtifactError(
-            f"{folder}: no {' and no '.join(missing)}; a model folder is what `fer-scale publish` writes"
-        )
+    refuse_no_model(folder)
     return {path.name: path for path in sorted(folder.iterdir()) if belongs(path.name) and path.is_file()}
 
 

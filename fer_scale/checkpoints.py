@@ -49,7 +49,8 @@ def _run(place: Path) -> Path:
     if _is_checkpoint(place):
         raise CheckpointError(f"{place}: is one checkpoint; give the folder of its run")
     if not (place / "checkpoints").is_dir():
-        raise CheckpointError(f"{place}: no run (no folder checkpoints) and no checkpoint (no progress.json)")
+        missing = "no run (no folder checkpoints) and no checkpoint (no progress.json)"
+        raise CheckpointError(f"{place}: {missing}; give the folder of a run, or one in its checkpoints")
     return place
 
 
@@ -214,6 +215,8 @@ def extract(folder: Path, out: Path, progress: Ticker, *, weights: bool = False,
     """
     if out.exists():
         raise UserError(f"{out}: is there already; give another name")
+    if out.suffix != ".safetensors":  # as .pt, it would be taken for a pickle
+        raise UserError(f"{out}: what is written is safetensors; give a name that ends so, {out.stem}.safetensors")
     refuse_damaged(folder, counted(progress, size_of(folder)))
     patterns = MODEL if weights else (match or "*",)
     chosen = {name: at for name, at in stored(folder).items() if any(fnmatchcase(name, p) for p in patterns)}

@@ -81,7 +81,7 @@ def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Rec
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{path}: no such recipe; {shipped.meant(path)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigError(f"{path}: not valid TOML: {error}; `fer-scale recipes` lists examples") from None
 
     mistakes: list[str] = []
     for override in overrides:
@@ -188,7 +188,8 @@ def _build(schema: type, values: dict[str, Any], prefix: str, mistakes: list[str
 
     for name in [name for name in values if name not in fields]:
         near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"did you mean {prefix}{near[0]}?" if near else f"{kind}s here: {', '.join(fields)}"
+        other = "" if prefix else "; is this a recipe of the other stage?"
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"{kind}s here: {', '.join(fields)}{other}"
         mistakes.append(f"{prefix}{name}: unknown {kind}; {hint}")
 
     chosen: dict[str, Any] = {}

@@ -155,9 +155,7 @@ def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> Non
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and the tensors of a folder: what is missing, damaged, not allowed or not finite is named."""
-    for name in artifact.NEEDED:
-        if not (folder / name).is_file():
-            raise EncoderError(f"{folder}: no {name}; an encoder folder is what `fer-scale publish` writes")
+    artifact.refuse_no_model(folder)
     artifact.check(folder)
     config = config_of(folder)
     form = config.get("fer_scale", {}).get("format", FORMAT)
@@ -210,6 +208,9 @@ def load(
     if image_px is not None:
         if not hasattr(model, "set_input_size"):
             raise EncoderError(f"{folder}: a {config['architecture']} takes any size; leave image_px out")
+        patch_px = max(getattr(getattr(model, "patch_embed", None), "patch_size", (1,)))
+        if image_px % patch_px:
+            raise EncoderError(f"model.image_px: {image_px} px is not a whole number of {patch_px} px patches")
         model.set_input_size(img_size=(image_px, image_px))  # type: ignore[operator]
     return model, config
 

@@ -38,6 +38,7 @@ from typing import Any
 from fer_scale import stop_file
 from fer_scale.starts import ask_anew, outcome_of
 from shards.errors import Broken, UserError
+from shards.index import INDEX
 
 _SAME_S = 1.0  # signals of a kind within it are one: a terminal sends it to all, and a launcher passes it on
 _MAIN_LOOK_S, _LOOK_S = 1, 5  # between looks for what is to end a run at once, by the main rank and by the many others
@@ -131,6 +132,8 @@ def _write_first(file: Path, text: str) -> None:
 def claim(out: Path) -> Attempt:
     """Make a new start of the run the one that counts. The main rank calls it, before all; UserError if it cannot."""
     where = out
+    if (out / INDEX).exists():
+        raise UserError(f"run.out: {out}: holds a shard set; give another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         stop_file.heed(out / "stop")

@@ -24,6 +24,7 @@ from huggingface_hub import is_offline_mode
 from fer_scale import artifact, hub_pull, hub_push, hub_tree, signature
 from fer_scale.hub_errors import HubError as HubError  # part of this file's face
 from fer_scale.hub_errors import NoNetwork, plain_words
+from shards import access
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -65,8 +66,7 @@ def pull(address: str, to: Path | None = None, *, key: Path | None = None, progr
         found = _pull(address, artifact.belongs, artifact.NEEDED, progress)
     else:
         found = Pulled(_folder(address), address)
-        if not found.folder.is_dir():
-            raise HubError(f"{address}: no such folder; a repository of the Hub is written hf://ORG/NAME")
+        artifact.refuse_no_model(found.folder)
     artifact.check(found.folder)
     if key is not None:
         signature.check(found.folder, key)
@@ -167,6 +167,8 @@ def _silent(done: int, total: int) -> None:
 
 
 def _folder(address: str) -> Path:
+    if meant := access.of_a_page(address):
+        raise HubError(f"{address}: is a page of the Hub; write its address, {meant}")
     if match := re.match(r"(hf|hf-hub|local-dir|https?|file|s3|gs):", address):
         raise HubError(f"{address}: {match[0]} is not understood; an address is a folder or hf://ORG/NAME[@REVISION]")
     return Path(address)

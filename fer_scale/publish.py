@@ -77,7 +77,7 @@ def publish(
     """
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * (bool(parts) and "encoder" not in parts):
         named = ", ".join(name or "a name is missing" for name in unknown)
-        raise PublishError(f"--parts: {named}: there are encoder, and encoder,decoder")
+        raise PublishError(f"--parts: {named}: write encoder, or encoder,decoder")
     if artifact.published(source):
         if licence or title or step is not None or pictures or contact or data or overlap or len(parts) > 1:
             raise PublishError(
@@ -98,6 +98,8 @@ def publish(
         pictures=pictures or bool(wanted.get("pictures")),
     )
     _refuse_unknown_data(source, model, asked)
+    if not hub.is_remote(to) and to.count("/") == 1 and not Path(to).parent.exists():
+        log.say(f"note     {to} is a folder here; a repository of the Hub is written hf://{to}")
     if hub.is_remote(to):
         _say_what_is_missing(model, asked, signed=bool(key))
     with scratch.folder() as made:

@@ -38,15 +38,18 @@ def _finetune(args: Namespace) -> None:
     with imports():
         from fer_scale.finetune import loop, oneshot
 
+    with_data = ("source", "labels", "test", "valid", "protocol", "licence", "seed", "from", "out")
+    given = {name: getattr(args, name) for name in with_data if getattr(args, name) is not None}
     if args.data is None:
+        if given:
+            keys = "without it a recipe's keys say these, as data.split, model.start_from and run.out"
+            raise UserError(f"--{next(iter(given))}: goes with --data, the labeled faces; {keys}")
         ended = loop.finetune(args.recipe, args.overrides, args.change)
     elif args.out is None:
         raise UserError("--data needs --out RUN, a folder for the run")
     else:
-        wish = oneshot.Wish(
-            data=args.data, source=args.source, labels=args.labels, start_from=args.start_from, out=args.out,
-            test=args.test, valid=args.valid, seed=args.seed, protocol=args.protocol, licence=args.licence,
-        )  # fmt: skip
+        given["start_from"] = given.pop("from", "none")
+        wish = oneshot.Wish(data=args.data, **given)
         ended = oneshot.oneshot(args.recipe, args.overrides, wish, args.change)
     if ended["main"]:
         _measured(args, ended["evaluation"]) if "evaluation" in ended else result(args, ended)

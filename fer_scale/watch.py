@@ -37,7 +37,9 @@ def watch(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The lines of RUN/watch.jsonl, when the run has ended; with `once`, when its checkpoints so far are measured."""
     if not (run / "recipe.toml").exists():
-        raise UserError(f"{run}: no run of pre-training (recipe.toml is missing)")
+        raise UserError(f"{run}: no run of pre-training (recipe.toml is missing); give the run.out of one")
+    if "supervised" in record.read(run).recipe:
+        raise UserError(f"{run}: is of fine-tuning; give a run of pre-training (`fer-scale evaluate` measures this)")
     if not split.read(split_file, open_set(set_path)).lists[_LIST]:
         raise UserError(f"{split_file}: its list `{_LIST}` is empty; draw it with `fer-scale split --valid 20%`")
     said = ""

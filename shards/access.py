@@ -2,15 +2,29 @@
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+_PAGE = re.compile(
+    r"(https?://)?(huggingface|hf)\.co/(?P<data>datasets/)?(?P<repo>(?!datasets/)[\w.-]+/[\w.-]+)"
+    r"(/(tree|blob)/(?P<revision>[\w.-]+))?/?"
+)
 TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is to be believed
 
 
 def endpoint() -> str:
     """The Hub's URL."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def of_a_page(address: str) -> str | None:
+    """The hf:// address of a repository whose page in a browser was given; None: it is no page of one."""
+    found = _PAGE.fullmatch(address)
+    if not found:
+        return None
+    revision = f"@{found['revision']}" if found["revision"] not in (None, "main") else ""
+    return f"hf://{found['data'] or ''}{found['repo']}{revision}"
 
 
 def distrust(endpoint: str) -> str | None:

@@ -65,6 +65,8 @@ def read_index(path: Path) -> dict[str, Any]:
         if path.with_name(path.name + UNFINISHED).exists():
             way_out = "its packing is unfinished, run that `fer-scale pack` again"
         raise ShardError(f"{path}: no shard set ({INDEX} is missing); {way_out}") from None
+    except NotADirectoryError:
+        raise ShardError(f"{path}: is a file; give the folder of a shard set, in which {INDEX} lies") from None
     except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
     return index_from(data, str(file))

@@ -149,7 +149,7 @@ def _check_rules(rules: Rules, duplicates: str) -> None:
 def _check_places(src: Path, out: Path) -> None:
     """ShardError where there is nothing to read, or something where we would write."""
     if not src.exists():
-        raise ShardError(f"{src}: not there; SRC is where the dataset lies")
+        raise ShardError(f"{src}: not there; SRC, where the dataset lies, comes before OUT")
     if src.is_dir() and src.resolve() in out.resolve().parents:
         raise ShardError(f"{out}: lies inside of SRC; what is written there would be packed itself, choose another OUT")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -161,7 +161,7 @@ def _budget(max_left_out: str, images: int) -> int:
     """How many of `images` may be left out: "25" or "1%"."""
     found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", str(max_left_out).strip())
     if not found:
-        raise ShardError(f"max_left_out {max_left_out!r}: give a count, 25, or a percentage, 1%")
+        raise ShardError(f"--max-left-out {max_left_out}: give a count, 25, or a percentage, 1%")
     return int(found[1]) if found[1] else int(float(found[2]) * images / 100)
 
 

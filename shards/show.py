@@ -35,8 +35,10 @@ def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
         sheet.paste(_tile(sample), (_GAP_PX + i % columns * width, _GAP_PX + i // columns * height))
     try:
         sheet.save(file)
-    except (OSError, ValueError) as error:  # Pillow knows the format by the name's ending
+    except ValueError as error:  # Pillow knows the format by the name's ending
         raise ShardError(f"{file}: the sheet cannot be written ({error}); give a name that ends in .png") from None
+    except OSError as error:
+        raise ShardError(f"{file}: the sheet cannot be written ({error.strerror}); give another place") from None
 
 
 def _spread(shards: ShardSet, count: int) -> Iterator[Sample]:

@@ -102,6 +102,8 @@ def source_of(address: str) -> Source:
             raise RemoteError(f"{address}: {endpoint} does not answer as the Hub does; look at HF_ENDPOINT and proxy")
         pinned = f"hf://datasets/{repo}@{sha}{folder}"
         return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
+    if meant := access.of_a_page(address):
+        raise RemoteError(f"{address}: is a page of the Hub; write its address, {meant}")
     if re.fullmatch(r"(https?|s3)://[^\s@?#]+", address):
         return Source(address.rstrip("/"), address.rstrip("/"))
     shown = re.sub(r"//.*@|\?.*", "...", address)

@@ -76,6 +76,8 @@ def draw(
 def size_of(text: str | None, of: int, name: str) -> int:
     """How many faces "1419" or "5%" of `of` faces are."""
     match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text or "")
+    if not match and (text or "").endswith(".json"):
+        raise SplitError(f"--{_flag(name)} {text}: which of its lists? write it behind the file, as {text}#test")
     if not match:
         raise SplitError(
             f"--{_flag(name)} {text}: write a count, as 1419, or a share, as 5%, or a count of each, as 25/class"
@@ -104,7 +106,7 @@ def _strata(
             strata[max(EXPRESSIONS, key=have.count)].append(group)
     strata = {name: groups for name, groups in strata.items() if groups}
     if not strata:
-        raise SplitError("no face of this set carries an expression; there is nothing to split")
+        raise SplitError("no face of this set carries an expression; pack a labeled source, or one with a labels.jsonl")
     return strata
 
 

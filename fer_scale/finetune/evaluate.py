@@ -130,7 +130,7 @@ def _keys(shard_set: ShardSet, drawn: Split | None, list_name: str) -> list[str]
     if drawn is None:
         keys = [sample.key for sample in shard_set.samples_in_order() if sample.face and sample.face.expression]
         if not keys:
-            raise EvaluationError(f"{shard_set.path}: no face of this set carries an expression")
+            raise EvaluationError(f"{shard_set.path}: no face of this set carries an expression; give a labeled set")
         return keys
     if list_name not in splits.LISTS:
         raise EvaluationError(f"--list {list_name}: a split holds the lists {', '.join(splits.LISTS)}")

@@ -27,10 +27,10 @@ class Wish:
     """What the one command was given."""
 
     data: Path | str
-    source: str | None  # None where `data` is a shard set
-    labels: str
-    start_from: str
     out: Path
+    source: str | None = None  # None where `data` is a shard set
+    labels: str = "100%"
+    start_from: str = "none"
     test: str = "25%"
     valid: str | None = None
     seed: int = 0

@@ -62,7 +62,7 @@ class Model:
         require(
             (
                 not scratch or bool(self.architecture),
-                "architecture: needed where start_from is none: a timm name, or 192x6x6",
+                "architecture: needed where start_from (--from) is none: a timm name, or 192x6x6",
             ),
             (scratch or not self.architecture, "architecture: only where start_from = none; an encoder knows its own"),
             (not scratch or self.image_px > 0, "image_px: needed where start_from is none"),

@@ -23,6 +23,8 @@ from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.recipe import Run as Wanted
 
+_KEYS = {"shard set": "data.shards", "split": "data.split", "start": "model.start_from"}
+
 
 def tensors(student: nn.Module, teacher: nn.Module, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
     """The state, tensor by tensor, where it lies."""
@@ -125,5 +127,5 @@ def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str
         raise CheckpointError(f"{out}: holds a run of pre-training; use another run.out")
     for what, value in made_for.items():
         if progress["made_for"].get(what) != value:
-            raise CheckpointError(f"{out}: holds a run with another {what}; use another run.out")
+            raise CheckpointError(f"{out}: holds a run with another {what} ({_KEYS[what]}); use another run.out")
     config.refuse_another(out / "recipe.toml", recipe, changes)

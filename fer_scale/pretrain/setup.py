@@ -55,7 +55,7 @@ def table(rec: Pretrain, sets: list[ShardSet]) -> tuple[Faces, Order | Mix, list
         return faces, Mix(parts, seed=rec.run.seed, batch=size, lanes_fixed=fixed), fell_out
     total = sum(faces.counts)
     if total < size:
-        raise ShardError(f"data.shards: {total} images are fewer than batch.size = {size}")
+        raise ShardError(f"data.shards: {total} images are fewer than batch.size = {size}; make it smaller")
     window = _window_shards(sets, data.window_mb)
     return faces, Order(faces.counts, seed=rec.run.seed, batch=size, window_shards=window, lanes_fixed=fixed), fell_out
 

@@ -75,7 +75,7 @@ def entries(src: Path) -> Listing:
         raise ShardError("the source 'parquet' needs pyarrow: pip install 'fer_scale[parquet]'")
     files = sorted(src.rglob("*.parquet")) if src.is_dir() else [src]
     if not files:
-        raise ShardError(f"{src}: no .parquet in it")
+        raise ShardError(f"{src}: no .parquet in it; SRC is the folder of these files, or one of them")
     names = [str(file.relative_to(src)) if src.is_dir() else file.name for file in files]
     columns, need = _look(files)
     scratch = Scratch(src, need)

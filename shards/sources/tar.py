@@ -91,7 +91,7 @@ def _tars(src: Path) -> list[Path]:
             raise ShardError(f"{file}: only .tar.gz is unpacked here; unpack this first (zstd -d, unxz, ...)")
     tars = [file for file in files if file.name.endswith(_READ)] if src.is_dir() else files
     if not tars:
-        raise ShardError(f"{src}: no .tar in it")
+        raise ShardError(f"{src}: no .tar in it; SRC is the folder of the tars, or one of them")
     return tars
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fer_scale import encoder, model_config
+from fer_scale.artifact import ArtifactError
 from fer_scale.encoder import EncoderError
 from fer_scale.finetune.recipe import Model
 from fer_scale.finetune.start import start
@@ -168,7 +169,7 @@ def test_a_config_cannot_make_timm_fetch_or_open_other_weights(
 
 
 def test_a_folder_that_is_none_says_what_one_is(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"no config.json; an encoder folder is what `fer-scale publish` writes"):
+    with pytest.raises(ArtifactError, match=r"no config.json and .* a model folder is what `fer-scale publish` writes"):
         encoder.load(tmp_path)
 
 

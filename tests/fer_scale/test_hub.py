@@ -115,13 +115,14 @@ def test_a_damaged_folder_is_neither_pulled_nor_pushed(encoder_folder: Path, hub
         ("hf://lab/faces@", "an address on the Hub is hf://ORG/NAME"),
         ("hf://lab/faces/model.safetensors", "an address on the Hub is hf://ORG/NAME"),
         ("hf-hub:lab/faces", "hf-hub: is not understood; an address is a folder or hf://"),
-        ("https://huggingface.co/lab/faces", "https: is not understood"),
+        ("https://huggingface.co/lab/faces", "is a page of the Hub; write its address, hf://lab/faces"),
+        ("huggingface.co/lab/faces/tree/v1", "write its address, hf://lab/faces@v1"),
         ("lab/faces", "no such folder; a repository of the Hub is written hf://ORG/NAME"),
         ("hf://lab/fa--ces", "not a name that the Hub allows"),
     ],
 )
 def test_an_address_that_is_none_is_explained(hub_server: Hub, address: str, words: str) -> None:
-    with pytest.raises(HubError, match=words):
+    with pytest.raises(UserError, match=words):
         hub.pull(address)
 
 

@@ -111,7 +111,7 @@ def test_an_expression_model_is_published_with_its_evaluation(finetuned: Path, t
             "Its encoder was trained on other images, which are not recorded here: all that is known of it is its "
             "folder's name, `encoder`.",
             "| network | ViT 64x2x2 (width, depth, heads), patches of 8 px, ",
-            "On a face crop: `fer-scale predict hf://ORG/NAME face.jpg`;",
+            "`fer-scale predict hf://ORG/NAME face.jpg --faces whole`",
             "Training started from `encoder`.",
             "(0.10, 0.10, 0.90, 0.98)",
             "![True against predicted expressions](confusion_matrix.png)",
@@ -257,7 +257,7 @@ def test_a_config_that_does_not_say_its_size_is_one_message(finetuned: Path, tmp
 
 
 def test_parts_that_are_not_there_are_named(pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="--parts: a name is missing: there are encoder, and encoder,decoder"):
+    with pytest.raises(PublishError, match="--parts: a name is missing: write encoder, or encoder,decoder"):
         publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["encoder", ""])
 
 

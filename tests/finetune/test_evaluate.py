@@ -209,7 +209,7 @@ def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
     file = recipe(steps=40, semi=4)
     scratch = {"architecture", "image_px", "patch_px"}
     file.write_text("\n".join(x for x in file.read_text().splitlines() if x.split(" ")[0] not in scratch))
-    wish = Wish(pictures, "folder", "30", str(tmp_path / "encoder"), tmp_path / "all")
+    wish = Wish(pictures, tmp_path / "all", "folder", "30", str(tmp_path / "encoder"))
     result = oneshot(file, [], wish)
     assert result["outcome"] == "done" and result["evaluation"]["samples"] == 30
     assert json.loads((tmp_path / "all/model/config.json").read_text())["fer_scale"]["base_model"] == str(
@@ -222,9 +222,9 @@ def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
     longer = oneshot(file, [], wish, ["semi.steps=6"])
     assert longer["outcome"] == "done" and longer["step"] == 46
     with pytest.raises(UserError, match="was packed with source 'folder', not 'tar'"):
-        oneshot(file, [], Wish(pictures, "tar", "30", str(tmp_path / "encoder"), tmp_path / "all"))
+        oneshot(file, [], Wish(pictures, tmp_path / "all", "tar", "30", str(tmp_path / "encoder")))
     with pytest.raises(UserError, match="was drawn with"):
-        oneshot(file, [], Wish(pictures, "folder", "31", str(tmp_path / "encoder"), tmp_path / "all"))
+        oneshot(file, [], Wish(pictures, tmp_path / "all", "folder", "31", str(tmp_path / "encoder")))
 
 
 def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_else(
@@ -238,7 +238,7 @@ def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_e
     assert drawn["sizes"] == {"test": "30%", "valid": "10%", "labeled": "20%"} and drawn["seed"] == 3
     assert rows(out / "metrics.jsonl")[-1]["step"] == 4
     with pytest.raises(UserError, match="is no shard set; say how its faces lie with --source"):
-        oneshot(recipe(), [], Wish(pictures, None, "5", "none", tmp_path / "other"))
+        oneshot(recipe(), [], Wish(pictures, tmp_path / "other", None, "5", "none"))
 
 
 def test_the_one_command_reads_a_set_far_away(
@@ -247,7 +247,7 @@ def test_the_one_command_reads_a_set_far_away(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # the cache lies there
     web = Web(labeled_set)
     try:
-        near, far = (oneshot(recipe(), [], Wish(where, None, "24", "none", tmp_path / name))
+        near, far = (oneshot(recipe(), [], Wish(where, tmp_path / name, None, "24", "none"))
                      for name, where in (("near", labeled_set), ("far", web.url)))  # fmt: skip
     finally:
         web.stop()

@@ -265,7 +265,7 @@ def test_a_damaged_tar_is_an_error_where_tarfile_says_nothing(tmp_path: Path, da
 
 
 def test_what_is_no_tar_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"no \.tar in it$"):
+    with pytest.raises(ShardError, match=r"no \.tar in it; SRC is the folder of the tars"):
         listed("tar", tmp_path)
     touch(tmp_path / "a.tar.gz")
     with pytest.raises(ShardError, match=r"a\.tar\.gz: not a whole tar"):
