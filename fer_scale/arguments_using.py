@@ -6,15 +6,34 @@ from fer_scale.arguments import MODEL, Verb, as_json, key
 
 
 def _predict(verb: Verb) -> None:
-    """Say which expression face crops show.
+    """Find the faces in photos and say which expressions they show.
 
     Example: fer-scale predict hf://ORG/expressions photo.jpg --json
     """
     verb.add_argument("model", help=MODEL)
-    verb.add_argument("images", type=Path, nargs="+", help="pictures of one face each")
-    verb.add_argument("--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"), help="the face, in pixels")
+    verb.add_argument("photos", nargs="+", metavar="photo", help="a file, a folder with all below it, or a quoted glob")
+    verb.add_argument(
+        "--faces", choices=("all", "largest", "whole"), default="largest",
+        help="of each photo all faces, or the largest (default); whole: the pictures are face crops, look for none",
+    )  # fmt: skip
+    verb.add_argument(
+        "--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
+        help="the face in each photo, in pixels of the upright photo: look for none",
+    )  # fmt: skip
+    verb.add_argument(
+        "--detector", metavar="FILE",
+        help="what finds faces (extra faces): hf://opencv/face_detection_yunet, fetched once, or that file, "
+        "face_detection_yunet_2023mar.onnx; or haar, which OpenCV brings along (default: YuNet where it was fetched "
+        "or, with a model of the Hub, can be; else haar)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--min-confidence", type=float, default=0.0, metavar="X",
+        help="say nothing of faces of which the model is less sure than X, from 0 to 1 (0)",
+    )  # fmt: skip
+    verb.add_argument("--csv", type=Path, metavar="FILE", help="also write a table: a row a face, and a photo without")
+    verb.add_argument("--draw", type=Path, metavar="DIR", help="also write each photo with boxes and labels")
     key(verb)
-    as_json(verb)
+    verb.add_argument("--json", action="store_true", help="a JSON object a photo on stdout, each on its line")
 
 
 def _report(verb: Verb) -> None:

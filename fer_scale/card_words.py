@@ -42,8 +42,8 @@ FINETUNE = """\
 Fine-tune it with `fer-scale finetune RECIPE model.start_from=hf://{name}`."""
 
 PREDICT = """\
-On a face crop: `fer-scale predict hf://{name} face.jpg`; on a whole photo, cropped as in training around the face,
-whose box in pixels you give: `fer-scale predict hf://{name} photo.jpg --box X1 Y1 X2 Y2`. It finds no faces itself."""
+On photos: `fer-scale predict hf://{name} photo.jpg` finds the faces (the extra `faces`, OpenCV) and crops them as in
+training; on pictures that are such crops themselves: `fer-scale predict hf://{name} face.jpg --faces whole`."""
 
 VERIFY = """\
 `fer-scale pull hf://{name} FOLDER` checks every file but this card against `manifest.json`, and with `--key PUB.pem`

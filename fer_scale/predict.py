@@ -1,32 +1,36 @@
 """Photos to expressions, with an expression model from a folder or the Hub.
 
 A model has seen faces cropped in one way, and a crop of another kind costs it 10 to 20 points; so the crop belongs to
-the model. A photo is taken for such a crop as it is, unless a box of the face is given: then the photo is cut so that
-the face comes to lie where it lay in training (`face_box` in the model's config). What sticks out repeats the border.
+the model. In a photo the faces are found (faces.py), and each is cut out so that its box comes to lie where that
+detector's boxes lay in training. What sticks out repeats the border. Pictures that are such crops themselves are said
+to be so: faces="whole".
 """
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
-from fer_scale import encoder, hub, images
-from shards.boxes import WHOLE, Box
+from fer_scale import encoder, faces, hub, images, photos
+from fer_scale.photos import PhotoError, Picture, Pixels
+from fer_scale.predicted import Face, Photo
+from shards.boxes import WHOLE
+from shards.detector import Rectangle, Seen
 from shards.errors import UserError
 
-Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Faces = Literal["all", "largest", "whole"]
 
-_AT_ONCE = 64
-_MOST_PIXELS = 200_000_000  # of a photo; 48 megapixel telephones exist
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_AT_ONCE = 64  # faces that pass through the network together
+_PIXELS_AT_ONCE = 40_000_000  # of photos that were looked at before their faces pass, so that answers keep coming
 
 
 class PredictError(UserError):
@@ -34,91 +38,185 @@ class PredictError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
+class _Cut:
+    """A photo's faces, ready for the network."""
+
+    name: str
+    size: tuple[int, int] = (0, 0)
+    seen: tuple[Seen, ...] = ()
+    crops: tuple[Pixels, ...] = ()
+    found: int = 0
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """An expression model, ready to be asked."""
+    """An expression model, ready to be asked by any number of threads."""
 
     network: nn.Module
     names: list[str]
     px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    face_box: Box
+    face_box: faces.Place  # where the faces' boxes lay in the training crops
+    place: faces.Place  # where the detector's boxes would have lain
+    finder: faces.Finder | None  # None: photos are face crops
+    largest: bool
     device: torch.device
 
+    def predict(
+        self, pictures: Iterable[Picture], *, box: Rectangle | None = None, min_confidence: float = 0.0
+    ) -> list[Photo]:
+        """What is seen in each of the photos, in their order.
 
-def predict(
-    address: str, photos: Iterable[Path], *, box: Rectangle | None = None, key: Path | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """{"image", "label", "confidence", "probabilities"} of each photo that can be read, and a line about each other.
+        A photo is a file, a PIL image, or uint8 [height, width, 3] in RGB. `box`: the face in each of them, as x1, y1,
+        x2, y2 in pixels of the upright photo. A face of which the model is less sure than `min_confidence` gets no
+        label. A photo that cannot be read, or in which no face is found, has a `problem`.
+        """
+        return list(self.stream(pictures, box=box, min_confidence=min_confidence))
 
-    `box` is the face's x1, y1, x2, y2 in pixels of the upright photo; without one a photo is taken for a face crop.
-    The model must be signed by the owner of the public key in `key`, if one is given.
+    def stream(
+        self, pictures: Iterable[Picture], *, box: Rectangle | None = None, min_confidence: float = 0.0
+    ) -> Iterator[Photo]:
+        """The same, each photo as soon as it is known."""
+        waiting: list[_Cut] = []
+        for cut in self._cuts(pictures, box):
+            waiting.append(cut)
+            if _is_enough(waiting):
+                yield from self._answers(waiting, min_confidence)
+                waiting = []
+        yield from self._answers(waiting, min_confidence)
+
+    def _cuts(self, pictures: Iterable[Picture], box: Rectangle | None) -> Iterator[_Cut]:
+        """The faces of the photos in their order, cut out by threads while the network works."""
+        named = ((_name(picture, number), picture) for number, picture in enumerate(pictures))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if cores == 1:
+            yield from (self._cut(name, picture, box) for name, picture in named)
+            return
+        with ThreadPoolExecutor(min(cores, 16)) as pool:
+            ahead: deque[Future[_Cut]] = deque()
+            for name, picture in named:
+                ahead.append(pool.submit(self._cut, name, picture, box))
+                if len(ahead) > 2 * _AT_ONCE:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _cut(self, name: str, picture: Picture, box: Rectangle | None) -> _Cut:
+        try:
+            pixels = photos.upright(picture)
+        except PhotoError as error:
+            return _Cut(name, problem=str(error))
+        (height, width, _), found = pixels.shape, 1
+        if box is not None:
+            seen, cuts = [Seen(box, 0)], [crop_for(box, self.face_box, (width, height))]
+        elif self.finder is None:
+            seen, cuts = [Seen((0, 0, width, height), 0)], [(0, 0, width, height)]
+        else:
+            seen, found = self.finder.find(pixels, largest=self.largest)
+            cuts = [around(face.box, self.place) for face in seen]
+        crops = tuple(as_input(pixels, self.px, cut) for cut in cuts)
+        problem = None if seen else f"{name}: no face found"
+        return _Cut(name, (width, height), tuple(seen), crops, found, problem)
+
+    def _answers(self, cuts: Sequence[_Cut], min_confidence: float) -> Iterator[Photo]:
+        crops = [crop for cut in cuts for crop in cut.crops]
+        rows = [row for start in range(0, len(crops), _AT_ONCE) for row in self.ask(crops[start : start + _AT_ONCE])]
+        at = 0
+        for cut in cuts:
+            said = zip(cut.seen, rows[at : at + len(cut.crops)], strict=True)
+            at += len(cut.crops)
+            found = tuple(self._face(seen, row, min_confidence) for seen, row in said)
+            yield Photo(cut.name, cut.size, found, cut.found, cut.problem)
+
+    def _face(self, seen: Seen, row: list[float], min_confidence: float) -> Face:
+        confidence = max(row)
+        label = self.names[row.index(confidence)] if confidence >= min_confidence else None
+        return Face(seen.box, seen.score or None, label, confidence, dict(zip(self.names, row, strict=True)))
+
+    @torch.inference_mode()
+    def ask(self, crops: Sequence[Pixels]) -> list[list[float]]:
+        """The probabilities of each class for crops [px, px, 3]."""
+        tensor = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        logits = self.network(images.normalise(tensor, self.mean, self.std))
+        return logits.double().softmax(dim=1).cpu().tolist()
+
+
+def load(
+    model: str | Path,
+    *,
+    faces: Faces = "largest",
+    device: str = "auto",
+    key: Path | None = None,
+    detector: str | Path | None = None,
+) -> Model:
+    """The expression model in a folder or at an hf:// address.
+
+    `faces`: all that are found in a photo, the largest, or "whole" where pictures are face crops. `detector`: YuNet's
+    model file or its address, hf://opencv/face_detection_yunet; "haar"; None chooses (faces.finder). `device`: "auto"
+    is a GPU where there is one. The model must be signed by the owner of the public key in `key`, if one is given.
     """
-    model = load(address, key)
-    found, problems = [], []
-    photos = list(photos)
-    for start in range(0, len(photos), _AT_ONCE):
-        pictures, names = [], []
-        for photo in photos[start : start + _AT_ONCE]:
-            try:
-                pictures.append(as_input(photo, model, box))
-                names.append(str(photo))
-            except PhotoError as error:
-                problems.append(str(error))
-        if pictures:
-            found += [{"image": name} | said for name, said in zip(names, ask(model, np.stack(pictures)), strict=True)]
-    return found, problems
+    return _load(str(model), faces, device, key, detector)
 
 
-def load(address: str, key: Path | None = None) -> Model:
-    """The expression model at a folder or hf:// address, on a GPU where there is one."""
+def _load(address: str, which: str, device: str, key: Path | None, detector: str | Path | None) -> Model:
+    if which not in ("all", "largest", "whole"):
+        raise PredictError(f"faces {which!r}: unknown; say all, largest or whole")
+    finder = None if which == "whole" else faces.finder(detector, remote=hub.is_remote(address))
     pulled = hub.pull(address, key=key)
     network, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise PredictError(f"{address}: is an encoder without expressions; fine-tune it first (`fer-scale finetune`)")
-    said = config["pretrained_cfg"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    said, block = config["pretrained_cfg"], config.get("fer_scale", {})
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    face_box = tuple(block.get("face_box", WHOLE))
     return Model(
         network.to(device).eval(),
         config["label_names"],
         said["input_size"][-1],
         tuple(said["mean"]),
         tuple(said["std"]),
-        tuple(config.get("fer_scale", {}).get("face_box", WHOLE)),
-        device,
+        face_box,
+        faces.place_of(finder.name, block) if finder else face_box,
+        finder,
+        which == "largest",
+        torch.device(device),
     )
 
 
-@torch.no_grad()
-def ask(model: Model, pictures: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """What the model says to pictures [B, px, px, 3]."""
-    tensor = torch.from_numpy(pictures).to(model.device).permute(0, 3, 1, 2).float() / 255
-    logits = model.network(images.normalise(tensor, model.mean, model.std))
-    rows = logits.double().softmax(dim=1).cpu().tolist()
-    return [
-        {
-            "label": model.names[max(range(len(row)), key=row.__getitem__)],
-            "confidence": max(row),
-            "probabilities": dict(zip(model.names, row, strict=True)),
-        }
-        for row in rows
-    ]
+def _is_enough(waiting: Sequence[_Cut]) -> bool:
+    """Whether these are to pass through the network; a function of the photos alone, so that answers are, too."""
+    pixels = sum(cut.size[0] * cut.size[1] for cut in waiting)
+    return sum(len(cut.crops) for cut in waiting) >= _AT_ONCE or pixels >= _PIXELS_AT_ONCE
 
 
-class PhotoError(UserError):
-    """A file that is no photo we read."""
+def _name(picture: Picture, number: int) -> str:
+    return str(picture) if isinstance(picture, str | Path) else f"photo {number}"
 
 
-def as_input(photo: Path, model: Model, box: Rectangle | None) -> NDArray[np.uint8]:
-    """The photo as the model's input, uint8 [px, px, 3]: upright, RGB, the face where the model expects it."""
-    picture = _open(photo)
-    if box is not None:
-        picture, box = _around(picture, crop_for(box, model.face_box, picture.size))
-    size = (model.px, model.px)
-    return np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=box))
+def as_input(pixels: Pixels, px: int, cut: Rectangle | None = None) -> NDArray[np.uint8]:
+    """The part of a photo in `cut` (left, top, right, bottom), or all of it, as uint8 [px, px, 3]."""
+    if cut is not None:
+        pixels, cut = _part(pixels, cut)
+    return np.asarray(Image.fromarray(pixels).resize((px, px), Image.Resampling.BICUBIC, box=cut))
 
 
-def crop_for(face: Rectangle, face_box: Box, size: tuple[int, int]) -> Rectangle:
+def around(face: Rectangle, place: faces.Place) -> Rectangle:
+    """The square cut in which the box of a face lies at `place`, as nearly as a square can have it.
+
+    Faces are of many shapes and boxes, too; pictures of them were not stretched in training, nor are they here.
+    """
+    x1, y1, x2, y2 = face
+    wide, high = place[2] - place[0], place[3] - place[1]
+    side = ((x2 - x1) * (y2 - y1) / (wide * high)) ** 0.5
+    left = (x1 + x2) / 2 - (place[0] + place[2]) / 2 * side
+    top = (y1 + y2) / 2 - (place[1] + place[3]) / 2 * side
+    return left, top, left + side, top + side
+
+
+def crop_for(face: Rectangle, face_box: faces.Place, size: tuple[int, int]) -> Rectangle:
     """The cut (left, top, right, bottom) in pixels in which the box `face` lies at `face_box`; it may stick out."""
     x1, y1, x2, y2 = face
     if not (x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < size[0] and y1 < size[1]):
@@ -131,40 +229,14 @@ def crop_for(face: Rectangle, face_box: Box, size: tuple[int, int]) -> Rectangle
     return left, top, left + width, top + height
 
 
-def _around(picture: Image.Image, cut: Rectangle) -> tuple[Image.Image, Rectangle]:
-    """The part of the picture around a cut, its border repeated where the cut sticks out, and the cut in it."""
+def _part(pixels: Pixels, cut: Rectangle) -> tuple[Pixels, Rectangle]:
+    """The part of a photo around a cut, its border repeated where the cut sticks out, and the cut in it."""
+    height, width, _ = pixels.shape
     left, top = int(np.floor(cut[0])), int(np.floor(cut[1]))
     right, bottom = int(np.ceil(cut[2])), int(np.ceil(cut[3]))
-    inside = (max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height))
-    margins = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
-    if (right - left) * (bottom - top) > _MOST_PIXELS:
+    if (right - left) * (bottom - top) > photos.MOST_PIXELS:
         raise PredictError("box: the cut around it is larger than any photo; is the box in pixels?")
-    padded = np.pad(np.asarray(picture.crop(inside)), margins, mode="edge")
-    return Image.fromarray(padded), (cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top)
-
-
-def _open(photo: Path) -> Image.Image:
-    """The photo upright and in RGB; PhotoError says why it cannot be read."""
-    try:
-        with _large_photos(), Image.open(photo, formats=_FORMATS) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits a pixel
-                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).round().astype(np.uint8))
-            return upright.convert("RGB")
-    except FileNotFoundError:
-        raise PhotoError(f"{photo}: no such file") from None
-    except Exception as error:  # PIL raises nearly anything on damaged bytes
-        raise PhotoError(f"{photo}: cannot be read as a picture ({type(error).__name__}: {error})") from None
-
-
-@contextmanager
-def _large_photos() -> Iterator[None]:
-    """A limit for photos in place of PIL's, which shards/pixels.py sets for faces."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF and the like
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    margins = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
+    padded = np.pad(pixels[y1:y2, x1:x2], margins, mode="edge")
+    return padded, (cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top)

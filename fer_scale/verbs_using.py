@@ -8,17 +8,24 @@ from fer_scale.verbs import PROBLEM, imports
 
 def _predict(args: Namespace) -> int:
     with imports():
-        from fer_scale import log, predict
+        from fer_scale import drawn, log, photos, predict, predicted
 
-    found, problems = predict.predict(args.model, args.images, box=tuple(args.box) if args.box else None, key=args.key)
-    if args.json:
-        log.print_json(found)
-    else:
-        for said in found:
-            print(f"{said['image']}  {said['label']}  {said['confidence']:.2f}")
-    for problem in problems:
-        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
-    return PROBLEM if problems else 0
+    files, unread, taken = photos.listed(args.photos), 0, set[str]()
+    which: predict.Faces = "whole" if args.box else args.faces
+    model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
+    box = tuple(args.box) if args.box else None
+    with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos") as tick:
+        for number, photo in enumerate(model.stream(files, box=box, min_confidence=args.min_confidence), 1):
+            add(photo)
+            if args.draw and photo.is_read:
+                drawn.write(photo, args.draw, taken)
+            for line in [predicted.as_json(photo)] if args.json else predicted.as_text(photo):
+                print(line, flush=True)
+            if photo.problem:
+                print(f"fer-scale {args.verb}: {photo.problem}", file=sys.stderr)
+            unread += not photo.is_read
+            tick(number, len(files))
+    return PROBLEM if unread else 0
 
 
 def _report(args: Namespace) -> None:

@@ -28,8 +28,8 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "predict.py": "predict",
 }
 ABOVE = {  # may know every stage
-    "__main__.py", "command_line.py", "verbs.py", "verbs_labeled.py", "arguments.py", "arguments_labeled.py",
-    "verbs_using.py", "arguments_using.py",
+    "__init__.py", "__main__.py", "command_line.py", "verbs.py", "verbs_labeled.py", "verbs_using.py", "arguments.py",
+    "arguments_labeled.py", "arguments_using.py",
     "supervise.py", "demo", "report", "watch.py",
 }  # fmt: skip
 DOORS = {
@@ -126,7 +126,7 @@ def test_only_the_command_line_imports_inside_functions() -> None:
     """A function-local import hides a circle; where a dependency is optional, the line says so."""
     broken = []
     for path in SOURCES:
-        if path.name in ("verbs.py", "verbs_labeled.py", "verbs_using.py"):
+        if path.name in ("verbs.py", "verbs_labeled.py", "verbs_using.py") or path == ROOT / "fer_scale/__init__.py":
             continue
         lines = path.read_text().splitlines()
         for function in ast.walk(ast.parse(path.read_text())):

@@ -113,7 +113,7 @@ FLOW = (
         "Use it: on happiness, surprise and anger.",
         "",
         "fer-scale predict OUT/model OUT/faces/labeled/00001/0000.jpg OUT/faces/labeled/00002/0000.jpg "
-        "OUT/faces/labeled/00004/0000.jpg",
+        "OUT/faces/labeled/00004/0000.jpg --faces whole",
     ),
 )
 

@@ -12,9 +12,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+from fer_scale import photos as files
 from fer_scale import predict as module
 from fer_scale.finetune.loop import finetune
-from fer_scale.predict import PredictError, crop_for, predict
+from fer_scale.predict import PredictError, crop_for
+from fer_scale.predicted import Photo, as_json
 
 BROKEN = Path(__file__).parents[3] / "shared/data/broken"
 
@@ -27,14 +29,22 @@ def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
     return str(tmp_path / "run/model")
 
 
+def crops(model: str, pictures: list[Path]) -> tuple[list[Photo], list[str]]:
+    """What the model says of pictures that are face crops, and of which photos it can say nothing."""
+    said = module.load(model, faces="whole").predict(pictures)
+    return [photo for photo in said if photo.faces], [photo.problem for photo in said if photo.problem]
+
+
 def test_labels_come_with_probabilities_by_name(model: str, pictures: Path) -> None:
     photos = [pictures / "p0/000.png", pictures / "p1/001.png", pictures / "p2/002.png"]
-    found, problems = predict(model, photos)
-    assert [f["label"] for f in found] == ["neutral", "happiness", "surprise"] and not problems
-    assert list(found[0]["probabilities"]) == ["neutral", "happiness", "surprise"]
-    assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
-    assert found[0]["confidence"] == max(found[0]["probabilities"].values())
-    json.dumps(found)
+    found, problems = crops(model, photos)
+    faces = [face for photo in found for face in photo.faces]
+    assert [face.label for face in faces] == ["neutral", "happiness", "surprise"] and not problems
+    assert list(faces[0].probabilities) == ["neutral", "happiness", "surprise"]
+    assert sum(faces[0].probabilities.values()) == pytest.approx(1)
+    assert faces[0].confidence == max(faces[0].probabilities.values())
+    assert (faces[0].box, faces[0].score) == ((0, 0, 24, 24), None)
+    assert json.loads(as_json(found[0]))["faces"][0]["label"] == "neutral"
 
 
 def test_a_square_crop_is_seen_exactly_as_timm_sees_it(model: str, pictures: Path) -> None:
@@ -43,16 +53,16 @@ def test_a_square_crop_is_seen_exactly_as_timm_sees_it(model: str, pictures: Pat
     transform = timm.data.create_transform(**config, is_training=False)
     with torch.no_grad():
         theirs = network(transform(Image.open(pictures / "p0/000.png").convert("RGB"))[None]).softmax(1)[0]
-    [ours], _ = predict(model, [pictures / "p0/000.png"])
-    assert list(ours["probabilities"].values()) == pytest.approx(theirs.tolist(), abs=1e-6)
+    [ours], _ = crops(model, [pictures / "p0/000.png"])
+    assert list(ours.faces[0].probabilities.values()) == pytest.approx(theirs.tolist(), abs=1e-6)
 
 
 def test_a_broken_photo_is_one_line_and_the_others_go_on(model: str, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((pictures / "p0/000.png").read_bytes()[:400])
     (tmp_path / "text.jpg").write_text("no picture")
     photos = [tmp_path / "cut.png", pictures / "p0/000.png", tmp_path / "text.jpg", tmp_path / "absent.png"]
-    found, problems = predict(model, photos)
-    assert [f["image"] for f in found] == [str(pictures / "p0/000.png")]
+    found, problems = crops(model, photos)
+    assert [photo.name for photo in found] == [str(pictures / "p0/000.png")]
     assert len(problems) == 3 and all("\n" not in line for line in problems)
     assert "cut.png: cannot be read as a picture" in problems[0] and "absent.png: no such file" in problems[2]
 
@@ -65,9 +75,9 @@ def test_grey_16_bit_transparent_turned_and_huge_photos_are_read(model: str, tmp
     Image.new("P", (40, 40), 3).save(tmp_path / "palette.gif")
     Image.new("RGB", (5000, 4000), (90, 90, 90)).save(tmp_path / "huge.jpg", quality=30)
     photos = sorted(tmp_path.glob("*.*g*"))
-    found, problems = predict(model, [p for p in photos if p.suffix != ".toml"])
+    found, problems = crops(model, [p for p in photos if p.suffix != ".toml"])
     assert not problems and len(found) == 5
-    by_name = {Path(f["image"]).name: list(f["probabilities"].values()) for f in found}
+    by_name = {Path(photo.name).name: photo.faces[0].probabilities for photo in found}
     assert by_name["deep.png"] == by_name["grey.png"] == by_name["alpha.png"]
 
 
@@ -78,8 +88,8 @@ def test_a_photo_turned_by_exif_is_seen_upright(model: str, tmp_path: Path) -> N
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
     Image.fromarray(upright).save(tmp_path / "a.png")
     Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "b.png", exif=exif)
-    (one, other), _ = predict(model, [tmp_path / "a.png", tmp_path / "b.png"])
-    assert one["probabilities"] == other["probabilities"]
+    (one, other), _ = crops(model, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert one.faces[0].probabilities == other.faces[0].probabilities
 
 
 def test_a_box_puts_the_face_where_it_lay_in_training() -> None:
@@ -89,32 +99,30 @@ def test_a_box_puts_the_face_where_it_lay_in_training() -> None:
     assert ((100 - top) / (bottom - top), (220 - top) / (bottom - top)) == pytest.approx((0.2, 0.8))
 
 
-def test_a_cut_that_sticks_out_repeats_the_border(model: str, tmp_path: Path) -> None:
+def test_a_cut_that_sticks_out_repeats_the_border() -> None:
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 30:] = 200
-    Image.fromarray(pixels).save(tmp_path / "p.png")
-    ready = module.load(model)
-    seen = module.as_input(tmp_path / "p.png", ready, (40, 0, 60, 40))
+    seen = module.as_input(pixels, 16, (40, -5, 75, 40))
     assert seen.shape == (16, 16, 3)
     assert seen[:, -3:].min() == 200  # right of the photo
 
 
 def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_models(model: str, pictures: Path) -> None:
-    ready = module.load(model)
-    whole = replace(ready, face_box=(0.0, 0.0, 1.0, 1.0))
-    photo = pictures / "p0/000.png"
-    assert np.array_equal(module.as_input(photo, whole, None), module.as_input(photo, whole, (0, 0, 24, 24)))
+    whole = replace(module.load(model, faces="whole"), face_box=(0.0, 0.0, 1.0, 1.0))
+    photo = files.upright(pictures / "p0/000.png")
+    [by_box], [without] = whole.predict([photo], box=(0, 0, 24, 24)), whole.predict([photo])
+    assert by_box.faces[0].probabilities == without.faces[0].probabilities
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (100, 0, 120, 20), (0, 0, -4, 9)])
 def test_a_box_that_is_none_is_an_error(model: str, pictures: Path, box: tuple[float, float, float, float]) -> None:
     with pytest.raises(PredictError, match="must be x1,y1,x2,y2 in pixels of the 24x24 photo"):
-        predict(model, [pictures / "p0/000.png"], box=box)
+        module.load(model, faces="whole").predict([pictures / "p0/000.png"], box=box)
 
 
 @pytest.mark.skipif(not BROKEN.exists(), reason="no broken pictures in ../shared/data")
 def test_every_nasty_file_is_a_prediction_or_one_line(model: str) -> None:
     photos = sorted(p for p in BROKEN.iterdir() if p.name != "manifest.csv")
-    found, problems = predict(model, photos)
+    found, problems = crops(model, photos)
     assert len(found) + len(problems) == len(photos) and all("\n" not in line for line in problems)
-    assert any("hopper_gray" in f["image"] for f in found)
+    assert any("hopper_gray" in photo.name for photo in found)

@@ -1,0 +1,135 @@
+"""Photos out of files, folders, globs and memory: upright, in RGB, of 8 bits. What any camera or program may leave.
+
+An animation gives its first picture, transparency is dropped, 16 bits become 8, a palette its colours, CMYK is
+converted; EXIF says which way is up. A damaged file is a PhotoError that says which and why.
+"""
+
+import glob
+import io
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from shards.errors import UserError
+
+Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
+Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
+
+MOST_PIXELS = 200_000_000  # of a photo; 48 megapixel telephones exist
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_ORIENTATION = 0x0112  # EXIF's tag
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNS = threading.Lock()
+
+
+class PhotoError(UserError):
+    """A file that is no photo we read."""
+
+
+def listed(paths: Iterable[str | Path]) -> list[Path]:
+    """The photos that files, folders and globs stand for, each once, in the order given.
+
+    Of folders, with all below them, and of globs (`**` goes through folders) those files that are named like pictures,
+    sorted; a file that is named itself is taken whatever its name. UserError where a folder or glob holds no picture.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        place = Path(path)
+        if place.is_dir():
+            inside = (file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+        elif glob.has_magic(str(path)) and not place.exists():
+            matches = map(Path, glob.iglob(str(path), recursive=True))
+            inside = (file for file in matches if file.suffix.lower() in SUFFIXES)
+        else:
+            found[place] = None
+            continue
+        files = sorted(file for file in inside if file.is_file())
+        if not files:
+            named = " ".join(sorted(SUFFIXES))
+            raise PhotoError(f"{path}: no pictures there (files named {named}); is it the right place?")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def upright(picture: Picture) -> Pixels:
+    """The photo as one would look at it, uint8 [height, width, 3]; PhotoError says why it cannot be read."""
+    if isinstance(picture, Image.Image):
+        return _turned(_rgb(picture), picture.getexif().get(_ORIENTATION, 1))
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise PhotoError(
+                f"an array of {picture.dtype} {list(picture.shape)}: must be uint8 [height, width, 3] in RGB"
+            )
+        return picture
+    try:
+        data = Path(picture).read_bytes()
+    except FileNotFoundError:
+        raise PhotoError(f"{picture}: no such file") from None
+    except OSError as error:
+        raise PhotoError(f"{picture}: cannot be read ({error.strerror})") from None
+    try:
+        return _decoded(data)
+    except UnidentifiedImageError:
+        raise PhotoError(f"{picture}: cannot be read as a picture ({', '.join(_FORMATS)} are)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PhotoError(f"{picture}: cannot be read as a picture (more than {MOST_PIXELS:,} pixels)") from None
+    except Exception as error:  # PIL raises nearly anything on damaged bytes
+        said = " ".join(str(error).split())
+        raise PhotoError(f"{picture}: cannot be read as a picture ({type(error).__name__}: {said})") from None
+
+
+def _decoded(data: bytes) -> Pixels:
+    with _pillow(data) as picture:
+        orientation = picture.getexif().get(_ORIENTATION, 1)
+        if not (picture.format == "JPEG" and picture.mode in ("RGB", "L")):
+            return _turned(_rgb(picture), orientation)
+    try:  # what Pillow gives, sooner, and beside other threads
+        return _turned(simplejpeg.decode_jpeg(data, colorspace="RGB"), orientation)
+    except ValueError:  # it is strict about stray bytes; Pillow decides
+        with _pillow(data) as picture:
+            return _turned(_rgb(picture), orientation)
+
+
+def _turned(pixels: Pixels, orientation: object) -> Pixels:
+    way = _TRANSPOSED.get(orientation) if isinstance(orientation, int) else None
+    return pixels if way is None else np.asarray(Image.fromarray(pixels).transpose(way))
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    if picture.mode.startswith("I"):  # 16 bits a pixel
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
+
+
+@contextmanager
+def _pillow(data: bytes) -> Iterator[Image.Image]:
+    """The picture in these bytes, nothing decoded yet.
+
+    Under our limit of size and without warnings of odd EXIF and the like: both are of the whole process, so that
+    threads take turns.
+    """
+    with _TURNS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MOST_PIXELS
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+                yield picture
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
