@@ -36,6 +36,22 @@ def _predict(verb: Verb) -> None:
     verb.add_argument("--json", action="store_true", help="a JSON object a photo on stdout, each on its line")
 
 
+def _export(verb: Verb) -> None:
+    """Write a model as one file, pre-processing inside: ONNX, or torch.export's .pt2; checked against the model.
+
+    Example: fer-scale export hf://ORG/expressions --onnx expressions.onnx
+    """
+    verb.add_argument("model", help=f"{MODEL}; of expressions, or an encoder")
+    verb.add_argument("--onnx", type=Path, metavar="FILE", help="(extra onnx)")
+    verb.add_argument("--torch", type=Path, metavar="FILE.pt2", help="a program for torch.export.load")
+    verb.add_argument("--px", type=int, metavar="N", help="for crops of another size than the model's")
+    verb.add_argument(
+        "--opset", type=int, default=18, metavar="N", help="of ONNX (18, which most runtimes read; up to 25)"
+    )
+    key(verb)
+    as_json(verb)
+
+
 def _report(verb: Verb) -> None:
     """Write one HTML page about runs, side by side: what ran on what, curves, evaluation, events and cost.
 

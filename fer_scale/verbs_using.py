@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from fer_scale.verbs import PROBLEM, imports
+from fer_scale.verbs import PROBLEM, imports, result
 
 
 def _predict(args: Namespace) -> int:
@@ -26,6 +26,15 @@ def _predict(args: Namespace) -> int:
             unread += not photo.is_read
             tick(number, len(files))
     return PROBLEM if unread else 0
+
+
+def _export(args: Namespace) -> None:
+    with imports():
+        from fer_scale import export, log
+
+    log.say(f"exporting {args.model}: a quarter of a minute, or more for a large model")
+    made = export.export(args.model, args.onnx, args.torch, px=args.px, opset=args.opset, key=args.key)
+    result(args, made)
 
 
 def _report(args: Namespace) -> None:

@@ -26,6 +26,8 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "sets.py": "publish",
     "set_card.py": "publish",
     "predict.py": "predict",
+    "export.py": "export",
+    "app.py": "predict",
 }
 ABOVE = {  # may know every stage
     "__init__.py", "__main__.py", "command_line.py", "verbs.py", "verbs_labeled.py", "verbs_using.py", "arguments.py",
@@ -46,6 +48,10 @@ DOORS = {
     "fsspec": {"shards/transfer.py"},
     "pyarrow": {"shards/sources/parquet.py"},
     "model_signing": {"fer_scale/signature.py"},
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), {"fer_scale/export.py"}),
+    "gradio": {"fer_scale/app.py"},
+    "fastapi": {"fer_scale/app.py"},
+    "uvicorn": {"fer_scale/app.py"},
 }
 
 
