@@ -15,6 +15,7 @@ _WIDE, _TALL = 360, 212
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 24, 8, 34
 _LETTER, _LINE = 22, 11  # pixels that a letter takes, where lines end near each other
 _MARKED = 24  # points of a line that are few enough to be marked
+_BANDED = 4  # lines in one pair of axes whose bands can be told apart
 _SHAPES = (
     "M-3.5,0a3.5,3.5 0 1,0 7,0a3.5,3.5 0 1,0 -7,0",
     "M-3,-3h6v6h-6z",
@@ -63,8 +64,7 @@ def lines(panel: Panel) -> Html:
     x, y = _axes(panel, drawn)
     parts = [*_frame(panel, x, y)]
     parts += [_mark(number, x.at(at), y.begin, said) for number, at, said in panel.marks]
-    for series in drawn:
-        parts.append(_line(series, x, y))
+    parts += [_line(series, x, y, banded=len(drawn) <= _BANDED) for series in drawn]
     parts += _letters(drawn, x, y)
     title = f"{panel.title}, %" if panel.unit == "%" else panel.title
     said = ". ".join(_in_words(series, panel) for series in drawn)
@@ -102,8 +102,8 @@ def _frame(panel: Panel, x: Axis, y: Axis) -> list[Html]:
     return [*parts, _text((_LEFT + _WIDE - _RIGHT) / 2, _TALL - 4, panel.along, "middle")]
 
 
-def _line(series: Series, x: Axis, y: Axis) -> Html:
-    """A line with its band from least to greatest where points were put together, its intervals, its markers."""
+def _line(series: Series, x: Axis, y: Axis, *, banded: bool) -> Html:
+    """A line, its intervals and markers; where points were put together, `banded` from the least to the greatest."""
     thin = thinned(series.points)
     parts, stretch = [], list[tuple[float, float, float, float]]()
     for point in [*thin, None]:
@@ -111,7 +111,7 @@ def _line(series: Series, x: Axis, y: Axis) -> Html:
             at, mean, low, high = point
             stretch.append((x.at(at), y.at(mean), y.at(low), y.at(high)))
         elif stretch:
-            if len(thin) < len(series.points):
+            if banded and len(thin) < len(series.points):
                 edge = [(at, low) for at, _, low, _ in stretch] + [(at, high) for at, _, _, high in stretch[::-1]]
                 parts.append(el("polygon", points=" ".join(f"{_px(a)},{_px(b)}" for a, b in edge), class_="band"))
             path = "L".join(f"{_px(at)},{_px(mean)}" for at, mean, _, _ in stretch)
@@ -125,16 +125,33 @@ def _line(series: Series, x: Axis, y: Axis) -> Html:
 
 
 def _letters(drawn: Sequence[Series], x: Axis, y: Axis) -> list[Html]:
-    """The letter of each line at its end, none upon another."""
-    placed: list[tuple[float, float, str]] = []
+    """The letter of each line at its end; those of lines that end near each other stand apart, in their order."""
+    ends: list[tuple[float, float, str]] = []
     for series in drawn:
         last_x, last = next((at, value) for at, value in reversed(series.points) if value is not None)
-        across, down = x.at(last_x) + 6, min(max(y.at(last), y.end + 4), y.begin - 4)
-        taken = [up for other, up, _ in placed if abs(other - across) < _LETTER]
-        free = [row for k in range(len(taken) + 1) for row in (down - k * _LINE, down + k * _LINE)]
-        fits = (row for row in free if y.end <= row <= y.begin and all(abs(row - up) >= _LINE for up in taken))
-        placed.append((across, next(fits, down), series.letter))
-    return [_text(across, down + 4, letter, "start", "letter") for across, down, letter in placed]
+        ends.append((x.at(last_x) + 6, y.at(last), series.letter))
+    found = []
+    while ends:
+        right = max(across for across, _, _ in ends)
+        near = sorted((down, across, letter) for across, down, letter in ends if across > right - _LETTER)
+        ends = [end for end in ends if end[0] <= right - _LETTER]
+        rows = _apart([down for down, _, _ in near], y.end + 4, y.begin - 4)
+        found += [
+            _text(across, row + 4, letter, "start", "letter")
+            for row, (_, across, letter) in zip(rows, near, strict=True)
+        ]
+    return found
+
+
+def _apart(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Rows at or near the wanted ones, which ascend, a letter's height apart where there is room."""
+    gap = min(_LINE, (bottom - top) / max(1, len(wanted) - 1))
+    rows: list[float] = []
+    for row in wanted:
+        rows.append(max(row, top, rows[-1] + gap if rows else top))
+    for k in reversed(range(len(rows))):
+        rows[k] = min(rows[k], bottom if k == len(rows) - 1 else rows[k + 1] - gap)
+    return rows
 
 
 def _mark(number: int, at: float, bottom: float, said: str) -> Html:

@@ -89,7 +89,7 @@ def cost(runs: Sequence[Told]) -> Html:
     said = [spent(run.life) for _, run in timed]
     names = list(dict.fromkeys(name for one in said for name in one))
     rows = [(name, *(one.get(name, "–") for one in said)) for name in names]
-    whole = table("Time and device time", ["", *(run.title for _, run in timed)], rows, class_="short")
+    whole = table("Time and device time", ["", *(run.title for _, run in timed)], rows, class_="facts")
     shares = [(n, run.letter, run.life["time"]) for n, run in timed if run.life["time"]["effective"] is not None]
     drawn = []
     for key, short_name in _SHORT.items():

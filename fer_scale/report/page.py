@@ -69,7 +69,7 @@ def _sections(runs: Sequence[Told], sweeps: Sequence[Sweep], faces: Html | None)
             "At a glance": _safely(lives.glance, runs),
             "What ran on what": _safely(compare.section, runs),
             "Curves": _safely(curves.section, runs),
-            "Worth by now": _safely(curves.watched, runs),
+            "Worth of the encoder": _safely(curves.watched, runs),
             "Evaluation": _safely(evaluation.section, runs),
             "Faces": faces if faces is not None else _without_faces(runs),
             "Events": _safely(lives.events, runs),

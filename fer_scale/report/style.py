@@ -70,7 +70,7 @@ dd {{ margin: 0; font-variant-numeric: tabular-nums }}
 figure {{ margin: 0 }}
 figcaption {{ font-weight: 600; font-size: .95rem; margin-bottom: .35rem }}
 figure p {{ margin: .15rem 0 0 }}
-figure svg {{ display: block; width: 100%; height: auto; max-width: 34rem }}
+figure svg {{ display: block; width: 100%; height: auto; max-width: 25rem }}
 figure img {{ max-width: 100%; image-rendering: pixelated; border-radius: 4px }}
 svg text {{ font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-nums }}
 svg text.letter {{ fill: var(--ink); font-size: 12px; stroke: var(--paper); stroke-width: 3; paint-order: stroke }}
@@ -94,6 +94,7 @@ th, td {{ text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; b
 thead th, thead td {{ border-bottom: 1.5px solid var(--soft); vertical-align: bottom }}
 tbody th {{ font-weight: 400; color: var(--soft) }}
 tbody th {{ min-width: 8rem }}
+.short tbody th {{ min-width: 2rem }}
 .short td, .events td, .events tbody th {{ white-space: nowrap; min-width: 0 }}
 .short td.long, .events td:last-child {{ white-space: normal; min-width: 15rem }}
 .facts td {{ max-width: 24rem; min-width: 7rem; overflow-wrap: anywhere }}
