@@ -43,7 +43,7 @@ class EncoderError(UserError):
 
 
 def model_args(name: str, *, image_px: int, patch_px: int) -> dict[str, Any]:
-    """timm's arguments for an encoder: a name of SHAPES, or WIDTHxDEPTHxHEADS as "192x6x6"."""
+    """timm's arguments for an encoder: a name of SHAPES, or WIDTHxDEPTHxHEADS as "192x6x6"; else EncoderError."""
     if match := re.fullmatch(r"(\d+)x(\d+)x(\d+)", name):
         width, depth, heads = map(int, match.groups())
     elif name in SHAPES:
@@ -154,7 +154,10 @@ def write(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> Non
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a folder: what is missing, damaged, not allowed or not finite is named."""
+    """config.json and the tensors of a folder.
+
+    EncoderError or ArtifactError names what is missing, damaged, not allowed or not finite.
+    """
     artifact.refuse_no_model(folder)
     artifact.check(folder)
     config = config_of(folder)
@@ -189,8 +192,10 @@ def load(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The timm model of a folder, strictly loaded, and its config.
 
-    Every tensor must be there in the shape that the config says, and no other one. `num_classes` other than the
-    folder's gives a fresh head (None keeps the one that is there); `image_px` then resamples the positions.
+    It takes pictures [N, 3, px, px], normalised by the config's mean and std, and gives features [N, width] without a
+    head, else logits [N, classes]. Every tensor must be there in the shape that the config says, and no other one;
+    EncoderError or ArtifactError names what is not. `num_classes` other than the folder's gives a fresh head (None
+    keeps the one that is there); `image_px` then resamples the positions.
     """
     config, state = read(folder)
     args = {"drop_path_rate": drop_path} if drop_path else {}
