@@ -94,8 +94,10 @@ def _publish(verb: Verb) -> None:
 
     Example: fer-scale publish runs/base hf://ORG/face_vit --licence cc-by-nc-4.0
     """
-    verb.add_argument("source", type=Path, help="a run, one of its checkpoints, or a model folder; or a shard set")
-    verb.add_argument("to", help="a folder, or hf://ORG/NAME[@TAG]; of a shard set hf://datasets/ORG/NAME[@TAG]")
+    text = "a run, one of its checkpoints, or a model folder; or a shard set; with --space, a model's hf:// address too"
+    verb.add_argument("source", type=_local_or_remote, help=text)
+    text = "a folder, or hf://ORG/NAME[@TAG]; of a shard set hf://datasets/ORG/NAME[@TAG], of a Space hf://spaces/..."
+    verb.add_argument("to", help=text)
     verb.add_argument(
         "--licence",
         help="of the weights, as cc-by-nc-4.0, needed unless the recipe has card.license; of a set unless its index "
@@ -119,8 +121,14 @@ def _publish(verb: Verb) -> None:
     verb.add_argument(
         "--state", metavar="ADDRESS", help="put the whole training state there too, private, for run.resume_from"
     )
+    text = "write a Space for an expression model instead: its page as an app of the Hub (hf://spaces/... says so, too)"
+    verb.add_argument("--space", action="store_true", help=text)
     verb.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # a run that publishes; ends with it
     as_json(verb)
+
+
+def _local_or_remote(said: str) -> Path | str:
+    return said if said.startswith("hf://") else Path(said)
 
 
 def _pull(verb: Verb) -> None:

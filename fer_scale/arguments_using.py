@@ -64,3 +64,26 @@ def _report(verb: Verb) -> None:
         help="with reconstructions and the worst mistakes, which show faces: for your own eyes",
     )  # fmt: skip
     as_json(verb)
+
+
+def _app(verb: Verb) -> None:
+    """Serve a page in the browser that finds the faces in pictures and says their expressions, on this machine alone.
+
+    Example: fer-scale app hf://ORG/expressions --open
+    """
+    verb.add_argument("model", help=MODEL)
+    verb.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); 0.0.0.0 lets others in")
+    verb.add_argument("--port", type=int, default=7860, metavar="N", help="0 is any free one (7860)")
+    verb.add_argument("--open", action="store_true", help="open it in this machine's browser")
+    verb.add_argument(
+        "--faces", default="all", choices=("all", "largest", "whole"),
+        help="all that are found (default), the largest, or whole where pictures are face crops",
+    )  # fmt: skip
+    verb.add_argument(
+        "--min-confidence", type=float, default=0.5, metavar="P",
+        help="no expression is named of which the model is less sure (0.5)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--detector", metavar="FILE", help="YuNet's model file or hf://opencv/face_detection_yunet, or haar (chosen)"
+    )
+    key(verb)

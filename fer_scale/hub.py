@@ -1,7 +1,8 @@
 """Where models and sets travel: a folder, or a repository of the Hugging Face Hub.
 
 An address is a folder, or `hf://ORG/NAME[@REVISION]`: a branch, tag or commit when pulling, a tag to be set when
-pushing; `hf://datasets/ORG/NAME[@REVISION]` for data. This file is the face of what only these know:
+pushing; `hf://datasets/ORG/NAME[@REVISION]` for data, and `hf://spaces/ORG/NAME` for a Space, which is only pushed.
+This file is the face of what only these know:
 
     hub_push.py     files -> one commit, guarded by its parent, checked against the remote tree
     hub_pull.py     a commit -> files in the Hub's cache, every byte hashed
@@ -11,7 +12,8 @@ pushing; `hf://datasets/ORG/NAME[@REVISION]` for data. This file is the face of 
     hub_xet.py      the same for Xet, which works beside Python
     hub_errors.py   one error a case, in plain words
 
-Only safetensors, JSON, cards, pictures and shards travel, in either direction: never a pickle.
+Only safetensors, JSON, cards, pictures and shards travel, in either direction: never a pickle. Code
+is pushed to Spaces.
 """
 
 import re
@@ -133,7 +135,8 @@ def push_files(
     Where nothing but the card differs it stays as it is there. Large files are sent first, and those that are there
     already are not sent again.
     """
-    if foreign := sorted(name for name in files if not hub_tree.travels(name)):
+    code = address.startswith("hf://spaces/")
+    if foreign := sorted(name for name in files if not hub_tree.travels(name, code=code)):
         raise HubError(f"{', '.join(foreign[:5])}: such files do not travel (never a pickle, nothing hidden)")
     return _push(files, address, message, private, False, progress)
 

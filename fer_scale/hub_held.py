@@ -4,6 +4,7 @@ kind, as in a folder (artifact.refuse_to_replace).
     model             manifest.json: the files in it, itself, and model.sig
     shard set         index.json: its shards and lists, and itself
     training state    checkpoint/ and metrics.json, by their names (portable.py)
+    Space             fer_scale/, shards/ and model/, by their names (space.py)
 """
 
 import re
@@ -17,8 +18,9 @@ from fer_scale.hub_tree import Entry, Place
 from shards.errors import UserError
 from shards.index import INDEX, check_names, index_from, kinds
 
-MODEL, SET, STATE = "model", "shard set", "training state"
+MODEL, SET, STATE, SPACE = "model", "shard set", "training state", "Space"
 _STATE = re.compile(r"checkpoint/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|metrics\.json")
+_SPACE = re.compile(r"(fer_scale|shards)/.+\.py|model/[^/]+")
 _LIST_BYTES = 64 << 20  # of the index of the largest set that the Hub takes, and more
 
 
@@ -27,6 +29,7 @@ def kinds_of(names: Iterable[str]) -> set[str]:
     names = set(names)
     found = {MODEL} if {MANIFEST, *artifact.NEEDED} & names else set()
     found |= {SET} if INDEX in names else set()
+    found |= {SPACE} if "fer_scale/space.py" in names else set()
     return found | ({STATE} if any("/" in name and _STATE.fullmatch(name) for name in names) else set())
 
 
@@ -40,6 +43,7 @@ def held(place: Place, commit: str, there: dict[str, Entry]) -> set[str]:
     """The names of the files of a commit that our own list there names; HubError where ours lack a list of ours."""
     found = kinds_of(there)
     names = {name for name in there if _STATE.fullmatch(name)} if STATE in found else set()
+    names |= {name for name in there if _SPACE.fullmatch(name)} if SPACE in found else set()
     if MODEL in found:
         names |= _of_model(_fetched(place, commit, there, MANIFEST), place)
     if SET in found:

@@ -73,7 +73,10 @@ def _begin(place: Place, private: bool) -> str:
     try:
         head = _head(place, private)
     except RepositoryNotFoundError:
-        patiently(lambda: api.create_repo(place.repo, repo_type=place.kind, private=private, exist_ok=True))
+        sdk = "gradio" if place.kind == "space" else None
+        patiently(
+            lambda: api.create_repo(place.repo, repo_type=place.kind, private=private, exist_ok=True, space_sdk=sdk)
+        )
         head = _head(place, private)
     patiently(lambda: api.auth_check(place.repo, repo_type=place.kind, write=True))
     return head

@@ -2,6 +2,7 @@
 
     hf://ORG/NAME[@REVISION]            a repository of models
     hf://datasets/ORG/NAME[@REVISION]   one of data
+    hf://spaces/ORG/NAME[@REVISION]     one of an app, which is only ever pushed
 
 Large files are known by their sha256, small ones by git's sha1 of them. Names come from a server, and lie in folders
 of ours later: one that could lead elsewhere, or that may hold a pickle, is as if it were not there.
@@ -25,6 +26,7 @@ from fer_scale.hub_client import patiently
 from fer_scale.hub_errors import HubError, Strange, WrongRevision
 
 _OF_SETS = (".tar", ".idx", ".hashes", ".origin.gz", ".jsonl")  # shards/index.py
+_WHAT = {"datasets/": "data", "spaces/": "a Space"}
 _MOST_FILES = 100_000  # the Hub's own advice for one repository; a listing without an end is none
 
 
@@ -47,12 +49,12 @@ class Place:
 
     repo: str
     revision: str | None
-    kind: str = "model"  # or dataset, as huggingface_hub calls them
+    kind: str = "model"  # or dataset, space, as huggingface_hub calls them
 
     @property
     def page(self) -> str:
         """The repository as addresses and pages of the Hub name it."""
-        return ("datasets/" if self.kind == "dataset" else "") + self.repo
+        return ("" if self.kind == "model" else f"{self.kind}s/") + self.repo
 
     def at(self, commit: str) -> str:
         return f"hf://{self.page}@{commit}"
@@ -63,11 +65,11 @@ class Place:
 
 def parse(address: str) -> Place:
     """The address taken apart; HubError where it is none, or has a name that the Hub does not take."""
-    match = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", address)
+    match = re.fullmatch(r"hf://((?:dataset|space)s/)?([\w.-]+/[\w.-]+)(?:@([^@\s]+))?", address)
     if not match:
         raise HubError(f"{address}: an address on the Hub is hf://ORG/NAME or hf://ORG/NAME@REVISION")
-    if match[2].startswith("datasets/"):
-        raise HubError(f"{address}: an address of data on the Hub is hf://datasets/ORG/NAME")
+    if kind := re.match("datasets/|spaces/", match[2]):
+        raise HubError(f"{address}: an address of {_WHAT[kind[0]]} on the Hub is hf://{kind[0]}ORG/NAME")
     if not all(map(_is_name, match[2].split("/"))):
         raise HubError(
             f"{address}: not a name that the Hub allows: at most 96 letters, digits and - _ . with no -- or .., "
@@ -75,7 +77,7 @@ def parse(address: str) -> Place:
         )
     if match[3] and not _is_revision(match[3]):
         raise HubError(f"{address}: {match[3]!r} is no revision: letters, digits and . _ + - in parts between single /")
-    return Place(match[2], match[3], "dataset" if match[1] else "model")
+    return Place(match[2], match[3], (match[1] or "models/").removesuffix("s/"))
 
 
 def _is_name(part: str) -> bool:
@@ -89,11 +91,18 @@ def _is_revision(said: str) -> bool:
     return all(re.fullmatch(r"\w[\w.+-]*", part, re.ASCII) and ".." not in part for part in said.split("/"))
 
 
-def travels(name: str) -> bool:
-    """Whether a file of this name may go either way: in folders or not, never out of them, and never a pickle."""
+def travels(name: str, *, code: bool = False) -> bool:
+    """Whether a file of this name may go either way: in folders or not, never out of them, and never a pickle.
+
+    Nor `code`, but in a Space that is pushed.
+    """
     *folders, file = name.split("/")
     plain = all(re.fullmatch(r"\w[\w .+=@-]*", part) and not part.endswith((".", " ")) for part in [*folders, file])
-    return plain and len(name) < 1000 and (artifact.belongs(file) or file.endswith(_OF_SETS))
+    return (
+        plain
+        and len(name) < 1000
+        and (artifact.belongs(file) or file.endswith(_OF_SETS) or (code and file.endswith(".py")))
+    )
 
 
 def commit_of(place: Place) -> str:

@@ -64,16 +64,19 @@ def _verify(args: Namespace) -> int:
     with log.progress(f"verifying {args.set}") as tick:
         report = verify.verify(args.set, decode=args.decode, progress=tick)
     result(args, report)
+    if report["damaged"]:
+        log.say(f"{args.set}: damaged; copy these files again, or pack the set again from its source")
     return PROBLEM if report["damaged"] else 0
 
 
 def _show(args: Namespace) -> None:
     from fer_scale import log, record
     from shards import show, speed
-    from shards.index import INDEX
+    from shards.index import INDEX, UNFINISHED
     from shards.remote import is_far
 
-    if not is_far(args.set) and not (Path(args.set) / INDEX).exists():
+    is_set = is_far(args.set) or (Path(args.set) / INDEX).exists() or Path(f"{args.set}{UNFINISHED}").exists()
+    if not is_set:
         if record.is_run(Path(args.set)):
             return _life(args)
         raise UserError(f"{args.set}: no shard set (no {INDEX}) and no run (no events.jsonl); is it another folder?")
@@ -112,6 +115,10 @@ def _publish(args: Namespace) -> None:
         from fer_scale import processes
 
         processes.end_with(args.parent)
+    if args.space or args.to.startswith("hf://spaces/"):
+        return _publish_space(args)
+    if isinstance(args.source, str):
+        raise UserError(f"{args.source}: is on the Hub; `fer-scale pull` fetches it, and --space makes a Space for it")
     if (args.source / INDEX).is_file():
         return _publish_set(args)
     with imports():
@@ -135,6 +142,17 @@ def _publish_set(args: Namespace) -> None:
         raise UserError(f"{args.source}: is a shard set; {others}")
     how = {"licence": args.licence, "title": args.title, "contact": args.contact, "private": args.private}
     result(args, {"published": sets.publish(args.source, args.to, **how)})
+
+
+def _publish_space(args: Namespace) -> None:
+    with imports():
+        from fer_scale import space
+
+    others = ("licence", "contact", "data", "overlap", "parts", "pictures", "sign", "state", "step")
+    if any(vars(args)[name] for name in others):
+        raise UserError(f"{args.source}: a Space says what the model's card says; it takes --title and --private alone")
+    address = space.publish(str(args.source), args.to, title=args.title, private=args.private)
+    result(args, {"published": address})
 
 
 def _pull(args: Namespace) -> None:

@@ -61,3 +61,13 @@ def _report(args: Namespace) -> None:
     print(f"{args.out}: {what}, {log.size(args.out.stat().st_size)}; any browser shows it")
     if args.faces:
         print("It shows faces of real people: do not publish it.")
+
+
+def _app(args: Namespace) -> None:
+    with imports():
+        from fer_scale import app
+
+    app.serve(
+        args.model, host=args.host, port=args.port, faces=args.faces, min_confidence=args.min_confidence,
+        detector=args.detector, key=args.key, show=args.open,
+    )  # fmt: skip

@@ -24,15 +24,15 @@ def answer(store: Store, request: Request) -> Response:
 
 
 def _named(match: re.Match[str]) -> list[str]:
-    """What a path names: the repository, a data set's as datasets/ORG/NAME, and the rest."""
+    """What a path names: the repository, with datasets/ or spaces/ before those of data and of apps, and the rest."""
     parts = {key: unquote(part) for key, part in match.groupdict().items()}
-    if (parts.pop("kind", "")).startswith("datasets"):
-        parts["name"] = f"datasets/{parts['name']}"
+    if kind := parts.pop("kind", "").rstrip("/").removeprefix("models"):
+        parts["name"] = f"{kind}/{parts['name']}"
     return list(parts.values())
 
 
-REPO = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
-PAGE = r"/(?P<kind>datasets/|)(?P<name>[^/]+/[^/]+)"
+REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+PAGE = r"/(?P<kind>datasets/|spaces/|)(?P<name>[^/]+/[^/]+)"
 REV, PATH, SHA256 = r"(?P<rev>[^/]+)", r"(?P<path>.+)", r"(?P<sha>[0-9a-f]{64})"
 ENDPOINTS: list[tuple[str, str, Callable[..., Response]]] = [
     ("GET", "/api/whoami-v2", repositories.whoami),

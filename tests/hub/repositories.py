@@ -7,6 +7,7 @@ from typing import Any
 from hub.store import Commit, File, Refused, Store, pointer
 from hub.wire import Json, Request, Response, as_json, may_write, readable, visible, writable
 
+_PREFIXES = {"dataset": "datasets/", "space": "spaces/"}
 _DATE = "2026-01-01T00:00:00.000Z"
 
 
@@ -23,8 +24,10 @@ def whoami(store: Store, request: Request) -> Response:
 def create(store: Store, request: Request) -> Response:
     wanted = request.json()
     name = f"{wanted.get('organization') or (request.user.name if request.user else '')}/{wanted['name']}"
-    name = ("datasets/" if wanted.get("type") == "dataset" else "") + name
+    name = _PREFIXES.get(wanted.get("type"), "") + name
     may_write(request, name)
+    if name.startswith("spaces/") and not wanted.get("sdk"):
+        raise Refused(400, "a Space needs an sdk")
     url = f"{request.site}/{name}"
     if name in store.repos:
         raise Refused(409, "You already created this repo", url=url)
@@ -35,7 +38,7 @@ def create(store: Store, request: Request) -> Response:
 def delete(store: Store, request: Request) -> Response:
     wanted = request.json()
     name = f"{wanted.get('organization') or (request.user.name if request.user else '')}/{wanted['name']}"
-    name = ("datasets/" if wanted.get("type") == "dataset" else "") + name
+    name = _PREFIXES.get(wanted.get("type"), "") + name
     writable(store, request, name)
     del store.repos[name]
     return as_json({})
@@ -52,7 +55,7 @@ def settings(store: Store, request: Request, name: str) -> Response:
 
 def info(store: Store, request: Request, name: str, revision: str = "main") -> Response:
     repo = visible(store, request, name)
-    commit, plain = repo.at(revision), name.removeprefix("datasets/")
+    commit, plain = repo.at(revision), name.removeprefix("datasets/").removeprefix("spaces/")
     facts: Json = {"_id": "0" * 24, "id": plain, "author": plain.split("/")[0], "sha": commit.sha}
     facts |= {"private": repo.private, "gated": "manual" if repo.gated else False, "disabled": False}
     facts |= {"modelId": plain} if plain == name else {}

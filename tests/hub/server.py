@@ -6,7 +6,8 @@
     schedules.py     faults at random                        server.py      sockets; `Hub(folder)` starts it
 
 Standard library only. The site is http://127.0.0.1:PORT, the storage of large files http://localhost:PORT. It follows
-what huggingface_hub 2.4 sends and expects, LFS (basic and in parts) and Xet, models and data sets.
+what huggingface_hub 2.4 sends and expects, LFS (basic and in parts) and Xet, models, data sets and
+the files of Spaces, which nobody runs.
 
 Where it differs from the real Hub:
 
@@ -15,7 +16,7 @@ Where it differs from the real Hub:
   strike between it and the chunks, and such a file cannot be had by plain HTTP as it can there;
 - pages of a listing have 3 entries instead of 1,000, so that every listing is paged;
 - a card's front matter is held against its form (cards.py); the Hub also knows which ids there are;
-- there are no pull requests, discussions, spaces, download counts or scans for malware, and every commit is
+- there are no pull requests, discussions, download counts or scans for malware, and every commit is
   visible at once: the real one needs seconds for large commits, and caches may show an old branch for a moment;
 - a token may write to what its user owns or to nothing: the real one has rights by repository and by organisation;
 - requests are counted only where a test sets `quota`, over all endpoints alike: the real one has three buckets.

@@ -24,7 +24,7 @@ class User:
     may_write: bool = True
 
     def owns(self, repo_name: str) -> bool:
-        return repo_name.removeprefix("datasets/").split("/")[0] in (self.name, *self.organisations)
+        return repo_name.split("/")[-2] in (self.name, *self.organisations)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
         self._blobs.mkdir(parents=True)
-        self.repos: dict[str, Repo] = {}  # by ORG/NAME, or datasets/ORG/NAME
+        self.repos: dict[str, Repo] = {}  # by ORG/NAME, datasets/ORG/NAME or spaces/ORG/NAME
         self.page = 3  # entries of a tree in one answer: few, so that every listing is paged
         self.multipart_over: int | None = None  # bytes of a part, for larger files by LFS
         self.parts: dict[tuple[str, int], bytes] = {}  # of files that are not complete
@@ -80,7 +80,7 @@ class Store:
 
     def create(self, name: str, private: bool = False) -> Repo:
         """A new repository; like the Hub's, it starts with one commit that holds .gitattributes."""
-        if not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+", name):
+        if not re.fullmatch(r"((dataset|space)s/)?[\w.-]+/[\w.-]+", name):
             raise Refused(400, "Invalid repo name")
         repo = self.repos[name] = Repo(name, private)
         repo.commit(

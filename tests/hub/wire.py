@@ -60,7 +60,7 @@ def may_write(request: Request, name: str) -> None:
     if request.user is None:
         raise Refused(401, "Invalid username or password.")
     if not request.user.may_write or not request.user.owns(name):
-        owner = name.removeprefix("datasets/").split("/")[0]
+        owner = name.split("/")[-2]
         raise Refused(403, f"You don't have the rights to create/write a repo under the namespace {owner}")
 
 
