@@ -6,6 +6,7 @@ and where nothing lies there the name of one of these: `pretrain/demo` and `conf
 """
 
 import difflib
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -29,7 +30,7 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     ours = {_name(file): file for file in CONFIGS.glob("*/*.*")}
     ours |= {f"{file.parent.name}/{file.name}": file for file in ours.values()}
-    return path if path.is_file() else ours.get(path.as_posix().removeprefix("configs/"), path)
+    return path if os.path.isfile(path) else ours.get(path.as_posix().removeprefix("configs/"), path)
 
 
 def meant(path: Path) -> str:

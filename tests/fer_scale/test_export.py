@@ -24,7 +24,7 @@ FACES = Path(__file__).parents[3] / "shared/data/lfw/lfw112.tar"
 def model_folder(folder: Path, names: list[str], architecture: str = "") -> Path:
     """A model with random weights: 64x1x2 in 8 px patches, or another architecture of timm's."""
     torch.manual_seed(0)
-    args = {} if architecture else encoder.model_args("64x1x2", image_px=PX, patch_px=8)
+    args = {"global_pool": "avg"} if architecture else encoder.model_args("64x1x2", image_px=PX, patch_px=8)
     model = timm.create_model(architecture or "vit_base_patch16_224", num_classes=len(names), **args)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
