@@ -36,6 +36,23 @@ def _predict(verb: Verb) -> None:
     verb.add_argument("--json", action="store_true", help="a JSON object a photo on stdout, each on its line")
 
 
+def _explain(verb: Verb) -> None:
+    """Draw what in a face a model goes by; of an encoder with a decoder, or of a pre-training run, what it paints.
+
+    Example: fer-scale explain hf://ORG/expressions photo.jpg --out explained
+    """
+    verb.add_argument("model", help=f"{MODEL}; or a run of pre-training, or one of its checkpoints")
+    verb.add_argument("photos", nargs="+", metavar="photo", help="a file, a folder with all below it, or a quoted glob")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures, which show faces")
+    verb.add_argument(
+        "--faces", choices=("all", "largest", "whole"), default="largest",
+        help="of each photo all faces, or the largest (default); whole: the pictures are face crops, look for none",
+    )  # fmt: skip
+    verb.add_argument("--detector", metavar="FILE", help="what finds faces, as of predict")
+    key(verb)
+    as_json(verb)
+
+
 def _export(verb: Verb) -> None:
     """Write a model as one file, pre-processing inside: ONNX, or torch.export's .pt2; checked against the model.
 

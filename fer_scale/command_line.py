@@ -12,7 +12,8 @@ Does = Callable[[argparse.Namespace], int | None]
 Verbs = tuple[tuple[str, Does], ...]
 ORDER = (
     "pack", "verify", "show", "split", "overlap", "pretrain", "publish", "pull", "finetune", "sweep", "evaluate",
-    "predict", "export", "report", "app", "check", "doctor", "watch", "checkpoint", "keys", "recipes", "demo",
+    "predict", "explain", "export", "report", "app", "check", "doctor", "watch", "checkpoint", "keys", "recipes",
+    "demo",
 )  # fmt: skip
 _VERSION = "--version"
 _EXAMPLE = "Example: "  # begins the last paragraph of what declares a verb

@@ -144,3 +144,61 @@ def coverage(rows: Sequence[dict[str, float]], aurc: float, file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.set_title(f"area under risk and coverage {aurc:.3f}")
     figure.savefig(file, dpi=120)
+
+
+def explained(
+    crop: NDArray[np.uint8], heat: NDArray[np.float32], said: dict[str, float], figures: dict[str, float], file: Path
+) -> None:
+    """A face as its model sees it, over it what the probability of the label loses where it is hidden, and all labels.
+
+    Orange takes from the answer, purple adds to it: ColorBrewer's PuOr, which all colour vision tells apart.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    seen, over, bars = figure.subplots(1, 3, width_ratios=[3, 3.6, 3])
+    px, label = len(crop), max(said, key=said.__getitem__)
+    seen.imshow(crop)
+    seen.set_title(f"What the model sees\n({px} x {px} px)", fontsize=10)
+    most = max(float(np.abs(heat).max()), 0.01)  # a map of nothing stays pale
+    over.imshow(crop.mean(axis=2), cmap="gray", vmin=0, vmax=255)
+    laid = over.imshow(100 * heat, cmap="PuOr_r", vmin=-100 * most, vmax=100 * most, alpha=0.6)
+    over.set_title(f'What it goes by for "{label}"\n(orange speaks for it, purple against)', fontsize=10)
+    figure.colorbar(laid, ax=over, shrink=0.85, label="points of probability lost where hidden")
+    for axes in (seen, over):
+        axes.set_axis_off()
+    names = sorted(said, key=said.__getitem__)
+    shown = bars.barh(names, [100 * said[name] for name in names], color="0.6")
+    shown[-1].set_color("tab:orange")
+    bars.bar_label(shown, fmt="%.0f %%", padding=3, fontsize=9)
+    bars.set_xlim(0, 115)
+    bars.set_xticks([])
+    bars.spines[["top", "right", "bottom"]].set_visible(False)
+    bars.set_title("What it answers", fontsize=10)
+    hit, spared = (f"{100 * figures[name]:.0f} % without the fifth" for name in ("without_most", "without_least"))
+    figure.supxlabel(
+        f'"{label}" has {100 * said[label]:.0f} %; {hit} of the face that speaks most for it, {spared} that speaks '
+        "least for it.\nThis shows what a model reacts to, not what somebody feels.",
+        fontsize=9,
+    )
+    figure.savefig(file, dpi=110)
+
+
+def painted(
+    faces: Tensor, seen: Tensor, made: Tensor, names: Sequence[str], hidden: float, norm_pixels: bool, file: Path
+) -> None:
+    """Faces [B, 3, p, p] in 0..1, what a masked autoencoder is shown of them, and what it paints: a row each."""
+    titles = ("The face", f"What the network sees:\n{100 * (1 - hidden):.0f} % of it", "What it paints in the gaps")
+    figure = Figure(figsize=(7, 1 + 2.2 * len(faces)), layout="constrained")
+    grid = figure.subplots(len(faces), 3, squeeze=False)
+    for row, name, *pictures in zip(grid, names, *map(_bytes, (faces, seen, made)), strict=True):
+        for axes, picture in zip(row, pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        row[0].set_ylabel(name, fontsize=8)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=10)
+    if norm_pixels:
+        note = "It was taught the pattern of each patch alone: brightness and contrast are lent by the face."
+        figure.supxlabel(note, fontsize=8)
+    figure.savefig(file, dpi=110)

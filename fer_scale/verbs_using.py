@@ -2,8 +2,11 @@
 
 import sys
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from fer_scale.verbs import PROBLEM, imports, result
+from shards.boxes import WHOLE
 
 
 def _predict(args: Namespace) -> int:
@@ -26,6 +29,62 @@ def _predict(args: Namespace) -> int:
             unread += not photo.is_read
             tick(number, len(files))
     return PROBLEM if unread else 0
+
+
+def _explain(args: Namespace) -> int:
+    with imports():
+        from fer_scale import explain, log, photos
+        from fer_scale.pretrain import painted
+
+    files = photos.listed(args.photos)
+    args.out.mkdir(parents=True, exist_ok=True)
+    paints = painted.is_run(args.model) or not explain.has_labels(args.model, args.key)
+    found, problems = _painted(args, files) if paints else _explained(args, files)
+    if args.json:
+        log.print_json(found)
+    else:
+        for row in found:
+            print(explain.line(row))
+        if found:
+            print("These pictures show faces; of real people, do not publish them.")
+    for problem in problems:
+        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
+    return PROBLEM if problems else 0
+
+
+def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Maps of what an expression model goes by, a picture a face."""
+    from fer_scale import explain, log, predict
+
+    model = predict.load(args.model, faces=args.faces, key=args.key, detector=args.detector)
+    name, found, problems = explain.namer(args.out), list[dict[str, Any]](), list[str]()
+    with log.progress("explaining", "photos") as tick:
+        for number, file in enumerate(files, 1):
+            for crop in explain.crops([file], model.px, model.finder, model.place, largest=model.largest):
+                if isinstance(crop, str):
+                    problems.append(crop)
+                else:
+                    found.append(explain.explain(model, crop, name(crop)))
+            tick(number, len(files))
+    return found, problems
+
+
+def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a masked autoencoder makes of faces, some to a picture."""
+    from fer_scale import explain, faces
+    from fer_scale.pretrain import painted
+
+    painter = painted.load(args.model, args.key)
+    finder = None if args.faces == "whole" else faces.finder(args.detector)
+    place = faces.place_of(finder.name, painter.block) if finder else WHOLE
+    cut = list(explain.crops(files, painter.px, finder, place, largest=args.faces == "largest"))
+    crops, problems = [c for c in cut if not isinstance(c, str)], [c for c in cut if isinstance(c, str)]
+    names = [f"{Path(crop.photo).name} {crop.number}" for crop in crops]
+    done = painted.paint(painter, [crop.pixels for crop in crops], names, args.out)
+    return [
+        {"photo": crop.photo, "box": [round(edge, 1) for edge in crop.box], "error": error, "picture": str(picture)}
+        for crop, (error, picture) in zip(crops, done, strict=True)
+    ], problems
 
 
 def _export(args: Namespace) -> None:

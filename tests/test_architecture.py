@@ -26,6 +26,7 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "sets.py": "publish",
     "set_card.py": "publish",
     "predict.py": "predict",
+    "explain.py": "predict",
     "export.py": "export",
     "app.py": "predict",
 }

@@ -1,0 +1,209 @@
+"""What in a face a model goes by: maps that lie where the model looks, and change when its weights do."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from fer_scale import checkpoint, config, explain
+from fer_scale.__main__ import main
+from fer_scale.pretrain import setup
+from fer_scale.pretrain.recipe import Pretrain
+
+ROOT = Path(__file__).parents[2]
+PX = 32
+Ask = Callable[[list[NDArray[np.uint8]]], list[list[float]]]
+
+
+def asking(network: nn.Module) -> Ask:
+    @torch.inference_mode()
+    def ask(crops: list[NDArray[np.uint8]]) -> list[list[float]]:
+        batch = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+        return network(batch - 0.5).softmax(dim=1).tolist()
+
+    return ask
+
+
+def test_a_model_that_looks_at_one_quadrant_alone_has_its_map_there() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * PX * PX, 2))
+    weights = torch.zeros(2, 3, PX, PX)
+    checks = (torch.arange(PX)[:, None] + torch.arange(PX)) % 2 * 2 - 1
+    weights[0, :, : PX // 2, PX // 2 :] = 0.02 * checks[: PX // 2, PX // 2 :]
+    network[1].weight.data, network[1].bias.data = weights.reshape(2, -1), torch.zeros(2)
+    board = np.repeat(((checks.numpy() + 1) * 127).astype(np.uint8)[:, :, None], 3, axis=2)  # everywhere alike
+    heat = explain.occlusion(asking(network), board, 0)
+    assert heat.shape == (PX, PX) and heat.min() > -1e-6
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    assert y < PX // 2 <= x
+    assert heat[: PX // 2, PX // 2 :].sum() > 0.6 * heat.sum(), "spots are soft: some of it lies beside"
+    assert heat[PX // 2 + 8 :, : PX // 2 - 8].max() < 0.02 * heat.max()
+
+
+@dataclass
+class Striped:
+    """A small network that has learnt which way stripes go, somewhere in noise; and pictures it has not seen."""
+
+    network: nn.Module
+    pictures: NDArray[np.uint8]
+    answers: NDArray[np.int64]
+    places: NDArray[np.int64]  # of the stripes: top, left; 10 px a side
+
+
+def stripes(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    pictures = rng.normal(128, 12, (count, PX, PX, 3))
+    answers, places = rng.integers(0, 2, count), rng.integers(0, PX - 10, (count, 2))
+    wave = np.where(np.arange(10) // 2 % 2, 70, -70)
+    for picture, answer, (top, left) in zip(pictures, answers, places, strict=True):
+        picture[top : top + 10, left : left + 10] += (wave[:, None] if answer else wave[None, :])[..., None]
+    return pictures.clip(0, 255).astype(np.uint8), answers, places
+
+
+def untrained(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+
+@pytest.fixture(scope="module")
+def striped() -> Striped:
+    network, (pictures, answers, _) = untrained(0), stripes(256, 0)
+    batch, right = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - 0.5, torch.from_numpy(answers)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for step in range(60):
+        some = slice(64 * (step % 4), 64 * (step % 4) + 64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(batch[some]), right[some]).backward()
+        optimizer.step()
+    network[-1].weight.data, network[-1].bias.data = (
+        network[-1].weight.data / 4,
+        network[-1].bias.data / 4,
+    )  # calibrated
+    pictures, answers, places = stripes(16, 1)
+    said = np.array(asking(network)(list(pictures))).argmax(axis=1)
+    assert (said == answers).mean() > 0.9, "it has learnt it"
+    return Striped(network, pictures[said == answers], answers[said == answers], places[said == answers])
+
+
+def test_the_map_of_a_trained_model_lies_on_what_it_was_trained_to_see(striped: Striped) -> None:
+    hits = 0
+    for picture, answer, (top, left) in zip(striped.pictures, striped.answers, striped.places, strict=True):
+        heat = explain.occlusion(asking(striped.network), picture, answer)
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+        hits += top - 2 <= y < top + 12 and left - 2 <= x < left + 12
+    assert hits >= 0.85 * len(striped.pictures)
+
+
+def test_hiding_what_counts_most_costs_more_than_hiding_anything_else(striped: Striped) -> None:
+    """The deletion test (Petsiuk et al. 2018)."""
+    ask, rng = asking(striped.network), np.random.default_rng(0)
+    kept = {"most": [], "any": [], "least": []}
+    for picture, answer in zip(striped.pictures, striped.answers, strict=True):
+        heat = explain.occlusion(ask, picture, answer)
+        coarse = np.kron(rng.random((4, 4), np.float32), np.ones((8, 8), np.float32))
+        for name, order in (("most", heat), ("any", coarse), ("least", -heat)):
+            kept[name].append(ask([explain.hide(picture, order)])[0][answer])
+    most, anything, least = (np.mean(kept[name]) for name in kept)
+    assert most < anything - 0.1 and most < least - 0.2
+
+
+def test_the_map_is_another_one_when_the_weights_are_drawn_anew(striped: Striped) -> None:
+    """The check of Adebayo et al. 2018: rank correlation with the map of the trained network."""
+
+    def ranks(heat: NDArray[np.float32]) -> NDArray[np.int64]:
+        return heat.ravel().argsort().argsort()
+
+    alike, fresh = [], untrained(1)
+    for picture, answer in zip(striped.pictures, striped.answers, strict=True):
+        maps = [explain.occlusion(asking(network), picture, answer) for network in (striped.network, fresh)]
+        alike.append(np.corrcoef(*map(ranks, maps))[0, 1])
+    assert np.mean(alike) < 0.5
+
+
+def test_the_map_knows_the_head(striped: Striped) -> None:
+    """Attention rollout does not: it would be the same for a head that has its two answers the other way round."""
+    other = copy.deepcopy(striped.network)
+    other[-1].weight.data, other[-1].bias.data = other[-1].weight.data.flip(0), other[-1].bias.data.flip(0)
+    maps = [explain.occlusion(asking(n), striped.pictures[0], 0) for n in (striped.network, striped.network, other)]
+    assert np.array_equal(maps[0], maps[1]), "nothing is drawn by chance"
+    assert maps[2] == pytest.approx(-maps[0], abs=1e-6) and np.abs(maps[0]).max() > 0.01
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """Three pictures in two folders; two of them have one name."""
+    rng = np.random.default_rng(0)
+    for name in ("a/face.png", "b/face.png", "b/other.png"):
+        (tmp_path / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+        coarse.resize((40, 48), Image.Resampling.BICUBIC).save(tmp_path / "crops" / name)
+    return tmp_path / "crops"
+
+
+def test_each_face_gets_its_picture_and_figures(
+    finetuned: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (crops / "cut.jpg").write_bytes(b"no picture")
+    words = [
+        "explain",
+        str(finetuned / "model"),
+        str(crops),
+        "--faces",
+        "whole",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    assert main(words) == 2, "one could not be read"
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
+    assert "cut.jpg: cannot be read as a picture" in said.err
+    assert sorted(Path(row["picture"]).name for row in rows) == ["face.1-2.png", "face.1.png", "other.1.png"]
+    for row in rows:
+        assert row["confidence"] == row["probabilities"][row["label"]] == max(row["probabilities"].values())
+        assert row["without_most"] <= row["confidence"] + 1e-6 and 0 <= row["most_at"][0] <= 1
+        with Image.open(row["picture"]) as picture:
+            assert picture.width > 1000 and len(picture.convert("RGB").getcolors(1 << 20) or []) > 100
+
+
+@pytest.fixture
+def autoencoder(tmp_path: Path) -> Path:
+    """A run of pre-training with one checkpoint of untrained weights."""
+    run = tmp_path / "autoencoder"
+    given = ["data.shards=nowhere", f"run.out={run}"]
+    rec = config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", given)
+    run.mkdir()
+    (run / "recipe.toml").write_text(config.dump(rec))
+    model = setup.fresh(rec)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    state = {f"{'f' if name in frozen else 'w'}.{name}": value for name, value in model.state_dict().items()}
+    place = checkpoint.folder_of(run, 5)
+    lines = [checkpoint.write_part(checkpoint.part_of(place), 0, 1, state)]
+    facts = {"step": 5, "images": 125, "adam_step": 5, "recipe": config.dump(rec)}
+    checkpoint.finish(checkpoint.part_of(place), place, lines, facts)
+    return run
+
+
+def test_a_run_and_the_encoder_published_of_it_with_its_decoder_paint_alike(
+    autoencoder: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published, found = tmp_path / "published", []
+    words = ["publish", str(autoencoder), str(published), "--licence", "mit", "--parts", "encoder,decoder"]
+    words += ["--data", "noise, cc0-1.0, drawn"]
+    assert main(words) == 0
+    for model in (autoencoder, autoencoder / "checkpoints/step_00000005", published):
+        capsys.readouterr()
+        out = tmp_path / "out" / model.name
+        assert main(["explain", str(model), str(crops), "--faces", "whole", "--out", str(out), "--json"]) == 0
+        found.append([row["error"] for row in json.loads(capsys.readouterr().out)])
+        with Image.open(out / "reconstructions-001.png") as picture:
+            assert picture.height > picture.width, "three faces below each other"
+    assert found[0] == found[1] == pytest.approx(found[2]) and all(0 < error < 255 for error in found[0])
