@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES, SHIPPED, MORE = ("fer_scale", "shards"), ("configs", "launch"), ("pyproject.toml", "README.md", "LICENSE")
-OF_A_CHECKOUT = {"launch/demo.sh", "launch/test.sh", "launch/tutorial.sh", "launch/Dockerfile"}
+OF_A_CHECKOUT = {f"launch/{name}" for name in ("demo.sh", "test.sh", "tutorial.sh", "Dockerfile")}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
