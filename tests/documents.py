@@ -48,9 +48,9 @@ class Typed:
     @property
     def of_ours(self) -> list[str]:
         """The words after fer-scale, whatever launcher stands before it; none where it is not started."""
-        words = ["1" if word.strip("[]") == "N" else word.strip("[]") for word in self.words]
+        words = ["1" if word in ("N", "N]") else word for word in self.words]
         if words[:2] == ["bash", "launch/demo.sh"]:
-            return ["demo", *words[2:]]
+            return ["demo", *(word.strip("[]") for word in words[2:])]
         if words[:2] == ["bash", "launch/test.sh"]:
             return []
         for number, word in enumerate(words):
