@@ -28,11 +28,11 @@ Place = tuple[float, ...]  # x1, y1, x2, y2 of a box in a crop, in shares of its
 # Longer sides in pixels at which a photo is searched, enlarged at most to the first. YuNet sees faces of some 40 to 300
 # px; the cascade goes through the smaller sides by itself.
 _SIDES = {YUNET: (256, 640, 1920), HAAR: (160, 1280)}
-_CLOSE_PX = {YUNET: 256, HAAR: 200}  # the square of the closer look, half of which is the face
+_CLOSE_PX = {YUNET: 160, HAAR: 200}  # the square of the closer look, half of which is the face
 _SAME = 0.3  # two boxes that overlap by more (intersection over union) are of one face
 
 # The median box on aligned crops, for models that do not say it of their own crops.
-_ALIGNED: dict[str, Place] = {YUNET: (0.10, -0.04, 0.92, 1.05), HAAR: (0.02, 0.01, 0.98, 0.98)}
+_ALIGNED: dict[str, Place] = {YUNET: (0.09, -0.05, 0.90, 1.03), HAAR: (0.01, 0.01, 1.00, 1.00)}
 _PACKED: Place = (0.11, 0.02, 0.92, 1.0)  # the same as YuNet gives it when a set is packed: nothing around, clipped
 _ENOUGH, _TRIED = 16, 32  # a median is of so many boxes at least, one in two of those that were looked at
 
@@ -177,7 +177,9 @@ def _closer(one: Detector | Haar, pixels: Pixels, seen: Seen) -> Seen | None:
     """The face once more, in the middle of a square of twice its side; None where nothing is seen there now."""
     x1, y1, x2, y2 = seen.box
     side = max(2, round(2 * max(x2 - x1, y2 - y1)))
-    left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    height, width, _ = pixels.shape
+    left = round(min(max((x1 + x2) / 2, 0), width - 1) - side / 2)  # its middle is in the photo
+    top = round(min(max((y1 + y2) / 2, 0), height - 1) - side / 2)
     scale = side / _CLOSE_PX[one.name]
     again = one.see(detector.surroundings(pixels, left, top, side, _CLOSE_PX[one.name]))
     moved = [Seen(_plus(_times(found.box, scale), left, top), found.score) for found in again]

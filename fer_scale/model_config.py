@@ -132,6 +132,10 @@ _PRETRAINED = {  # of pretrained_cfg: what is read of it; the rest is for timm, 
 _BLOCK = {  # of our own block, what is read of it
     "format": _whole(0, 1000),
     "face_box": Rule("[x1, y1, x2, y2] in shares, x1 < x2, y1 < y2", lambda v: is_box(v)),
+    "face_boxes": Rule(
+        "at most 16 boxes by detector, x1, y1, x2, y2 of -1 to 2 in shares of the crop, a tenth wide and high at least",
+        lambda v: isinstance(v, dict) and len(v) <= 16 and all(map(_NAME.holds, v)) and all(map(_is_place, v.values())),
+    ),
     "base_model": _or_none(_text(500)),
     "base_licence": _or_none(_text(500)),
     "base_adapted": _or_none(_text(500)),
@@ -194,6 +198,13 @@ def is_box(value: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_place(value: Any) -> bool:
+    """Whether a value is where a detector's box lies in a crop: it may stick out."""
+    if not _is_list(value, 4) or not all(map(_number(-1, 2).holds, value)):
+        return False
+    return value[2] - value[0] >= 0.1 and value[3] - value[1] >= 0.1
 
 
 def _is_set(value: Any) -> bool:

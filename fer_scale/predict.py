@@ -79,6 +79,8 @@ class Model:
         self, pictures: Iterable[Picture], *, box: Rectangle | None = None, min_confidence: float = 0.0
     ) -> Iterator[Photo]:
         """The same, each photo as soon as it is known."""
+        if not 0 <= min_confidence <= 1:
+            raise PredictError(f"min_confidence {min_confidence:g}: must be a probability, from 0 to 1")
         waiting: list[_Cut] = []
         for cut in self._cuts(pictures, box):
             waiting.append(cut)
@@ -94,7 +96,8 @@ class Model:
         if cores == 1:
             yield from (self._cut(name, picture, box) for name, picture in named)
             return
-        with ThreadPoolExecutor(min(cores, 16)) as pool:
+        pool = ThreadPoolExecutor(min(cores, 16))
+        try:
             ahead: deque[Future[_Cut]] = deque()
             for name, picture in named:
                 ahead.append(pool.submit(self._cut, name, picture, box))
@@ -102,6 +105,8 @@ class Model:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        finally:  # nobody waits for photos that nobody asks for any more
+            pool.shutdown(cancel_futures=True)
 
     def _cut(self, name: str, picture: Picture, box: Rectangle | None) -> _Cut:
         try:

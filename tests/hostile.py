@@ -217,6 +217,8 @@ CONFIG = [
         _config(fer_scale={"face_box": [0.9, 0.1, 0.1, 0.9]}),
         "fer_scale.face_box is [0.9, 0.1",
     ),
+    ("a detector's box as thin as a hair", _config(fer_scale={"face_boxes": {"a": [0.1, 0, 0.1, 1]}}), "face_boxes is"),
+    ("a detector's box far away", _config(fer_scale={"face_boxes": {"a": [-9e9, 0, 0.1, 1]}}), "face_boxes is"),
     ("an origin that rewrites the terminal", _config(fer_scale={"base_model": "\x1b[2J"}), "fer_scale.base_model is '"),
     ("the same, deep in our block", _config(fer_scale={"a": [{"b": "\x1b[2J"}]}), "fer_scale holds '"),
     ("code of its own for transformers", _config({"auto_map": {"AutoModel": "evil.Model"}}), ""),
