@@ -15,6 +15,10 @@ from pathlib import Path
 
 from real_faces import ROOT, run, threads, unpack
 
+OUR_OPTIMIZER = (  # the rival's method once more: without layer decay it is no match
+    "supervised.lr=3e-3 supervised.start_lr=1e-3 supervised.end_lr=2e-4 supervised.layer_decay=0.75 "
+    "supervised.clip_norm=1 semi.lr=1e-3 semi.end_lr=1e-3"
+)
 DRY_PRETRAIN = "run.steps=4 optim.warmup_steps=1 batch.size=64 batch.micro=64 run.checkpoint_every_steps=4"
 DRY_TUNE = (
     "supervised.steps=4 supervised.warmup_steps=1 supervised.decay_steps=0 "
@@ -39,11 +43,12 @@ def prepare(out: Path, args: argparse.Namespace) -> None:
 
 
 def tune(out: Path, args: argparse.Namespace) -> None:
-    """Our recipe, with hard labels and with votes, and the rival, over all labels and seeds."""
+    """Our recipe and the rival, as it is and with our optimizer, over all labels and seeds."""
     sweep = (
         f"fer-scale sweep {args.ours} --data {out}/sets/ferplus --from {out}/encoder --out {out}/sweep "
         f"--test {out}/test.json#test --labels {args.labels} --seeds {args.seeds} --jobs {args.jobs} "
-        f"--recipe ssfer={args.rival} {' '.join(args.keys)} {DRY_TUNE if args.dry else ''}"
+        f"--recipe ssfer={args.rival} --recipe 'ssfer, our optimizer={args.rival} {OUR_OPTIMIZER}' "
+        f"{' '.join(args.keys)} {DRY_TUNE if args.dry else ''}"
     )
     run(out / "no such file: a sweep knows itself what is there", sweep)
 
