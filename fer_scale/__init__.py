@@ -1,5 +1,7 @@
 """Faces as tensors: pre-training, publishing, fine-tuning and using facial expression models.
 
+From photos to expressions in three lines:
+
     model = fer_scale.load("hf://ORG/NAME")
     for photo in model.predict(["a.jpg", "b.jpg"]):
         print(photo.name, [face.label for face in photo.faces])

@@ -49,7 +49,7 @@ DOORS = {
     "fsspec": {"shards/transfer.py"},
     "pyarrow": {"shards/sources/parquet.py"},
     "model_signing": {"fer_scale/signature.py"},
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), {"fer_scale/export.py"}),
+    **{name: {"fer_scale/export.py"} for name in ("onnx", "onnxruntime", "onnxscript")},
     "gradio": {"fer_scale/app.py"},
     "fastapi": {"fer_scale/app.py"},
     "uvicorn": {"fer_scale/app.py"},
