@@ -1,11 +1,20 @@
-"""What people get wrong, and what they are told: one message that says where, what and what to do; exit code 2.
+"""What people get wrong, and what they are told: mistakes.txt is the table, and all of it is typed here.
 
-Mistakes in one process here; those that need several ranks are in tests/ranks.
+The situation in which it is typed is small and real: sets that were packed, a run of two steps, a fine-tuned one, and a
+Hub on loopback. Mistakes that need several ranks are in tests/ranks.
 """
 
 import json
+import os
 import re
-import shutil
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,149 +22,179 @@ import pytest
 from PIL import Image
 
 from fer_scale.__main__ import main
+from shards.pack import pack
+
+sys.path.append(str(Path(__file__).parent))
+from conftest import ENVIRONMENT
+from forks import Forks
+from hub import tiny
+from hub.server import Hub
 
 ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).with_name("mistakes.txt")
+CODES = (2, 75, 130)
+NEEDS_ROOT = "as root"
+INTERRUPT = "^C"
+COLOURS = {"neutral": (200, 60, 60), "happiness": (60, 200, 60), "surprise": (60, 60, 200)}
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> str:
-    """What stderr says of a command that a user got wrong."""
-    assert main([str(word) for word in argv]) == 2
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err
-    return said.err.strip().splitlines()[0] if "mistakes" not in said.err else said.err.strip()
+@dataclass
+class Case:
+    """One thing that is typed: the command, what is printed, and the exit code."""
+
+    typed: str
+    printed: list[str] = field(default_factory=list)
+    code: int = 0
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures" / "someone"
-    folder.mkdir(parents=True)
-    for number in range(4):
-        pixels = np.full((24, 24, 3), 40 * number, np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    return folder.parent
+def sections() -> dict[str, list[Case]]:
+    """The table: its headings, with the cases below each."""
+    found: dict[str, list[Case]] = {}
+    cases: list[Case] = []
+    _, *below = TABLE.read_text().partition("\n\n## ")
+    for line in "".join(below).splitlines():
+        if line.startswith("## "):
+            cases = found.setdefault(line.removeprefix("## "), [])
+        elif line.startswith("$ "):
+            cases.append(Case(line.removeprefix("$ ")))
+        elif line.startswith("= "):
+            cases[-1].code = int(line.removeprefix("= "))
+        elif line:
+            cases[-1].printed.append(line)
+    return found
 
 
-def test_an_empty_source(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    said = told(capsys, "pack", tmp_path / "empty", tmp_path / "set", "--source", "folder")
-    assert said.startswith(f"fer-scale pack: {tmp_path / 'empty'}: ")
-    assert not (tmp_path / "set").exists()
+@dataclass
+class Terminal:
+    """Where it is typed."""
+
+    folder: Path
+    hub: Hub
+    forks: Forks
+
+    def type(self, typed: str, interrupted: bool = False) -> tuple[list[str], int]:
+        """The lines that are printed, and the exit code."""
+        words = shlex.split(typed)
+        first = next(number for number, word in enumerate(words) if "=" not in word)
+        if words[first] != "fer-scale":
+            done = subprocess.run(["bash", "-c", typed], cwd=self.folder, stdout=-1, stderr=-2, text=True)
+            return done.stdout.splitlines(), done.returncode
+        environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("HF_")}
+        environment |= {"CUDA_VISIBLE_DEVICES": ""} | dict(word.split("=", 1) for word in words[:first])
+        program = Path(__file__).with_name("typed.py")
+        command = [str(program), str(self.folder), self.hub.url, *words[first + 1 :]]
+        process = self.forks.start(command, environment)
+        if interrupted:
+            while process.poll() is None and not _reads_a_shard(process.pid):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+        process.stdout.close()
+        said = said.replace(str(self.folder), "<here>").replace(self.hub.url, "<hub>")
+        return said.splitlines(), process.returncode
 
 
-def test_a_source_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert str(tmp_path / "nowhere") in told(
-        capsys, "pack", tmp_path / "nowhere", tmp_path / "set", "--source", "folder"
-    )
+def _reads_a_shard(pid: int) -> bool:
+    with suppress(FileNotFoundError):  # one that was just closed
+        return any(os.readlink(fd).endswith(".tar") for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
-def test_a_source_that_nobody_knows(capsys: pytest.CaptureFixture[str], pictures: Path, tmp_path: Path) -> None:
-    said = told(capsys, "pack", pictures, tmp_path / "set", "--source", "foldr")
-    assert "foldr" in said and "folder" in said and "ferplus" in said
+@pytest.fixture(scope="module")
+def terminal(forks: Callable[[], Forks], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    folder = tmp_path_factory.mktemp("situation")
+    hub = Hub(tmp_path_factory.mktemp("hub"))
+    here = Terminal(folder, hub, forks())
+    (folder / "configs").symlink_to(ROOT / "configs")
+    pictures(folder / "faces", 30, labeled=False)
+    pictures(folder / "labeled", 60, labeled=True)
+    pack(folder / "faces", folder / "sets/faces", source="folder", shard_mb=0.03, workers=1, licence="cc0-1.0")
+    pack(folder / "labeled", folder / "sets/labeled", source="folder", workers=1, licence="cc0-1.0")
+    tiny.encoder_folder(folder / "encoder")
+    Image.open(folder / "labeled/p0/00.png").resize((64, 64)).save(folder / "photo.jpg")
+    (folder / "pretrain.toml").write_text((ROOT / "tests/ranks/pretrain.toml").read_text())
+    (folder / "finetune.toml").write_text(FINETUNE)
+    for command in (
+        "split sets/labeled --labels 12 --test 25% --valid 9 --out split.json",
+        "split sets/labeled --labels 12 --out no_test.json",
+        "pretrain pretrain.toml data.shards=sets/faces run.out=runs/base run.steps=2",
+        "finetune finetune.toml",
+        "publish encoder hf://lab/gated", "publish encoder hf://lab/private --private",
+    ):  # fmt: skip
+        said, code = here.type(f"HF_TOKEN=hf_alicewritestolab fer-scale {command}")
+        assert code == 0, "\n".join(said)
+    hub.store.repos["lab/gated"].gated = True
+    yield here
+    hub.stop()
 
 
-def test_a_broken_image_among_good_ones_is_named_and_the_budget_kept(
-    capsys: pytest.CaptureFixture[str], pictures: Path, tmp_path: Path
-) -> None:
-    (pictures / "someone" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
-    said = told(capsys, "pack", pictures, tmp_path / "set", "--source", "folder", "--workers", "1")
-    assert "1 of 5" in said and "--max-left-out" in said
-    done = main(
-        ["pack", str(pictures), str(tmp_path / "set"), "--source", "folder", "--max-left-out", "20%", "--workers", "1"]
-    )
-    assert done == 0
-    [left_out] = [json.loads(line) for line in (tmp_path / "set" / "left_out.jsonl").read_text().splitlines()]
-    assert "broken.jpg" in left_out["path"] and left_out["reason"]
+FINETUNE = """\
+[data]
+shards = "sets/labeled"
+split = "split.json"
+[model]
+start_from = "encoder"
+[supervised]
+steps = 2
+batch = 8
+warmup_steps = 1
+[semi]
+steps = 1
+batch = 4
+warmup_steps = 0
+[run]
+out = "runs/few"
+"""
 
 
-@pytest.fixture
-def hurt(faces: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(faces, tmp_path / "hurt"))
+def pictures(folder: Path, count: int, *, labeled: bool) -> None:
+    """Noise of a colour, which tells the expression where they are labeled."""
+    rng, lines = np.random.default_rng(0), []
+    for number in range(count):
+        expression = list(COLOURS)[number % 3]
+        pixels = np.array(COLOURS[expression]) + rng.normal(0, 30, (24, 24, 3))
+        file = folder / f"p{number % 12}/{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+        lines.append({"path": f"{file.parent.name}/{file.name}", "expression": expression, "box": [0.1, 0.1, 0.9, 0.9]})
+    if labeled:
+        (folder / "labels.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def test_a_shard_cut_short(capsys: pytest.CaptureFixture[str], hurt: Path) -> None:
-    tar = hurt / "faces-000001.tar"
-    tar.write_bytes(tar.read_bytes()[:-4000])
-    for verb in (
-        ["show", hurt],
-        ["check", ROOT / "tests/ranks/pretrain.toml", f"data.shards={hurt}", f"run.out={hurt}/r"],
-    ):
-        assert "faces-000001.tar" in told(capsys, *verb)
+def fits(expected: str, said: str) -> bool:
+    """Whether a line was printed as the table has it; <words> stand for anything."""
+    pattern = re.sub(r"<(?!here>|hub>)[a-z ]+>", "\0", expected)
+    return re.fullmatch(re.escape(pattern).replace("\0", ".+"), said) is not None
 
 
-def test_an_index_of_another_format(capsys: pytest.CaptureFixture[str], hurt: Path) -> None:
-    index = json.loads((hurt / "index.json").read_text())
-    (hurt / "index.json").write_text(json.dumps(index | {"format": 99}))
-    said = told(capsys, "show", hurt)
-    assert "index.json" in said and "99" in said
+@pytest.mark.parametrize("heading", sections())
+def test_what_is_typed_is_answered_as_the_table_says(terminal: Terminal, heading: str) -> None:
+    wrong = []
+    if heading.endswith(NEEDS_ROOT) and terminal.type("mkdir -p small && mount -t tmpfs -o size=64k tmpfs small")[1]:
+        pytest.skip("needs the right to mount a small file system")
+    for case in sections()[heading]:
+        interrupted = case.printed[:1] == [INTERRUPT]
+        said, code = terminal.type(case.typed, interrupted)
+        printed = case.printed[interrupted:]
+        alike = len(said) == len(printed) and all(map(fits, printed, said))
+        if not (alike and code == case.code):
+            wrong.append("\n".join([f"$ {case.typed}", *said, f"= {code}"]))
+    assert not wrong, f"{TABLE.name} says otherwise of these:\n" + "\n\n".join(wrong)
 
 
-def test_a_folder_that_is_no_shard_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert re.search("index.json.*pack", told(capsys, "verify", tmp_path))
+def test_the_table_has_its_forty_mistakes_each_with_a_code_and_no_traceback() -> None:
+    mistakes = [case for cases in sections().values() for case in cases if case.code]
+    assert len(mistakes) >= 40
+    assert {case.code for case in mistakes} == {*CODES}
+    assert not [case.typed for case in mistakes if "Traceback" in "".join(case.printed) or not case.printed]
+    assert len({case.typed for case in mistakes}) == len(mistakes)
 
 
-def test_a_folder_that_is_neither_a_set_nor_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        assert f"{folder}: no shard set (no index.json) and no run (no events.jsonl)" in told(capsys, "show", folder)
-    (tmp_path / "events.jsonl").touch()
-    for word in ("--speed", "--pictures=faces.png"):
-        assert told(capsys, "show", tmp_path, word).endswith("is a run; --pictures and --speed are for shard sets")
-    (tmp_path / "recipe.toml").write_text("[run")
-    assert f"{tmp_path / 'recipe.toml'}: " in told(capsys, "show", tmp_path)
-
-
-def test_a_recipe_with_three_mistakes(capsys: pytest.CaptureFixture[str], faces: Path) -> None:
-    recipe = ROOT / "configs/pretrain/demo.toml"
-    said = told(capsys, "check", recipe, f"data.shards={faces}", "run.step=5", "optim.lr=fast", "modle.encoder=x")
-    assert said.splitlines() == [
-        f"fer-scale check: {recipe}: 3 mistakes",
-        "  modle: unknown section; did you mean model?",
-        "  optim.lr: must be a number, not 'fast'",
-        "  run.step: unknown key; did you mean run.steps?",
-    ]
-
-
-def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    said = told(capsys, "check", "nowhere.toml")
-    assert said.endswith("nowhere.toml: no such recipe; `fer-scale recipes` lists ours")
-
-
-def test_a_batch_smaller_than_the_ranks(capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path) -> None:
-    given = [f"data.shards={faces}", f"run.out={tmp_path}", "batch.size=3", "--ranks", "4"]
-    said = told(capsys, "check", ROOT / "tests/ranks/pretrain.toml", *given)
-    assert said.endswith("batch.size = 3 is smaller than the number of ranks, 4: use fewer ranks")
-
-
-def test_a_layout_with_a_key_that_the_recipe_owns(
-    capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path
-) -> None:
-    layout = tmp_path / "zero.json"
-    layout.write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 0.5}')
-    given = [f"data.shards={faces}", f"run.out={tmp_path}", f"run.deepspeed={layout}"]
-    assert main(["check", str(ROOT / "tests/ranks/pretrain.toml"), *given]) == 2
-    assert "gradient_clipping: is set in the recipe, by optim.clip_norm; remove it here" in capsys.readouterr().err
-
-
-def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    for verb in (
-        ["pull", tmp_path / "nothing", tmp_path / "to"],
-        ["predict", tmp_path / "nothing", "photo.jpg"],
-        ["publish", tmp_path / "nothing", tmp_path / "to", "--licence", "mit"],
-    ):
-        assert str(tmp_path / "nothing") in told(capsys, *verb)
-
-
-def test_a_file_where_a_folder_shall_be(capsys: pytest.CaptureFixture[str], faces: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    said = told(capsys, "overlap", faces, faces, "--out", tmp_path / "file")
-    assert said == f"fer-scale overlap: {tmp_path / 'file'}: File exists"
-
-
-def test_a_word_that_no_verb_knows(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["pakc"], ["check", "a.toml", "--rank", "2", "bare"], ["show"]):
-        with pytest.raises(SystemExit) as ended:
-            main(argv)
-        assert ended.value.code == 2
-        assert "usage: fer-scale" in capsys.readouterr().err
+def test_every_exit_code_of_the_table_stands_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = re.findall(r"^  (\d+) {2,}\S", capsys.readouterr().out, re.MULTILINE)
+    assert told == ["0", "2", "75", "130", "1"] and {*map(str, CODES)} < {*told}
 
 
 def test_debug_shows_where_a_mistake_was_found(tmp_path: Path) -> None:
