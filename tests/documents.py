@@ -59,7 +59,7 @@ class Typed:
         return []
 
     def _words(self) -> list[str]:
-        return shlex.split(re.sub(r"(?<=\S)#", r"\\#", self.text), comments=True)  # within a word # begins no comment
+        return shlex.split(re.sub(r"(^|\s)#.*", "", self.text))  # within a word # begins no comment
 
 
 def commands(file: Path) -> list[Typed]:
