@@ -24,7 +24,8 @@ def write(photo: Photo, folder: Path, taken: set[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         draw(photos.upright(photo.name), photo).save(folder / name, quality=92)
     except OSError as error:
-        raise UserError(f"{folder / name}: cannot be written ({error.strerror or error})") from None
+        why = error.strerror or error
+        raise UserError(f"{folder / name}: cannot be written ({why}); give a folder that can hold it") from None
     return folder / name
 
 

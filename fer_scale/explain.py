@@ -57,7 +57,7 @@ def crops(
         seen = finder.find(pixels, largest=largest)[0] if finder else []
         boxes: list[Rectangle] = [face.box for face in seen] if finder else [(0, 0, width, height)]
         if not boxes:
-            yield f"{file}: no face found"
+            yield faces.no_face(str(file))
         for number, box in enumerate(boxes, 1):
             cut = predict.around(box, place) if finder else box
             yield Crop(str(file), number, box, predict.as_input(pixels, px, cut))

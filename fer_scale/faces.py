@@ -163,6 +163,11 @@ def place_of(name: str, block: dict[str, Any]) -> Place:
     )
 
 
+def no_face(name: str) -> str:
+    """What is said of a photo without one."""
+    return f"{name}: no face found; if the picture is a face crop, say --faces whole"
+
+
 def area(box: Rectangle) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 

@@ -122,7 +122,7 @@ class Model:
             seen, found = self.finder.find(pixels, largest=self.largest)
             cuts = [around(face.box, self.place) for face in seen]
         crops = tuple(as_input(pixels, self.px, cut) for cut in cuts)
-        problem = None if seen else f"{name}: no face found"
+        problem = None if seen else faces.no_face(name)
         return _Cut(name, (width, height), tuple(seen), crops, found, problem)
 
     def _answers(self, cuts: Sequence[_Cut], min_confidence: float) -> Iterator[Photo]:
@@ -224,7 +224,8 @@ def around(face: Rectangle, place: faces.Place) -> Rectangle:
 def crop_for(face: Rectangle, face_box: faces.Place, size: tuple[int, int]) -> Rectangle:
     """The cut (left, top, right, bottom) in pixels in which the box `face` lies at `face_box`; it may stick out."""
     x1, y1, x2, y2 = face
-    if not (x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < size[0] and y1 < size[1]):
+    inside = x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < size[0] and y1 < size[1]
+    if not inside or max(face) <= 1:  # of shares of the sides none is above 1
         numbers = ",".join(f"{n:g}" for n in face)
         raise PredictError(
             f"box {numbers}: must be x1,y1,x2,y2 in pixels of the {size[0]}x{size[1]} photo, x1 < x2, y1 < y2"

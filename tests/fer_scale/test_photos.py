@@ -164,7 +164,7 @@ def test_crops_without_faces_give_no_place(finder: Finder) -> None:
 
 def test_where_no_face_is_found_that_is_said_and_not_the_whole_picture(model: Path) -> None:
     [photo] = fer_scale.load(model, detector="haar").predict([np.full((300, 400, 3), 99, np.uint8)])
-    assert photo == Photo("photo 0", (400, 300), (), 0, "photo 0: no face found")
+    assert photo == Photo("photo 0", (400, 300), (), 0, faces.no_face("photo 0"))
 
 
 def test_without_opencv_the_extra_and_the_way_out_are_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

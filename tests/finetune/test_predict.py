@@ -114,7 +114,7 @@ def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_mod
     assert by_box.faces[0].probabilities == without.faces[0].probabilities
 
 
-@pytest.mark.parametrize("box", [(5, 5, 5, 9), (100, 0, 120, 20), (0, 0, -4, 9)])
+@pytest.mark.parametrize("box", [(5, 5, 5, 9), (100, 0, 120, 20), (0, 0, -4, 9), (0.1, 0.1, 0.9, 0.9)])
 def test_a_box_that_is_none_is_an_error(model: str, pictures: Path, box: tuple[float, float, float, float]) -> None:
     with pytest.raises(PredictError, match="must be x1,y1,x2,y2 in pixels of the 24x24 photo"):
         module.load(model, faces="whole").predict([pictures / "p0/000.png"], box=box)
