@@ -103,7 +103,8 @@ def _read(run: Path) -> Record:
     try:
         whole = record.read(run)
     except _ODD as error:
-        raise FactsError(f"{run}: its .jsonl files hold lines that no run writes ({error!r:.100}); mend them") from None
+        where = "plan.json, attempts/ or recipe.toml hold"
+        raise FactsError(f"{run}: {where} what no run writes ({error!r:.90}); mend them") from None
     if not all(type(row.get("step")) is int for row in whole.metrics):
         raise FactsError(f"{run}/metrics.jsonl: has lines without a step; mend it or remove it")
     if not all(isinstance(row.get("event"), str) and type(row.get("step", 0)) is int for row in whole.events):

@@ -8,6 +8,7 @@
 import atexit
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def write(notes: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal, in whatever background tests run
     sys.addaudithook(audit)
     atexit.register(write, Path(sys.argv[1]))
     sys.argv = sys.argv[2:]

@@ -85,7 +85,7 @@ def test_a_run_that_kept_no_record_says_nothing_of_its_compute() -> None:
         ("data.json", [{"name": "faces", "samples": "many"}], "samples of 'faces' of a kind that no run writes"),
         ("data.json", [{"name": "faces", "class_counts": [1]}], "class_counts of 'faces' of a kind that no run writes"),
         ("metrics.jsonl", {"loss": 1.0}, "metrics.jsonl: has lines without a step"),
-        ("metrics.jsonl", {"step": None}, "its .jsonl files hold lines that no run writes"),
+        ("plan.json", 3, "plan.json, attempts/ or recipe.toml hold what no run writes"),
         ("events.jsonl", {"step": 3}, "events.jsonl: has lines without an event"),
         ("evaluation/metrics.json", {"per_class": {"fear": {}}}, "not what `fer-scale evaluate` writes"),
         ("evaluation/metrics.json", {"split": {"list": "test"}}, "not what `fer-scale evaluate` writes"),

@@ -161,9 +161,9 @@ def test_a_decoder_is_asked_for_only_where_there_can_be_one(tmp_path: Path, fine
         recipe(tmp_path, "model.start_decoder=true")
     with pytest.raises(PublishError, match="holds one finished model; a decoder is for runs of pre-training"):
         publish(finetuned, str(tmp_path / "out"), licence="mit", parts=PARTS)
-    with pytest.raises(PublishError, match="--parts: deocder: there are encoder, and encoder,decoder"):
+    with pytest.raises(PublishError, match="--parts: deocder: write encoder, or encoder,decoder"):
         publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["encoder", "deocder"])
-    with pytest.raises(PublishError, match="--parts: no encoder: there are"):
+    with pytest.raises(PublishError, match="--parts: no encoder: write encoder, or"):
         publish(pretrained, str(tmp_path / "out"), licence="mit", parts=["decoder"])
 
 
