@@ -97,8 +97,13 @@ class Run:
         return [row["hosts"] for row in rows if row["event"] in ("start", "resume")][-1]
 
     def reach(self, step: int, job: Running) -> None:
-        """Wait until it has taken a step, and is still far from its last."""
-        until(lambda: len(self.losses) >= step or job.process.poll() is not None, f"step {step}", 240)
+        """Wait until it has taken a step, has saved if it was to have saved by then, and is still far from its last."""
+
+        def reached() -> bool:
+            saved = step < 10 or any(self.out.glob("checkpoints/step_*[0-9]/manifest.json"))
+            return saved and len(self.losses) >= step
+
+        until(lambda: reached() or job.process.poll() is not None, f"step {step}", 240)
         assert job.process.poll() is None, job.said
         assert not (self.out / "checkpoints/step_00000050").exists(), "too late to disturb anything"
 
