@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from shards.duplicates import Bytes, Ints, as_words, compare
@@ -20,8 +19,6 @@ NONE = 1 << 20  # bits to the nearest where there is none
 EXACT = -1  # bits to one with the same pixels
 _PAIRS_AT_ONCE = 1 << 18  # 2 MB a word of their hashes: in the cache of a core, a third faster than 16 MB
 _TILE_PX, _CAPTION_PX, _GAP_PX, _COLUMNS = 72, 14, 8, 8
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The table of real faces in README: fer-scale's own commands over LFW and FERPlus, each printed before it runs.
+"""The table of few labels on real faces: fer-scale's own commands over LFW and FERPlus, each printed before it runs.
 
     python tests/benchmarks/few_labels.py OUT [--data ../shared/data] [--seeds 0-4] [--labels 5%,10%,25%] [--dry]
     ... few_labels.py OUT --pretrain configs/pretrain/faces_gpu.toml --ranks 1 --keys run.precision=bf16

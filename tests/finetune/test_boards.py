@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, PartialState
 
 from fer_scale import boards
 from fer_scale.finetune.loop import finetune
@@ -29,12 +28,6 @@ time.sleep(1)
 for step in (2, 3):
     journal.metrics(step=step, loss=1.0)
 """
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 def python(*command: str) -> str:

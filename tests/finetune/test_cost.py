@@ -18,12 +18,6 @@ from shards.errors import UserError
 from shards.index import ShardSet
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
-
-
 def checked(recipe: Path, *overrides: str, try_out: bool = False) -> dict[str, Any]:
     return cost.check(recipe, list(overrides), try_out=try_out)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,12 +36,6 @@ from shards.sample import Face
 
 sys.path.append(str(Path(__file__).parents[1] / "shards"))
 from servers import Web
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 @pytest.fixture

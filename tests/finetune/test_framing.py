@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -74,12 +73,6 @@ def test_cutting_leaves_the_frame_alone() -> None:
 def test_the_smallest_frame_is_a_pixel() -> None:
     found = framing.cut(IMAGE, np.array([0.99, 0.26, 1.0, 0.27]))
     assert found.tolist() == [[[15, 15, 15]]]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
 
 
 @pytest.fixture
