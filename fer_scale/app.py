@@ -8,6 +8,8 @@ ask nobody else, whatever a stranger's card has in it.
 
 import errno
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -28,6 +30,7 @@ try:
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
+    from gradio import route_utils
 except ImportError:
     gr = None
 
@@ -42,7 +45,10 @@ _CLOSING_S = 2  # pages that are open are not waited for longer
 _POLICY = (  # gradio makes functions of its templates, hence unsafe-eval
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'"
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+_CLOSED = tuple(  # by these gradio gives files out, fetches what it is told to, or keeps what it is sent
+    f"/gradio_api/{route}" for route in ("file", "proxy", "stream", "deep_link", "process_recording")
 )
 
 
@@ -77,14 +83,14 @@ def serve(
             privacy=app_page.HERE if local else app_page.SERVED,
             min_confidence=min_confidence,
         )
-        _run(_page(model, words), listening, local=local, show=show)
+        _run(_page(model, words, given), listening, local=local, show=show)
 
 
 # ---- the page
 
 
-def _page(model: predict.Model, words: app_page.Words) -> Any:
-    """The page; gradio is told to keep nothing and to tell nobody."""
+def _page(model: predict.Model, words: app_page.Words, given: Path) -> Any:
+    """The page, whose pictures are given into the folder `given`; gradio is told to keep nothing and to tell nobody."""
     of_crops = replace(model, finder=None)
 
     def judged(file: str | None, is_crop: bool) -> tuple[None, str]:
@@ -100,13 +106,31 @@ def _page(model: predict.Model, words: app_page.Words) -> Any:
                     type="filepath", sources=["upload", "webcam", "clipboard"], buttons=[], height=260,
                     label="Picture: a file, from the camera, or pasted", placeholder=app_page.GIVE,
                 )  # fmt: skip
-                picture.preprocess = lambda said: said and said.path  # as it was given: photos.py knows more kinds
+                picture.preprocess = lambda said: said and _given(said.path, given)  # photos.py knows more kinds
                 is_crop = gr.Checkbox(label=app_page.CROP, visible=bool(model.finder))
+                for field in (picture, is_crop):
+                    field.async_move_resource_to_block_cache = _as_named
                 seen = gr.HTML()
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown(app_page.limits(words))
         picture.input(judged, [picture, is_crop], [picture, seen], api_visibility="private", show_progress="minimal")
     return page
+
+
+async def _as_named(path: str) -> str:
+    """The path itself: gradio would copy any file or fetch any address that is named to it."""
+    return path
+
+
+def _given(path: str, given: Path) -> str:
+    """The path if it is one that was given out for a picture.
+
+    Whoever reaches the page can name any, and what is asked about is deleted; only a server that gradio has launched
+    itself checks that.
+    """
+    if path not in map(str, given.glob("*/*")):
+        raise gr.Error("This picture is not there any more; give it again.", print_exception=False)
+    return path
 
 
 def _judged(model: predict.Model, file: Path, min_confidence: float) -> str:
@@ -115,7 +139,7 @@ def _judged(model: predict.Model, file: Path, min_confidence: float) -> str:
     except UserError as error:
         return app_page.problem(str(error).replace(str(file), file.name))
     finally:
-        shutil.rmtree(file.parent, ignore_errors=True)  # its folder is named by what is in it
+        shutil.rmtree(file.parent, ignore_errors=True)  # which holds nothing else
     [photo] = model.predict([pixels], min_confidence=min_confidence)
     return app_page.answer(photo, Image.fromarray(pixels))
 
@@ -131,13 +155,14 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.create_server(place[:2], family=family)
-    except OSError as error:
-        words = {
+    except (OSError, UnicodeError) as error:
+        said = {
             errno.EADDRINUSE: "another program listens there; choose another --port, or --port 0 for any free one",
             errno.EACCES: "only root may listen there; choose a --port from 1024 on",
             errno.EADDRNOTAVAIL: "this machine has no such address; --host is 127.0.0.1 unless others shall see it",
-        }.get(error.errno or 0, f"cannot be listened to ({error}); --host is a name or address of this machine")
-        raise AppError(f"{host}:{port}: {words}") from None
+        }
+        words = f"cannot be listened to ({error}); --host is a name or address of this machine"
+        raise AppError(f"{host}:{port}: {said.get(getattr(error, 'errno', 0), words)}") from None
     with opened:
         yield opened
 
@@ -166,18 +191,34 @@ def _run(page: Any, listening: socket.socket, *, local: bool, show: bool) -> Non
     log.say("Ctrl-C ends it")
     if show:
         webbrowser.open(url)  # which waits until it is served
-    config = uvicorn.Config(_guarded(app), log_level="warning", timeout_graceful_shutdown=_CLOSING_S)
+    _lying_apart()
+    config = uvicorn.Config(_guarded(app, local=local), log_level="warning", timeout_graceful_shutdown=_CLOSING_S)
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _guarded(app: Any) -> Callable[[Message, Any, Send], Awaitable[None]]:
-    """The app, whose answers tell the browser to ask no other server and to keep nothing; no picture is given out."""
+def _lying_apart() -> None:
+    """Have each picture lie in a folder of its own: gradio names it by the bytes alone, which two people may give."""
+    made = route_utils.GradioUploadFile.__init__
+
+    def salted(upload: Any, *args: Any, **more: Any) -> None:
+        made(upload, *args, **more)
+        upload.sha.update(secrets.token_bytes(16))
+
+    route_utils.GradioUploadFile.__init__ = salted
+
+
+def _guarded(app: Any, *, local: bool) -> Callable[[Message, Any, Send], Awaitable[None]]:
+    """The app, whose answers tell the browser to ask no other server and to keep nothing; no picture is given out.
+
+    A page of this machine alone is refused to what other pages in the browser ask.
+    """
     headers = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
 
     async def guarded(scope: Message, receive: Any, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/gradio_api/file="):
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            return await send({"type": "http.response.body"})
+        if scope["type"] == "http" and local and not _is_of_this_page(dict(scope["headers"])):
+            return await _refuse(send, 403, b"This page is for this machine alone: http://localhost or 127.0.0.1\n")
+        if scope["type"] == "http" and scope["path"].startswith(_CLOSED):
+            return await _refuse(send, 204)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -188,3 +229,18 @@ def _guarded(app: Any) -> Callable[[Message, Any, Send], Awaitable[None]]:
         await app(scope, receive, sending)
 
     return guarded
+
+
+def _is_of_this_page(headers: dict[bytes, bytes]) -> bool:
+    """Whether a name of this machine is asked, none that a stranger's DNS makes mean it, and by no other page.
+
+    The port is not compared: it is another one where the page is reached through a tunnel.
+    """
+    host = headers.get(b"host", b"")
+    ours = re.fullmatch(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", host)
+    return ours is not None and headers.get(b"origin", b"http://" + host) == b"http://" + host
+
+
+async def _refuse(send: Send, status: int, text: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text})

@@ -6,9 +6,12 @@ import shutil
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -150,19 +153,87 @@ def test_the_camera_gives_pictures_and_what_is_no_picture_is_said_to_be_none(
     assert not page.left()
 
 
+def give(url: str, picture: bytes) -> str:
+    """Give a picture as the page does; the path that is answered."""
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + picture + b"\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    with urlopen(Request(f"{url}/gradio_api/upload", body, headers)) as answer:
+        [given] = json.load(answer)
+    return str(given)
+
+
+def ask(url: str, *fields: Any) -> str:
+    """What the page answers about a picture and whether it is a crop, whatever is put in their place."""
+    session = {"session_hash": uuid.uuid4().hex}
+    body = json.dumps({"data": fields, "fn_index": 0, **session}).encode()
+    with urlopen(Request(f"{url}/gradio_api/queue/join", body, {"Content-Type": "application/json"})):
+        pass
+    with urlopen(f"{url}/gradio_api/queue/data?{urlencode(session)}", timeout=60) as lines:
+        return next(line.decode() for line in lines if b"process_completed" in line)
+
+
+def file_data(path: str | Path, **more: Any) -> dict[str, Any]:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, **more}
+
+
 def test_no_answer_lets_the_browser_ask_others_or_gives_a_picture_away(page: served.Page, url: str, face: Path) -> None:
     with urlopen(url) as answer:
-        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "form-action 'self'" in policy
         assert answer.headers["cache-control"] == "no-store"
         assert "fonts.googleapis" not in answer.read().decode()
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + face.read_bytes()
-    request = Request(f"{url}/gradio_api/upload", body + b"\r\n--x--\r\n")
-    request.add_header("Content-Type", "multipart/form-data; boundary=x")
-    with urlopen(request) as answer:
-        [given] = json.load(answer)
+    given = give(url, face.read_bytes())
     assert page.left() == [given]
-    with urlopen(f"{url}/gradio_api/file={given}") as answer:
-        assert (answer.status, answer.read()) == (204, b"")
+    fetched = [f"{route}=https://elsewhere.invalid/x.png?" for route in ("file", "proxy")]
+    for route in ("file=", "file/", "file//tmp/..", "deep_link?session_hash=", *fetched):
+        with urlopen(f"{url}/gradio_api/{route}{given}") as answer:
+            assert (answer.status, answer.read()) == (204, b"")
+    for route in ("/file=", "/file/", "//gradio_api/file=", "//gradio_api/file/", "/static/", "/assets/"):
+        with pytest.raises(HTTPError, match=r"40[034]"):
+            urlopen(f"{url}{route}{given}")
+    assert "data:image" in ask(url, file_data(given), True) and not page.left()
+
+
+def test_only_a_picture_that_was_given_is_looked_at_or_deleted(
+    page: served.Page, url: str, face: Path, tmp_path: Path
+) -> None:
+    theirs, private = give(url, face.read_bytes()), tmp_path / "private"
+    private.mkdir()
+    (private / "letter.txt").touch()
+    shutil.copyfile(face, private / "face.png")
+    of_all = Path(theirs).parents[1]
+    named = [private / "face.png", private / "none.png", private, of_all, of_all / "none.png", Path(theirs).parent, ""]
+    named += [f"{of_all}/{up}{private}/face.png" for up in ("../" * 9, "x/../" + "../" * 9)]
+    named += ["https://elsewhere.invalid/x.png", (private / "face.png").as_uri()]
+    for said in (*map(file_data, named), file_data(private / "face.png", is_stream=True)):
+        for fields in ((said, False), (said, True), (None, said)):
+            answer = ask(url, *fields)
+            assert "data:image" not in answer and "letter" not in answer
+    assert "This picture is not there any more" in ask(url, file_data(private / "face.png"), True)
+    assert sorted(path.name for path in private.iterdir()) == ["face.png", "letter.txt"]
+    assert page.left() == [theirs]
+    assert "data:image" in ask(url, file_data(theirs), True) and not page.left()
+    assert "This picture is not there any more" in ask(url, file_data(theirs), True)
+
+
+def test_the_same_picture_given_by_two_is_answered_to_both(page: served.Page, url: str, face: Path) -> None:
+    given = [give(url, face.read_bytes()) for _ in range(2)]
+    assert all("data:image" in ask(url, file_data(path), True) for path in given) and not page.left()
+
+
+def test_a_page_of_this_machine_is_refused_to_other_pages_and_names(url: str) -> None:
+    port = url.rpartition(":")[2]
+    for headers in (
+        {"Host": f"elsewhere.invalid:{port}"},  # whose DNS says 127.0.0.1
+        {"Host": "localhost.elsewhere.invalid"},
+        {"Origin": "https://elsewhere.invalid"},
+        {"Origin": "null"},
+    ):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(Request(f"{url}/config", headers=headers))
+    for host in (f"localhost:{port}", f"[::1]:{port}", "localhost:8080"):  # the last by a tunnel
+        with urlopen(Request(f"{url}/config", headers={"Host": host, "Origin": f"http://{host}"})) as answer:
+            assert answer.status == 200
 
 
 def test_ctrl_c_ends_it_leaves_nothing_and_no_other_machine_was_asked(page: served.Page, url: str) -> None:
@@ -177,8 +248,8 @@ def test_a_port_that_is_taken_and_a_host_that_is_none_are_told(capsys: pytest.Ca
         port = str(other.getsockname()[1])
         assert main(["app", str(model), "--port", port]) == 2
     assert f"127.0.0.1:{port}: another program listens there; choose another --port" in capsys.readouterr().err
-    for words in (["--host", "no.such.host.invalid"], ["--host", "192.0.2.1"], ["--port", "70000"]):
-        assert main(["app", str(model), *words]) == 2
+    for words in ("--host no.such.host.invalid", "--host 127.0.0..1", "--host 192.0.2.1", "--port 70000"):
+        assert main(["app", str(model), *words.split()]) == 2
         assert "fer-scale app: " in capsys.readouterr().err
 
 
