@@ -112,7 +112,8 @@ def _page(model: predict.Model, words: app_page.Words, given: Path) -> Any:
                     field.async_move_resource_to_block_cache = _as_named
                 seen = gr.HTML()
             with gr.Column(scale=2, min_width=320):
-                gr.Markdown(app_page.limits(words))
+                for part in app_page.limits(words):
+                    gr.Markdown(part)
         picture.input(judged, [picture, is_crop], [picture, seen], api_visibility="private", show_progress="minimal")
     return page
 

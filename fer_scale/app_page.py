@@ -60,8 +60,11 @@ def head(words: Words) -> str:
     return f"# {inline(words.title)}\n\n{code(words.name)}\n\n{FEELING} {words.privacy}"
 
 
-def limits(words: Words) -> str:
-    """What the model may be used for, as its card says it: Markdown."""
+def limits(words: Words) -> list[str]:
+    """What the model may be used for, as its card says it: texts in Markdown.
+
+    Each is to be shown by itself, so that nothing which a stranger's card leaves open swallows the next.
+    """
     parts = [f"## Limits\n\n{words.card.limits()}"]
     if words.min_confidence > 0:
         parts.append(f"A face of which the model is less sure than {_percent(words.min_confidence)} gets no name here.")
@@ -72,7 +75,7 @@ def limits(words: Words) -> str:
         parts.append("It has no card: what it was trained on, and how well it does, is not recorded.")
     if contact := words.card.sections.get(CONTACT):
         parts.append(f"## Contact\n\n{contact}")
-    return "\n\n".join(parts)
+    return parts
 
 
 def problem(text: str) -> str:
@@ -95,9 +98,7 @@ def _told(face: Face) -> str:
 
 
 def _figure(photo: Photo, picture: Image.Image) -> str:
-    small = picture.copy()
-    small.thumbnail((_SHOWN_PX, _SHOWN_PX))
-    small.save(jpeg := io.BytesIO(), "JPEG", quality=90)
+    _small(picture).save(jpeg := io.BytesIO(), "JPEG", quality=90)
     data = base64.b64encode(jpeg.getvalue()).decode()
     words = " ".join(f"Face {number}: {_told(face)}." for number, face in enumerate(photo.faces, start=1))
     boxes = "".join(
@@ -108,6 +109,13 @@ def _figure(photo: Photo, picture: Image.Image) -> str:
     width, height = photo.size
     drawn = f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{boxes}</svg>' if boxes else ""
     return f'<figure><img alt="The picture. {escape(words)}" src="data:image/jpeg;base64,{data}">{drawn}</figure>'
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """The picture as it is shown; Image.thumbnail would take a copy of all its pixels first."""
+    shrink = min(1, _SHOWN_PX / max(picture.size))
+    width, height = (max(1, round(shrink * side)) for side in picture.size)
+    return picture.resize((width, height), reducing_gap=2.0)
 
 
 def _box(number: int, box: tuple[float, ...], size: tuple[int, int]) -> str:

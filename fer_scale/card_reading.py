@@ -15,7 +15,7 @@ class CardSaid:
     """What the card says."""
 
     title: str  # plain text; "" where it has none
-    sections: dict[str, str]  # heading -> Markdown below it, without pictures; empty where there is no card
+    sections: dict[str, str]  # heading -> Markdown below it, without pictures and HTML; empty where there is no card
 
     def limits(self) -> str:
         """What the model is for and must not be used for; what all our cards say, where this one says nothing."""
@@ -37,6 +37,12 @@ def read(folder: Path) -> CardSaid:
         elif head:
             heading = head[2].strip()
         else:
-            sections.setdefault(heading, []).append(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", line))
+            sections.setdefault(heading, []).append(_text_only(line))
     title = re.sub(r"\\([^\w\s])", r"\1", title)  # Markdown's escapes
     return CardSaid(title, {name: "\n".join(lines).strip() for name, lines in sections.items()})
+
+
+def _text_only(line: str) -> str:
+    """The line with links in place of pictures, and with HTML, comments too, as text."""
+    line = re.sub(r"(?<!!)!+\[", "[", line)
+    return re.sub(r"\\?<(?=[A-Za-z/!?])", "&lt;", line)

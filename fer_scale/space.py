@@ -64,14 +64,14 @@ python app.py
 
 {private}The program is fer_scale {version} (Apache-2.0), whose files lie in `fer_scale` and `shards`.
 
-## Limits
-
-{limits}
-
 ## Licence
 
 Of the model: {licence}.
-"""
+
+## Limits
+
+{limits}
+"""  # what a card says is last: nothing that it leaves open swallows more
 _PRIVATE = "If the model is private, give the Space a secret HF_TOKEN that may read it. "
 
 
@@ -84,6 +84,8 @@ def publish(model: str, to: str, *, title: str | None = None, private: bool = Fa
 
     Returns the address. A folder must be new or empty; it is there whole or not at all.
     """
+    if hub.is_remote(to) and not to.startswith(SPACE):
+        raise SpaceError(f"{to}: is no Space; one on the Hub is {SPACE}ORG/NAME")
     folder = None if to.startswith(SPACE) else Path(to)
     if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SpaceError(f"{folder}: is there already, and a Space is written anew; remove it, or name another folder")

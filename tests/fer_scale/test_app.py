@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import fer_scale
-from fer_scale import app, app_page, card_reading, card_words
+from fer_scale import app, app_page
 from fer_scale.__main__ import main
 from fer_scale.demo.face import act, draw_face, person
 from fer_scale.predicted import Face, Photo
@@ -286,19 +286,6 @@ def test_names_of_a_strangers_model_are_text() -> None:
     assert "<script>" not in said and 'a"b' not in said and "<svg" not in said
 
 
-def test_a_card_is_read_by_its_headings_and_without_its_pictures(tmp_path: Path) -> None:
-    card = "---\nlicense: mit\n---\n# A \\*model\\*\n\nWhat.\n\n## Use\n```\n## no heading\n```\n"
-    card += "## Intended use and limits\n\nLittle. ![x](https://elsewhere/x.png)\n"
-    (tmp_path / "README.md").write_text(card)
-    read = card_reading.read(tmp_path)
-    assert (
-        read.title == "A *model*"
-        and read.limits() == "Little."
-        and list(read.sections)[1:]
-        == [
-            "Use",
-            "Intended use and limits",
-        ]
-    )
-    (tmp_path / "README.md").unlink()
-    assert card_reading.read(tmp_path).limits() == card_words.LIMITS
+def test_a_large_picture_is_shown_small_however_thin_it_is() -> None:
+    sizes = {(2560, 1280): (1280, 640), (5000, 1): (1280, 1), (64, 48): (64, 48)}
+    assert {size: app_page._small(Image.new("RGB", size)).size for size in sizes} == sizes

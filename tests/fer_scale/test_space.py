@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -93,6 +93,7 @@ def test_what_is_no_published_expression_model_makes_no_space(
     for words, told in (
         ([encoder_folder, tmp_path / "space"], "is an encoder without expressions"),
         ([unpublished, tmp_path / "space"], "has no card; publish it first"),
+        ([model, "hf://lab/faces"], "hf://lab/faces: is no Space; one on the Hub is hf://spaces/ORG/NAME"),
         ([model, tmp_path / "full"], "is there already, and a Space is written anew"),
         ([model, tmp_path / "space", "--licence", "mit"], "a Space says what the model's card says"),
     ):
@@ -114,7 +115,7 @@ def running(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 def test_a_space_runs_by_itself_with_the_packages_that_it_names_and_ends_by_sigterm(running: served.Page) -> None:
-    with urlopen(running.address()) as answer:
+    with urlopen(Request(running.address(), headers={"Host": "lab-faces.example"})) as answer:
         assert app_page.SERVED.split(".")[0] in answer.read().decode()
     code, overheard = running.stop(signal.SIGTERM)
     assert code == 143 and overheard["asked"] == [] and not running.left()
