@@ -12,6 +12,7 @@ probabilities: it costs twice as much, and is a column of its own (`flip`); all 
 """
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,11 +199,12 @@ def _write(
     (out / "metrics.json").unlink(missing_ok=True)  # of what is replaced now
     names = result["label_names"]
     for way, probabilities in by_way.items():
-        with (out / f"predictions{way}.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["key", "expression", "predicted", "confidence", *names])
-            for key, row, true in zip(keys, probabilities, classes, strict=True):
-                table.writerow([key, names[true], names[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["key", "expression", "predicted", "confidence", *names])
+        for key, row, true in zip(keys, probabilities, classes, strict=True):
+            table.writerow([key, names[true], names[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
+        disk.put(out / f"predictions{way}.csv", text.getvalue())
     plots.confusion_matrix(np.array(result["confusion"]), names, out / "confusion_matrix.png")
     plots.reliability(result["reliability"], result["ece"], out / "reliability.png")
     plots.coverage(result["coverage"], result["aurc"], out / "coverage.png")

@@ -53,8 +53,9 @@ def write(
     worst = wrong[np.argsort(-sure_N[wrong], kind="stable")][:MOST]
     figures, shown = [], [html.escape(name) for name in names]  # which come from the model, perhaps a stranger's
     for row, picture in zip(worst, pictures(pool, numbers_N[worst]), strict=True):
+        image = f'<img alt="" src="{picture}">' if picture else "unreadable now"
         figures.append(
-            f'<figure><img alt="" src="{picture}"><figcaption>{shown[said_N[row]]} {sure_N[row]:.2f}<br>'
+            f"<figure>{image}<figcaption>{shown[said_N[row]]} {sure_N[row]:.2f}<br>"
             f"labeled {shown[true_N[row]]} {probabilities_NK[row, true_N[row]]:.2f}<br>"
             f"{html.escape(pool.keys[numbers_N[row]])}</figcaption></figure>"
         )
@@ -64,12 +65,13 @@ def write(
     disk.put(file, page)
 
 
-def pictures(pool: Pool, numbers: NDArray[np.int64]) -> list[str]:
-    """The faces as data: URIs."""
+def pictures(pool: Pool, numbers: NDArray[np.int64]) -> list[str | None]:
+    """The faces as data: URIs; None for one that cannot be read, whose place another has in the batch."""
     if not len(numbers):
         return []
     batch = pool.batch(numbers)
-    return [_uri(slot[:tall, :wide]) for slot, (tall, wide) in zip(batch.pixels.numpy(), batch.sizes, strict=True)]
+    slots = zip(batch.pixels.numpy(), batch.sizes, batch.ids == numbers, strict=True)
+    return [_uri(slot[:tall, :wide]) if own else None for slot, (tall, wide), own in slots]
 
 
 def _uri(pixels: NDArray[np.uint8]) -> str:

@@ -6,6 +6,8 @@ For the eyes of who works on the model: nothing but `report --faces` reads this.
 import base64
 import csv
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_MB = 8  # of a picture
 _MISTAKES = 24  # of a run
 _ROWS = "First row: faces; second: what the encoder saw of them; third: what the decoder made of that."
+
+
+class Mistake(NamedTuple):
+    """A wrong answer: a row of predictions.csv."""
+
+    key: str
+    said: str
+    sure: float  # the probability of `said`
+    labeled: str
+    true: float  # that of `labeled`
 
 
 def section(runs: Sequence[Told]) -> Html:
@@ -51,23 +63,36 @@ def _mistakes(run: Told) -> Iterator[Html]:
     file, said = run.folder / EVALUATION / "predictions.csv", run.evaluations.get(EVALUATION, {})
     if not file.is_file():
         return
-    with file.open(newline="") as lines:
-        wrong = [row for row in csv.DictReader(lines) if row["expression"] != row["predicted"]]
-    rows = sorted(wrong, key=lambda row: -float(row["confidence"]))[:_MISTAKES]
     try:
+        wrong = _wrong(file)
+        rows = wrong[:_MISTAKES]
         shard_set = _set(str(run.record.recipe["data"]["shards"]), str(said.get("fingerprint")))
-        pictures = _pictures(shard_set, [row["key"] for row in rows])
+        pictures = _pictures(shard_set, [row.key for row in rows])
     except (UserError, OSError, KeyError) as error:
         yield el("p", f"The worst mistakes are not shown: {str(error).partition(chr(10))[0]}.", class_="note")
         return
     yield el("p", f"{len(rows):,} of {len(wrong):,} mistakes, the surest first.")
     figures = []
     for row, picture in zip(rows, pictures, strict=True):
-        sure, true = float(row["confidence"]), float(row[row["expression"]])
-        words = (f"{row['predicted']} {sure:.2f}", el("br"), f"labeled {row['expression']} {true:.2f}")
-        caption = el("figcaption", *words, el("br"), row["key"])
-        figures.append(el("figure", el("img", src=picture, alt=f"Face {row['key']}"), caption))
+        words = (f"{row.said} {row.sure:.2f}", el("br"), f"labeled {row.labeled} {row.true:.2f}")
+        caption = el("figcaption", *words, el("br"), row.key)
+        image = el("img", src=picture, alt=f"Face {row.key}") if picture else "unreadable now"
+        figures.append(el("figure", image, caption))
     yield el("div", *figures, class_="faces")
+
+
+def _wrong(file: Path) -> list[Mistake]:
+    """The wrong answers in a predictions.csv, the surest first; UserError where it is none, or was cut."""
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = [row for row in csv.DictReader(lines) if row["expression"] != row["predicted"]]
+        wrong = [
+            Mistake(row["key"], row["predicted"], float(row["confidence"]), true := row["expression"], float(row[true]))
+            for row in rows
+        ]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise UserError(f"{file}: is damaged; run `fer-scale evaluate` again") from None
+    return sorted(wrong, key=lambda row: -row.sure)
 
 
 def _set(address: str, fingerprint: str) -> ShardSet:
@@ -78,7 +103,7 @@ def _set(address: str, fingerprint: str) -> ShardSet:
     return found
 
 
-def _pictures(shard_set: ShardSet, keys: list[str]) -> list[str]:
+def _pictures(shard_set: ShardSet, keys: list[str]) -> list[str | None]:
     """As data: URIs, in the order of the keys; those of a pool lie as the set has them."""
     pool = Pool(shard_set, keys, slot_px=SLOT_PX)
     numbers = {key: number for number, key in enumerate(pool.keys)}

@@ -7,16 +7,21 @@ import csv
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+import numpy as np
 import pytest
 import reported
 from reported import HOSTILE, NOW
 
 from fer_scale.__main__ import main
+from fer_scale.finetune import worst
+from fer_scale.finetune.pool import Pool
 from fer_scale.report import charts, gather, page, scale, style
+from shards.index import ShardSet
 from shards.remote import open_set
 
 _ELEMENTS = set(
@@ -226,6 +231,35 @@ def test_faces_of_another_set_are_not_shown(faces: Path, tmp_path: Path) -> None
     assert main(["report", str(run), "--out", str(tmp_path / "r.html"), "--faces"]) == 0
     said = words(parsed((tmp_path / "r.html").read_text()))
     assert "not shown" in said and "is not the set that was evaluated on" in said
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"key,expression,predicted,confidence,anger,fear\n0,anger,fear,0.9,0.1,0.9\n1,anger,fe",
+        b"key,expression,predicted,confidence,anger,fear\n0,anger,fear,much,0.1,0.9\n",
+        b"key,expression,predicted,confidence,anger\n0,fear,anger,0.9,0.9\n",
+        b"\xff\n0\n",
+    ],
+)
+def test_predictions_that_were_cut_are_told_of_and_the_rest_of_the_page_stands(tmp_path: Path, rows: bytes) -> None:
+    run = reported.finetune(tmp_path / "few")
+    (run / "evaluation" / "predictions.csv").write_bytes(rows)
+    assert main(["report", str(run), "--out", str(tmp_path / "r.html"), "--faces"]) == 0
+    said = words(parsed((tmp_path / "r.html").read_text()))
+    assert "not shown" in said and "predictions.csv: is damaged; run `fer-scale evaluate` again" in said
+
+
+def test_nobody_elses_face_stands_for_one_that_cannot_be_read(faces: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(faces, tmp_path / "faces"))
+    shard_set = ShardSet.open(copy)
+    pool = Pool(shard_set, shard_set.keys(0)[:4], slot_px=64)
+    span, _ = shard_set.span(0, 1)
+    [tar] = [file for file in copy.glob("*.tar") if bytes(span) in file.read_bytes()]
+    middle = bytes(span[:700]) + bytes(64) + bytes(span[764:])
+    tar.write_bytes(tar.read_bytes().replace(bytes(span), middle))
+    shown = worst.pictures(Pool(ShardSet.open(copy), pool.keys, slot_px=64), np.arange(4))
+    assert [picture is None for picture in shown] == [False, True, False, False]
 
 
 def test_a_script_reads_what_the_page_holds(
