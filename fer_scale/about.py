@@ -51,4 +51,5 @@ def _device() -> str:
     """The cards that torch sees, or the processor's cores that this process may use."""
     if torch.cuda.is_available():
         return ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-    return f"cpu, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu, {cores} cores"

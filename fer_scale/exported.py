@@ -79,13 +79,13 @@ def _resize(network: nn.Module, px: int) -> None:
 
 
 def metadata(model: Model) -> dict[str, Any]:
-    """What stands in a file beside the weights."""
+    """What stands in a file beside the weights; it is for others, so of a folder of this machine its name alone."""
     config, pretrained = model.config, model.config["pretrained_cfg"]
     block = {"licence": pretrained.get("license")} | config.get("fer_scale", {})
     names = config.get("label_names")
     said = {
         "kind": "expressions" if names else "encoder",
-        "source": model.address,
+        "source": model.address if hub.is_remote(model.address) else Path(model.address).resolve().name,
         "fer_scale_version": __version__,
         "input": f"uint8 [batch, {model.px}, {model.px}, 3]: face crops in RGB, resized by bicubic interpolation to "
         f"{model.px} x {model.px} px; the face lies in a crop at face_box (x1, y1, x2, y2 in shares of its sides); "
