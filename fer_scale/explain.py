@@ -7,6 +7,7 @@ change when the head's weights are drawn anew, which is the check of Adebayo et 
 (tests/fer_scale/test_explain.py). A map tells of a model, not of what somebody feels.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,15 @@ def crops(
         for number, box in enumerate(boxes, 1):
             cut = predict.around(box, place) if finder else box
             yield Crop(str(file), number, box, predict.as_input(pixels, px, cut))
+
+
+def sound(cut: Iterable[Crop | str], problems: list[str]) -> Iterator[Crop]:
+    """The faces alone; the lines about photos without are added to `problems`."""
+    for crop in cut:
+        if isinstance(crop, str):
+            problems.append(crop)
+        else:
+            yield crop
 
 
 def explain(model: predict.Model, crop: Crop, file: Path) -> dict[str, Any]:
@@ -125,14 +135,12 @@ def _mixed(crop: Pixels, other: Pixels, share: Map) -> Pixels:
 
 def namer(out: Path) -> Callable[[Crop], Path]:
     """What names a file in `out` for each crop, none twice."""
-    taken: set[str] = set()
+    taken = Counter[str]()
 
     def name(crop: Crop) -> Path:
-        stem, number = f"{Path(crop.photo).stem}.{crop.number}", 1
-        while (name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png") in taken:
-            number += 1
-        taken.add(name)
-        return out / name
+        stem = f"{Path(crop.photo).stem}.{crop.number}"  # ends in a number: with "-2" behind it, it is nobody's stem
+        taken[stem] += 1
+        return out / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")
 
     return name
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fer_scale.markdown import one_line
+
 matplotlib.use("agg")
+
+
+def _plain(said: Any) -> str:
+    """A text from outside, of which matplotlib takes nothing for a formula and nothing for a line break."""
+    return one_line(said).replace("$", r"\$")
 
 
 def curves(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -48,7 +55,7 @@ def _on_valid(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for name in rows[-1]["valid_recall"]:
         found = [row["valid_recall"].get(name) for row in rows]
         percent = [math.nan if share is None else 100 * share for share in found]
-        axes.plot(steps, percent, linewidth=0.8, linestyle="--", label=f"recall of {name}")
+        axes.plot(steps, percent, linewidth=0.8, linestyle="--", label=f"recall of {_plain(name)}")
     axes.set_ylabel("% on the list valid")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
@@ -82,8 +89,8 @@ def over_labels(lines: dict[str, list[tuple[float, float, float]]], measure: str
     for number, (name, points) in enumerate(lines.items()):
         labels, means, halves = zip(*points, strict=True)
         low_high = [100 * half for half in halves]
-        marker = "osDv^<>pP*"[number % 10]
-        axes.errorbar(labels, [100 * m for m in means], low_high, marker=marker, capsize=3, linewidth=1, label=name)
+        style = {"marker": "osDv^<>pP*"[number % 10], "capsize": 3, "linewidth": 1}
+        axes.errorbar(labels, [100 * m for m in means], low_high, label=_plain(name), **style)
     axes.set_xscale("log")
     axes.set_xlabel("labels")
     axes.set_ylabel(f"{measure} in %, with the 95 % interval over seeds")
@@ -108,8 +115,9 @@ def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], file: Path
             colour = "white" if share[row, column] > 0.5 else "black"
             text = f"{share[row, column]:.2f}\n{matrix[row, column]}"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    shown = [_plain(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), shown)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.savefig(file, dpi=120)
@@ -155,7 +163,8 @@ def explained(
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     seen, over, bars = figure.subplots(1, 3, width_ratios=[3, 3.6, 3])
-    px, label = len(crop), max(said, key=said.__getitem__)
+    px, likeliest = len(crop), max(said, key=said.__getitem__)
+    label = _plain(likeliest)
     seen.imshow(crop)
     seen.set_title(f"What the model sees\n({px} x {px} px)", fontsize=10)
     most = max(float(np.abs(heat).max()), 0.01)  # a map of nothing stays pale
@@ -166,7 +175,8 @@ def explained(
     for axes in (seen, over):
         axes.set_axis_off()
     names = sorted(said, key=said.__getitem__)
-    shown = bars.barh(names, [100 * said[name] for name in names], color="0.6")
+    shown = bars.barh(range(len(names)), [100 * said[name] for name in names], color="0.6")
+    bars.set_yticks(range(len(names)), [_plain(name) for name in names])
     shown[-1].set_color("tab:orange")
     bars.bar_label(shown, fmt="%.0f %%", padding=3, fontsize=9)
     bars.set_xlim(0, 115)
@@ -175,7 +185,7 @@ def explained(
     bars.set_title("What it answers", fontsize=10)
     hit, spared = (f"{100 * figures[name]:.0f} % without the fifth" for name in ("without_most", "without_least"))
     figure.supxlabel(
-        f'"{label}" has {100 * said[label]:.0f} %; {hit} of the face that speaks most for it, {spared} that speaks '
+        f'"{label}" has {100 * said[likeliest]:.0f} %; {hit} of the face that speaks most for it, {spared} that speaks '
         "least for it.\nThis shows what a model reacts to, not what somebody feels.",
         fontsize=9,
     )
@@ -195,7 +205,7 @@ def painted(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        row[0].set_ylabel(name, fontsize=8)
+        row[0].set_ylabel(_plain(name), fontsize=8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     if norm_pixels:
