@@ -11,7 +11,10 @@ def _predict(verb: Verb) -> None:
     Example: fer-scale predict hf://ORG/expressions photo.jpg --json
     """
     verb.add_argument("model", help=MODEL)
-    verb.add_argument("photos", nargs="+", metavar="photo", help="a file, a folder with all below it, or a quoted glob")
+    verb.add_argument(
+        "photos", nargs="+", metavar="photo",
+        help="a file, a folder with all below it, or a quoted glob; one without a face is no mistake, and is told",
+    )  # fmt: skip
     verb.add_argument(
         "--faces", choices=("all", "largest", "whole"), default="largest",
         help="of each photo all faces, or the largest (default); whole: the pictures are face crops, look for none",

@@ -1,5 +1,6 @@
 """A photo with the faces that were found in it and what was said of them, as a picture for people."""
 
+import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,17 +13,23 @@ _LEAST_PX = 480  # of the longer side: a label on less could not be read
 _INK, _PAPER = (0, 0, 0), (255, 221, 51)  # of labels; contrast 15 to 1
 
 
-def write(photo: Photo, folder: Path, taken: set[str]) -> Path:
-    """Put the photo of this name, drawn on, into a folder; under a name that is not `taken` yet."""
+def write(photo: Photo, folder: Path, taken: dict[str, int]) -> Path:
+    """Put the photo of this name, drawn on, into a folder; under a name that is not `taken` yet.
+
+    `taken` says of each name how far the numbers of its stem have come.
+    """
     stem = Path(photo.name).stem
-    name, number = f"{stem}.faces.jpg", 1
+    first = name = f"{stem}.faces.jpg"
     while name in taken:
-        number += 1
-        name = f"{stem}.{number}.faces.jpg"
-    taken.add(name)
+        taken[first] += 1
+        name = f"{stem}.{taken[first]}.faces.jpg"
+    taken[name] = 1
+    picture = draw(photos.upright(photo.name), photo)
+    beside = folder / f"{name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draw(photos.upright(photo.name), photo).save(folder / name, quality=92)
+        picture.save(beside, "JPEG", quality=92)
+        os.replace(beside, folder / name)
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"{folder / name}: cannot be written ({why}); give a folder that can hold it") from None
@@ -54,7 +61,7 @@ def _label(pen: ImageDraw.ImageDraw, text: str, box: tuple[float, ...], size: tu
     width, height = size
     letter = min(max((box[2] - box[0]) / 7, max(size) / 34), max(size) / 16)
     left, _, right, _ = pen.textbbox((0, 0), text, font=ImageFont.load_default(letter))
-    letter *= min(1, 0.9 * width / (right - left))  # a long word in a narrow picture
+    letter = max(1, letter * min(1, 0.9 * width / (right - left)))  # a long word in a narrow picture
     font, margin = ImageFont.load_default(letter), letter / 5
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 2 * margin, bottom - top + 2 * margin

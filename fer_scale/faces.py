@@ -20,7 +20,7 @@ from fer_scale.photos import Pixels
 from shards import detector
 from shards.boxes import WHOLE
 from shards.detector import HAAR, Detector, Haar, Rectangle, Seen
-from shards.errors import UserError
+from shards.errors import ShardError, UserError
 
 YUNET = detector.DETECTOR
 Place = tuple[float, ...]  # x1, y1, x2, y2 of a box in a crop, in shares of its sides; may stick out
@@ -100,7 +100,7 @@ def finder(wanted: str | Path | None = None, *, remote: bool = False) -> Finder:
     """The detector of a file or hf:// address, or "haar"; NoDetector or ShardError where there can be none.
 
     None: YuNet where an earlier call left it in the Hub's cache, or where it can be fetched and `remote` allows it;
-    else the cascade in OpenCV's wheel, and that is said.
+    else the cascade in OpenCV's wheel, and that is said with the reason.
     """
     if not detector.has_opencv():
         raise NoDetector(
@@ -110,22 +110,25 @@ def finder(wanted: str | Path | None = None, *, remote: bool = False) -> Finder:
     if str(wanted) in ("haar", HAAR):
         return Finder(HAAR, Haar)
     if wanted is None:
-        file = _default(remote)
-        return Finder(YUNET, functools.partial(Detector, file)) if file else Finder(HAAR, Haar)
+        return _default(remote)
     file = hub.pull_file(str(wanted), detector.FILE) if hub.is_remote(str(wanted)) else Path(wanted)
+    return _yunet(file)
+
+
+def _yunet(file: Path) -> Finder:
     return Finder(YUNET, functools.partial(Detector, file))
 
 
-def _default(remote: bool) -> Path | None:
-    """YuNet's model file; None, said, where the cascade has to do."""
+def _default(remote: bool) -> Finder:
+    """YuNet; the cascade, which is said, where that has to do."""
     try:
         if file := cached() or (hub.pull_file(detector.ON_THE_HUB, detector.FILE) if remote else None):
-            return file
-        why = "YuNet is not in the cache"
-    except HubError as error:
-        why = str(error)
-    log.say(f"faces    by OpenCV's Haar cascade ({why}); --detector {detector.ON_THE_HUB} finds more")
-    return None
+            return _yunet(file)
+        why = f"(YuNet is not in the cache); --detector {detector.ON_THE_HUB} finds more"
+    except (HubError, ShardError) as error:
+        why = f"({error})"
+    log.say(f"faces    by OpenCV's Haar cascade {why}")
+    return Finder(HAAR, Haar)
 
 
 def cached() -> Path | None:
@@ -139,11 +142,16 @@ def cached() -> Path | None:
 
 
 def at_hand() -> list[Finder]:
-    """All detectors that can be used here without asking anybody."""
+    """All detectors that can be used here without asking anybody; a damaged one is left out, and that is said."""
     if not detector.has_opencv():
         return []
-    file = cached()
-    return [Finder(HAAR, Haar), *([Finder(YUNET, functools.partial(Detector, file))] if file else [])]
+    found = [Finder(HAAR, Haar)]
+    if file := cached():
+        try:
+            found.append(_yunet(file))
+        except ShardError as error:
+            log.say(f"faces    not looked for by YuNet ({error})")
+    return found
 
 
 def place_of(name: str, block: dict[str, Any]) -> Place:

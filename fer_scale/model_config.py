@@ -89,8 +89,8 @@ _TOP = {
     "pretrained_cfg": Rule("an object", lambda v: isinstance(v, dict)),
     "fer_scale": Rule("an object", lambda v: isinstance(v, dict)),
     "label_names": Rule(
-        f"a list of at most {MOST_CLASSES:,} different printable texts",
-        lambda v: isinstance(v, list) and len(v) <= MOST_CLASSES and all(map(_NAME.holds, v)) and len(set(v)) == len(v),
+        f"a list of at most {MOST_CLASSES:,} different printable texts, none beginning with = + - @ (CSV formulas)",
+        lambda v: isinstance(v, list) and len(v) <= MOST_CLASSES and all(map(_is_label, v)) and len(set(v)) == len(v),
     ),
 }
 _ARGS = {  # of model_args: all that may stand there
@@ -133,7 +133,8 @@ _BLOCK = {  # of our own block, what is read of it
     "format": _whole(0, 1000),
     "face_box": Rule("[x1, y1, x2, y2] in shares, x1 < x2, y1 < y2", lambda v: is_box(v)),
     "face_boxes": Rule(
-        "at most 16 boxes by detector, x1, y1, x2, y2 of -1 to 2 in shares of the crop, a tenth wide and high at least",
+        "at most 16 boxes by detector, x1, y1, x2, y2 of -1 to 2 in shares of the crop, a tenth wide and high at least "
+        "and with the middle in the crop",
         lambda v: isinstance(v, dict) and len(v) <= 16 and all(map(_NAME.holds, v)) and all(map(_is_place, v.values())),
     ),
     "base_model": _or_none(_text(500)),
@@ -204,7 +205,12 @@ def _is_place(value: Any) -> bool:
     """Whether a value is where a detector's box lies in a crop: it may stick out."""
     if not _is_list(value, 4) or not all(map(_number(-1, 2).holds, value)):
         return False
-    return value[2] - value[0] >= 0.1 and value[3] - value[1] >= 0.1
+    x1, y1, x2, y2 = value
+    return x2 - x1 >= 0.1 and y2 - y1 >= 0.1 and 0 <= x1 + x2 <= 2 and 0 <= y1 + y2 <= 2
+
+
+def _is_label(value: Any) -> bool:
+    return _NAME.holds(value) and value[0] not in "=+-@"
 
 
 def _is_set(value: Any) -> bool:

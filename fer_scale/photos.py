@@ -4,6 +4,7 @@ An animation gives its first picture, transparency is dropped, 16 bits become 8,
 converted; EXIF says which way is up. A damaged file is a PhotoError that says which and why.
 """
 
+import functools
 import glob
 import io
 import threading
@@ -23,6 +24,7 @@ Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
 
 MOST_PIXELS = 200_000_000  # of a photo; 48 megapixel telephones exist
+MOST_BYTES = 1_000_000_000  # of its file
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -69,29 +71,45 @@ def listed(paths: Iterable[str | Path]) -> list[Path]:
 
 def upright(picture: Picture) -> Pixels:
     """The photo as one would look at it, uint8 [height, width, 3]; PhotoError says why it cannot be read."""
-    if isinstance(picture, Image.Image):
-        return _turned(_rgb(picture), picture.getexif().get(_ORIENTATION, 1))
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise PhotoError(
                 f"an array of {picture.dtype} {list(picture.shape)}: must be uint8 [height, width, 3] in RGB"
             )
         return picture
+    if isinstance(picture, Image.Image):
+        name, read = "an image", functools.partial(_loaded, picture)
+    else:
+        name, read = str(picture), functools.partial(_decoded, _bytes(Path(picture)))
     try:
-        data = Path(picture).read_bytes()
-    except FileNotFoundError:
-        raise PhotoError(f"{picture}: no such file") from None
-    except OSError as error:
-        raise PhotoError(f"{picture}: cannot be read ({error.strerror})") from None
-    try:
-        return _decoded(data)
+        return read()
     except UnidentifiedImageError:
-        raise PhotoError(f"{picture}: cannot be read as a picture ({', '.join(_FORMATS)} are)") from None
+        raise PhotoError(f"{name}: cannot be read as a picture ({', '.join(_FORMATS)} are)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PhotoError(f"{picture}: cannot be read as a picture (more than {MOST_PIXELS:,} pixels)") from None
+        raise PhotoError(f"{name}: cannot be read as a picture (more than {MOST_PIXELS:,} pixels)") from None
     except Exception as error:  # PIL raises nearly anything on damaged bytes
         said = " ".join(str(error).split())
-        raise PhotoError(f"{picture}: cannot be read as a picture ({type(error).__name__}: {said})") from None
+        raise PhotoError(f"{name}: cannot be read as a picture ({type(error).__name__}: {said})") from None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise PhotoError(f"{file}: has {size:,} bytes, and a photo may have {MOST_BYTES:,}")
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise PhotoError(f"{file}: no such file") from None
+    except OSError as error:
+        raise PhotoError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a zero byte in the name
+        raise PhotoError(f"{str(file)!r}: cannot be read ({error})") from None
+
+
+def _loaded(picture: Image.Image) -> Pixels:
+    with _TURNS:  # Pillow reads an image at its first use, and two threads may have the same one
+        if not picture.width * picture.height:
+            raise ValueError("it has no pixels")
+        return _turned(_rgb(picture), picture.getexif().get(_ORIENTATION, 1))
 
 
 def _decoded(data: bytes) -> Pixels:

@@ -6,6 +6,7 @@ detector's boxes lay in training. What sticks out repeats the border. Pictures t
 to be so: faces="whole".
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,16 +72,23 @@ class Model:
 
         A photo is a file, a PIL image, or uint8 [height, width, 3] in RGB. `box`: the face in each of them, as x1, y1,
         x2, y2 in pixels of the upright photo. A face of which the model is less sure than `min_confidence` gets no
-        label. A photo that cannot be read, or in which no face is found, has a `problem`.
+        label. A photo that cannot be read, in which no face is found, or beside which the box lies, has a `problem`.
         """
         return list(self.stream(pictures, box=box, min_confidence=min_confidence))
 
     def stream(
         self, pictures: Iterable[Picture], *, box: Rectangle | None = None, min_confidence: float = 0.0
     ) -> Iterator[Photo]:
-        """The same, each photo as soon as it is known."""
+        """The same, each photo as soon as it is known; what can be said of the arguments is said at once."""
         if not 0 <= min_confidence <= 1:
             raise PredictError(f"min_confidence {min_confidence:g}: must be a probability, from 0 to 1")
+        if _is_one(pictures):
+            raise PredictError("pictures: is one photo; give a list, as [photo]")
+        if box is not None:
+            _check(box)
+        return self._stream(pictures, box, min_confidence)
+
+    def _stream(self, pictures: Iterable[Picture], box: Rectangle | None, min_confidence: float) -> Iterator[Photo]:
         waiting: list[_Cut] = []
         for cut in self._cuts(pictures, box):
             waiting.append(cut)
@@ -96,12 +104,15 @@ class Model:
         if cores == 1:
             yield from (self._cut(name, picture, box) for name, picture in named)
             return
-        pool = ThreadPoolExecutor(min(cores, 16))
+        threads = min(cores, 16)
+        pool = ThreadPoolExecutor(threads)
         try:
             ahead: deque[Future[_Cut]] = deque()
             for name, picture in named:
                 ahead.append(pool.submit(self._cut, name, picture, box))
-                if len(ahead) > 2 * _AT_ONCE:
+                # Files wait where they are, pictures in memory.
+                most = 2 * (_AT_ONCE if isinstance(picture, str | Path) else threads)
+                while len(ahead) > most:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -114,14 +125,17 @@ class Model:
         except PhotoError as error:
             return _Cut(name, problem=str(error))
         (height, width, _), found = pixels.shape, 1
-        if box is not None:
-            seen, cuts = [Seen(box, 0)], [crop_for(box, self.face_box, (width, height))]
-        elif self.finder is None:
-            seen, cuts = [Seen((0, 0, width, height), 0)], [(0, 0, width, height)]
-        else:
-            seen, found = self.finder.find(pixels, largest=self.largest)
-            cuts = [around(face.box, self.place) for face in seen]
-        crops = tuple(as_input(pixels, self.px, cut) for cut in cuts)
+        try:
+            if box is not None:
+                seen, cuts = [Seen(box, 0)], [crop_for(box, self.face_box, (width, height))]
+            elif self.finder is None:
+                seen, cuts = [Seen((0, 0, width, height), 0)], [(0, 0, width, height)]
+            else:
+                seen, found = self.finder.find(pixels, largest=self.largest)
+                cuts = [around(face.box, self.place) for face in seen]
+            crops = tuple(as_input(pixels, self.px, cut) for cut in cuts)
+        except PredictError as error:
+            return _Cut(name, (width, height), found=found, problem=f"{name}: {error}")
         problem = None if seen else faces.no_face(name)
         return _Cut(name, (width, height), tuple(seen), crops, found, problem)
 
@@ -193,8 +207,15 @@ def _load(address: str, which: str, device: str, key: Path | None, detector: str
 
 def _is_enough(waiting: Sequence[_Cut]) -> bool:
     """Whether these are to pass through the network; a function of the photos alone, so that answers are, too."""
+    if len(waiting) >= 4 * _AT_ONCE:  # without faces, or unreadable
+        return True
     pixels = sum(cut.size[0] * cut.size[1] for cut in waiting)
     return sum(len(cut.crops) for cut in waiting) >= _AT_ONCE or pixels >= _PIXELS_AT_ONCE
+
+
+def _is_one(pictures: object) -> bool:
+    """Whether this is a photo itself, which would be taken for its letters or rows."""
+    return isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim <= 3)
 
 
 def _name(picture: Picture, number: int) -> str:
@@ -223,26 +244,37 @@ def around(face: Rectangle, place: faces.Place) -> Rectangle:
 
 def crop_for(face: Rectangle, face_box: faces.Place, size: tuple[int, int]) -> Rectangle:
     """The cut (left, top, right, bottom) in pixels in which the box `face` lies at `face_box`; it may stick out."""
+    _check(face)
     x1, y1, x2, y2 = face
-    inside = x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < size[0] and y1 < size[1]
-    if not inside or max(face) <= 1:  # of shares of the sides none is above 1
-        numbers = ",".join(f"{n:g}" for n in face)
-        raise PredictError(
-            f"box {numbers}: must be x1,y1,x2,y2 in pixels of the {size[0]}x{size[1]} photo, x1 < x2, y1 < y2"
-        )
+    if x2 <= 0 or y2 <= 0 or x1 >= size[0] or y1 >= size[1]:
+        raise PredictError(f"box {_numbers(face)}: lies outside of the {size[0]}x{size[1]} photo")
     width, height = (x2 - x1) / (face_box[2] - face_box[0]), (y2 - y1) / (face_box[3] - face_box[1])
     left, top = x1 - face_box[0] * width, y1 - face_box[1] * height
     return left, top, left + width, top + height
 
 
+def _check(box: Rectangle) -> None:
+    """PredictError where a box is none in any photo."""
+    x1, y1, x2, y2 = box
+    # Of shares of the sides none is above 1.
+    if not (x1 < x2 and y1 < y2 and all(map(math.isfinite, box))) or max(box) <= 1:
+        raise PredictError(f"box {_numbers(box)}: must be x1,y1,x2,y2 in pixels of the upright photo, x1 < x2, y1 < y2")
+
+
+def _numbers(box: Rectangle) -> str:
+    return ",".join(f"{n:g}" for n in box)
+
+
 def _part(pixels: Pixels, cut: Rectangle) -> tuple[Pixels, Rectangle]:
     """The part of a photo around a cut, its border repeated where the cut sticks out, and the cut in it."""
     height, width, _ = pixels.shape
+    if not (cut[2] - cut[0]) * (cut[3] - cut[1]) <= photos.MOST_PIXELS:  # of what overflowed, too
+        raise PredictError(f"the cut around a face would have more than {photos.MOST_PIXELS:,} pixels")
     left, top = int(np.floor(cut[0])), int(np.floor(cut[1]))
     right, bottom = int(np.ceil(cut[2])), int(np.ceil(cut[3]))
-    if (right - left) * (bottom - top) > photos.MOST_PIXELS:
-        raise PredictError("box: the cut around it is larger than any photo; is the box in pixels?")
-    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    margins = ((y1 - top, bottom - y2), (x1 - left, right - x2), (0, 0))
-    padded = np.pad(pixels[y1:y2, x1:x2], margins, mode="edge")
-    return padded, (cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top)
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        part = pixels[top:bottom, left:right]  # not copied: it may be the whole photo
+    else:
+        rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
+        part = pixels[rows[:, None], columns]
+    return part, (cut[0] - left, cut[1] - top, cut[2] - left, cut[3] - top)

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class Photo:
     def is_read(self) -> bool:
         return self.size != (0, 0)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether its faces are judged; of a photo without any that is said, which is an answer."""
+        return self.is_read and (bool(self.faces) or not self.found)
+
 
 def as_json(photo: Photo) -> str:
     """The photo as a line for scripts."""
@@ -51,12 +56,13 @@ def as_json(photo: Photo) -> str:
 
 
 def as_text(photo: Photo) -> list[str]:
-    """A line a face, for a person."""
+    """A line a face, for a person; bytes of a file's name that are no UTF-8 as \\udc.., for any terminal."""
+    name = photo.name.encode(errors="backslashreplace").decode()
     if len(photo.faces) == 1:
         more = f"  (the largest of {photo.found} faces)" if photo.found > 1 else ""
-        return [f"{photo.name}  {in_words(photo.faces[0])}{more}"]
+        return [f"{name}  {in_words(photo.faces[0])}{more}"]
     places = [" ".join(f"{x:.0f}" for x in face.box) for face in photo.faces]
-    return [f"{photo.name}  {in_words(face)}  at {at}" for face, at in zip(photo.faces, places, strict=True)]
+    return [f"{name}  {in_words(face)}  at {at}" for face, at in zip(photo.faces, places, strict=True)]
 
 
 def in_words(face: Face) -> str:
@@ -65,17 +71,46 @@ def in_words(face: Face) -> str:
 
 @contextmanager
 def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], None]]:
-    """Write photos into a CSV, which is there when it is complete: a row a face, and one for a photo without any."""
+    """Write photos into a CSV, which is there when it is complete: a row a face, and one for a photo without any.
+
+    What is no regular file, as /dev/stdout, is written to as it is.
+    """
     if file is None:
         yield lambda photo: None
         return
-    beside = file.with_name(f"{file.name}.part")
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; give a file")
+    whole = file.is_file() or not file.exists()
+    beside = file.with_name(f"{file.name}.part") if whole else file
+    with _in_words(file):
+        lines = beside.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+    writer = csv.writer(lines)
+
+    def add(photo: Photo) -> None:
+        with _in_words(file):
+            writer.writerows(_rows(photo, names))
+
     try:
-        with beside.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
+        with _in_words(file):
             writer.writerow([*_COLUMNS, *(f"p_{name}" for name in names), "problem"])
-            yield lambda photo: writer.writerows(_rows(photo, names))
-        os.replace(beside, file)
+        yield add
+        with _in_words(file):
+            lines.close()
+            if whole:
+                os.replace(beside, file)
+    finally:
+        with suppress(OSError):
+            lines.close()
+        if whole:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_words(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads it has enough
+        raise
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from None
 

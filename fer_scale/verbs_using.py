@@ -13,12 +13,13 @@ def _predict(args: Namespace) -> int:
     with imports():
         from fer_scale import drawn, log, photos, predict, predicted
 
-    files, unread, taken = photos.listed(args.photos), 0, set[str]()
+    files, failed, taken = photos.listed(args.photos), 0, dict[str, int]()
     which: predict.Faces = "whole" if args.box else args.faces
     model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
     box = tuple(args.box) if args.box else None
+    answers = model.stream(files, box=box, min_confidence=args.min_confidence)
     with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos") as tick:
-        for number, photo in enumerate(model.stream(files, box=box, min_confidence=args.min_confidence), 1):
+        for number, photo in enumerate(answers, 1):
             add(photo)
             if args.draw and photo.is_read:
                 drawn.write(photo, args.draw, taken)
@@ -26,14 +27,14 @@ def _predict(args: Namespace) -> int:
                 print(line, flush=True)
             if photo.problem:
                 print(f"fer-scale {args.verb}: {photo.problem}", file=sys.stderr)
-            unread += not photo.is_read
+            failed += not photo.is_answered
             tick(number, len(files))
-    return PROBLEM if unread else 0
+    return PROBLEM if failed else 0
 
 
 def _explain(args: Namespace) -> int:
     with imports():
-        from fer_scale import explain, log, photos
+        from fer_scale import explain, faces, log, photos
         from fer_scale.pretrain import painted
 
     files = photos.listed(args.photos)
@@ -49,7 +50,8 @@ def _explain(args: Namespace) -> int:
             print("These pictures show faces; of real people, do not publish them.")
     for problem in problems:
         print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
-    return PROBLEM if problems else 0
+    unread = [problem for problem in problems if not problem.endswith(faces.no_face(""))]
+    return PROBLEM if unread else 0
 
 
 def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -7,23 +7,21 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
 import fer_scale
-from fer_scale import drawn, encoder, faces, photos
+from fer_scale import encoder, faces, photos
 from fer_scale.__main__ import main
 from fer_scale.demo.face import act, draw_face, person
 from fer_scale.faces import YUNET, Finder, NoDetector, overlap, place_of
 from fer_scale.photos import PhotoError, listed, upright
-from fer_scale.predict import around
-from fer_scale.predicted import Face, Photo
+from fer_scale.predict import PredictError, around
+from fer_scale.predicted import Photo
 from shards import detector
 from shards.detector import HAAR
-from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
 
 REAL = Path(__file__).parents[3] / "shared/data/lfw/lfw112.tar"
@@ -108,6 +106,27 @@ def test_arrays_and_images_in_memory_are_photos_too(model: Path) -> None:
     assert not wrong.is_read and "must be uint8 [height, width, 3]" in str(wrong.problem)
 
 
+def test_what_cannot_be_read_in_memory_or_by_its_name_is_a_problem_of_that_photo(model: Path, tmp_path: Path) -> None:
+    face(3, 48).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:600])
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(photos.MOST_BYTES + 1)  # takes no disk
+    with Image.open(tmp_path / "cut.png") as cut, Image.open(tmp_path / "a.png") as lazy:
+        given = [cut, Image.new("RGB", (0, 0)), "a\0b", tmp_path / "huge.jpg", *[lazy] * 8]
+        said = fer_scale.load(model, faces="whole").predict(given)
+    told = ["an image: cannot be read as a picture", "no pixels", "null byte", "a photo may have 1,000,000,000"]
+    assert all(words in str(photo.problem) for words, photo in zip(told, said, strict=False))
+    assert [len(photo.faces) for photo in said] == [0] * 4 + [1] * 8
+
+
+def test_one_photo_in_place_of_a_list_is_an_error(model: Path) -> None:
+    ready = fer_scale.load(model, faces="whole")
+    for one in ("a.jpg", Path("a.jpg"), face(3, 48), np.asarray(face(3, 48))):
+        with pytest.raises(PredictError, match=r"is one photo; give a list, as \[photo\]"):
+            ready.predict(one)  # type: ignore[arg-type]
+    assert len(ready.predict(np.stack([np.asarray(face(3, 48))] * 2))) == 2
+
+
 # ---- where faces are found
 
 
@@ -116,6 +135,7 @@ def finder(request: pytest.FixtureRequest, yunet: Path) -> Finder:
     return faces.finder(yunet if request.param == YUNET else "haar")
 
 
+@pytest.mark.parametrize("finder", [YUNET, pytest.param(HAAR, marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.skipif(not REAL.exists(), reason="no real faces in ../shared/data")
 def test_a_real_face_in_a_photo_is_cut_as_it_was_cropped(finder: Finder) -> None:
     with tarfile.open(REAL) as tar:
@@ -155,6 +175,15 @@ def test_a_model_says_where_a_detector_sees_its_faces_or_it_is_derived_from_what
     packed = place_of(YUNET, {"face_box": [0.11, 0.02, 0.92, 1.0], "detector": YUNET})  # of an aligned set
     assert packed == pytest.approx(aligned)
     assert place_of(HAAR, {"face_box": [0.11, 0.02, 0.92, 1.0], "detector": YUNET}) == pytest.approx(place_of(HAAR, {}))
+
+
+def test_a_damaged_yunet_in_the_cache_is_told_and_the_cascade_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / detector.FILE).write_bytes(b"cut")
+    monkeypatch.setattr(faces, "cached", lambda: tmp_path / detector.FILE)
+    assert [one.name for one in faces.at_hand()] == [HAAR] == [faces.finder().name]
+    assert "".join(capsys.readouterr()).count("has other bytes (3)") == 2
 
 
 def test_crops_without_faces_give_no_place(finder: Finder) -> None:
@@ -197,10 +226,17 @@ def test_answers_come_while_photos_are_still_being_given(model: Path) -> None:
             yield face(given % 8, 48)
 
     answers = fer_scale.load(model, faces="whole").stream(endless())  # type: ignore[arg-type]
+    assert next(answers).faces and given <= 64 + 2 * 16 + 2  # pictures in memory do not pile up
     for _ in range(100):
         assert next(answers).faces
     assert given < 1000
     answers.close()  # type: ignore[attr-defined]
+
+
+def test_answers_come_where_no_photo_can_be_read(model: Path) -> None:
+    absent = iter([Path(f"{number}.jpg") for number in range(1000)])
+    assert not next(fer_scale.load(model, faces="whole").stream(absent)).is_read
+    assert len(list(absent)) > 500
 
 
 # ---- the command
@@ -257,18 +293,10 @@ def test_predict_takes_the_largest_face_and_tells_of_the_others(
     assert json.loads(capsys.readouterr().out)["faces"][0]["label"] is None
 
 
-@pytest.mark.parametrize(("width", "height"), [(48, 48), (30, 400), (640, 480), (4000, 3000)])
-def test_labels_can_be_read_on_photos_of_any_size(width: int, height: int) -> None:
-    box = (0.1 * width, 0.02 * height, 0.5 * width, 0.4 * height)
-    said = Face(box, 0.9, "happiness", 0.93, {})
-    picture = drawn.draw(np.zeros((height, width, 3), np.uint8), Photo("a", (width, height), (said,), 1))
-    assert max(picture.size) == max(480, width, height)
-    yellow = (np.asarray(picture) == drawn._PAPER).all(2)
-    rows = np.flatnonzero(yellow.mean(1) > 0.1)
-    assert len(rows) >= max(10, max(picture.size) / 60)  # a label that is high enough to be read
-
-
-def test_hostile_models_are_refused_here_as_well(tmp_path: Path) -> None:
-    folder = hostile.sound(tmp_path / "model")
-    with pytest.raises(UserError, match="faces 'some': unknown"):
-        fer_scale.load(folder, faces="some")  # type: ignore[arg-type]
+def test_a_box_beside_one_photo_is_a_problem_of_that_one_and_no_face_is_an_answer(
+    model: Path, yunet: Path, album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(model), str(album / "b*"), "--detector", str(yunet)]) == 0
+    assert main(["predict", str(model), str(album / "[ab]*"), "--box", "350", "200", "550", "400"]) == 2
+    out, err = capsys.readouterr()
+    assert "a two.jpg  " in out and "b none.png: box 350,200,550,400: lies outside of the 50x30 photo" in err

@@ -114,10 +114,24 @@ def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_mod
     assert by_box.faces[0].probabilities == without.faces[0].probabilities
 
 
-@pytest.mark.parametrize("box", [(5, 5, 5, 9), (100, 0, 120, 20), (0, 0, -4, 9), (0.1, 0.1, 0.9, 0.9)])
-def test_a_box_that_is_none_is_an_error(model: str, pictures: Path, box: tuple[float, float, float, float]) -> None:
-    with pytest.raises(PredictError, match="must be x1,y1,x2,y2 in pixels of the 24x24 photo"):
-        module.load(model, faces="whole").predict([pictures / "p0/000.png"], box=box)
+@pytest.mark.parametrize(
+    "box", [(5, 5, 5, 9), (0, 0, -4, 9), (0.1, 0.1, 0.9, 0.9), (0, 0, np.inf, 9), (0, 0, np.nan, 9)]
+)
+def test_a_box_that_is_none_is_an_error(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(PredictError, match="must be x1,y1,x2,y2 in pixels of the upright photo"):
+        crop_for(box, (0.1, 0.2, 0.9, 0.8), (24, 24))
+
+
+@pytest.mark.parametrize("cut", [(0, 0, np.inf, 9), (-1e300, 0, 1e300, 9), (0, 0, 30_000, 30_000)])
+def test_a_cut_that_is_too_large_is_an_error(cut: tuple[float, float, float, float]) -> None:
+    with pytest.raises(PredictError, match="more than 200,000,000 pixels"):
+        module.as_input(np.zeros((4, 4, 3), np.uint8), 8, cut)
+
+
+def test_a_cut_beside_the_photo_is_its_border() -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, 59] = 200
+    assert module.as_input(pixels, 16, (70, 50, 90, 70)).min() == 200
 
 
 @pytest.mark.skipif(not BROKEN.exists(), reason="no broken pictures in ../shared/data")

@@ -1,0 +1,78 @@
+"""What is written of photos: the table, the drawings; and which models write nothing."""
+
+import json
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+from PIL import Image
+
+import fer_scale
+from fer_scale import drawn, predicted
+from fer_scale.faces import YUNET
+from fer_scale.predict import PredictError
+from fer_scale.predicted import Face, Photo
+from shards.errors import UserError
+
+
+def test_a_table_is_whole_or_not_there_whatever_ends_it(tmp_path: Path) -> None:
+    file, photo = tmp_path / "a.csv", Photo("b\udcff.jpg", (0, 0), (), 0, "b\udcff.jpg: no such file")
+    for wrong in (KeyboardInterrupt, BrokenPipeError):
+        with pytest.raises(wrong), predicted.table(file, ["fear"]) as add:
+            add(photo)
+            raise wrong
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="is a folder"), predicted.table(tmp_path, ["fear"]):
+        pytest.fail("said too late")
+    with predicted.table(Path("/dev/null"), ["fear"]) as add:
+        add(photo)
+    assert not Path("/dev/null").is_file()
+    with predicted.table(file, ["fear"]) as add:
+        add(photo)
+    assert r"b\udcff.jpg" in file.read_text() and len(list(tmp_path.iterdir())) == 1
+    shown = Face((0, 0, 9, 9), None, "fear", 1.0, {"fear": 1.0})
+    assert "".join(predicted.as_text(Photo("b\udcff.jpg", (9, 9), (shown,), 1))).encode()
+
+
+def test_photos_of_one_name_are_drawn_beside_one_another(tmp_path: Path) -> None:
+    files, taken = [tmp_path / name for name in ("a/x.png", "b/x.png", "x.2.png", "c/x.jpg")], dict[str, int]()
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (48, 48)).save(file)
+    made = [drawn.write(Photo(str(file), (48, 48), ()), tmp_path / "out", taken).name for file in files]
+    assert made == ["x.faces.jpg", "x.2.faces.jpg", "x.2.2.faces.jpg", "x.3.faces.jpg"]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize(("width", "height"), [(3, 4000), (1, 600), (4000, 3)])
+def test_photos_as_thin_as_a_hair_are_drawn(width: int, height: int) -> None:
+    said = Face((0, 0, width, height), 0.9, "happiness", 0.93, {})
+    picture = drawn.draw(np.zeros((height, width, 3), np.uint8), Photo("a", (width, height), (said,), 1))
+    assert picture.size == (width, height)
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 48), (30, 400), (640, 480), (4000, 3000)])
+def test_labels_can_be_read_on_photos_of_any_size(width: int, height: int) -> None:
+    box = (0.1 * width, 0.02 * height, 0.5 * width, 0.4 * height)
+    said = Face(box, 0.9, "happiness", 0.93, {})
+    picture = drawn.draw(np.zeros((height, width, 3), np.uint8), Photo("a", (width, height), (said,), 1))
+    assert max(picture.size) == max(480, width, height)
+    yellow = (np.asarray(picture) == drawn._PAPER).all(2)
+    rows = np.flatnonzero(yellow.mean(1) > 0.1)
+    assert len(rows) >= max(10, max(picture.size) / 60)  # a label that is high enough to be read
+
+
+def test_hostile_models_are_refused_here_as_well(tmp_path: Path) -> None:
+    formula = {"label_names": ["neutral", "happiness", '=HYPERLINK("http://x")']}
+    beside = {"fer_scale": {"face_boxes": {YUNET: [-1, -1, -0.5, -0.5]}}}
+    for number, (wrong, says) in enumerate([(formula, "label_names is"), (beside, "face_boxes is")]):
+        folder = hostile.sound(tmp_path / str(number))
+        file = folder / "config.json"
+        hostile.spoil(
+            folder, lambda _, file=file, wrong=wrong: file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+        )
+        with pytest.raises(UserError, match=says):
+            fer_scale.load(folder, faces="whole")
+    with pytest.raises(PredictError, match="faces 'some': unknown"):
+        fer_scale.load(folder, faces="some")  # type: ignore[arg-type]
