@@ -129,6 +129,13 @@ _PRETRAINED = {  # of pretrained_cfg: what is read of it; the rest is for timm, 
     "num_classes": _or_none(_whole(0, MOST_CLASSES)),
     "license": _or_none(_text(200)),
 }
+_DECODER = {  # of the block's decoder: the keys of decoder.py, all of them
+    "decoder_width": _whole(4, 8192),
+    "decoder_depth": _whole(1, 100),
+    "decoder_heads": _whole(1, 128),
+    "patch_px": _whole(1, 256),
+    "norm_pixels": _FLAG,
+}
 _BLOCK = {  # of our own block, what is read of it
     "format": _whole(0, 1000),
     "face_box": Rule("[x1, y1, x2, y2] in shares, x1 < x2, y1 < y2", lambda v: is_box(v)),
@@ -136,6 +143,9 @@ _BLOCK = {  # of our own block, what is read of it
         "at most 16 boxes by detector, x1, y1, x2, y2 of -1 to 2 in shares of the crop, a tenth wide and high at least "
         "and with the middle in the crop",
         lambda v: isinstance(v, dict) and len(v) <= 16 and all(map(_NAME.holds, v)) and all(map(_is_place, v.values())),
+    ),
+    "decoder": Rule(
+        f"an object with {', '.join(_DECODER)}, the width a multiple of 4 and of the heads", lambda v: _is_decoder(v)
     ),
     "base_model": _or_none(_text(500)),
     "base_licence": _or_none(_text(500)),
@@ -207,6 +217,16 @@ def _is_place(value: Any) -> bool:
         return False
     x1, y1, x2, y2 = value
     return x2 - x1 >= 0.1 and y2 - y1 >= 0.1 and 0 <= x1 + x2 <= 2 and 0 <= y1 + y2 <= 2
+
+
+def _is_decoder(value: Any) -> bool:
+    """Whether a value holds the sizes of a decoder that can be built; what is no object tells of none."""
+    if not isinstance(value, dict):
+        return True
+    if not value.keys() >= _DECODER.keys():
+        return False
+    width, heads = value["decoder_width"], value["decoder_heads"]
+    return not list(_broken(value, _DECODER)) and width % 4 == 0 and width % heads == 0
 
 
 def _is_label(value: Any) -> bool:

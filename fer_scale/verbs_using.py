@@ -1,5 +1,6 @@
 """What the verbs of a finished model do: photos and pictures for people, and files for other programs."""
 
+import itertools
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -62,31 +63,31 @@ def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]]
     name, found, problems = explain.namer(args.out), list[dict[str, Any]](), list[str]()
     with log.progress("explaining", "photos") as tick:
         for number, file in enumerate(files, 1):
-            for crop in explain.crops([file], model.px, model.finder, model.place, largest=model.largest):
-                if isinstance(crop, str):
-                    problems.append(crop)
-                else:
-                    found.append(explain.explain(model, crop, name(crop)))
+            cut = explain.crops([file], model.px, model.finder, model.place, largest=model.largest)
+            found += [explain.explain(model, crop, name(crop)) for crop in explain.sound(cut, problems)]
             tick(number, len(files))
     return found, problems
 
 
 def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What a masked autoencoder makes of faces, some to a picture."""
-    from fer_scale import explain, faces
+    """What a masked autoencoder makes of faces, some to a picture, which is drawn before the next are cut out."""
+    from fer_scale import explain, faces, hub
     from fer_scale.pretrain import painted
 
     painter = painted.load(args.model, args.key)
-    finder = None if args.faces == "whole" else faces.finder(args.detector)
+    finder = None if args.faces == "whole" else faces.finder(args.detector, remote=hub.is_remote(args.model))
     place = faces.place_of(finder.name, painter.block) if finder else WHOLE
-    cut = list(explain.crops(files, painter.px, finder, place, largest=args.faces == "largest"))
-    crops, problems = [c for c in cut if not isinstance(c, str)], [c for c in cut if isinstance(c, str)]
-    names = [f"{Path(crop.photo).name} {crop.number}" for crop in crops]
-    done = painted.paint(painter, [crop.pixels for crop in crops], names, args.out)
-    return [
-        {"photo": crop.photo, "box": [round(edge, 1) for edge in crop.box], "error": error, "picture": str(picture)}
-        for crop, (error, picture) in zip(crops, done, strict=True)
-    ], problems
+    found, problems = list[dict[str, Any]](), list[str]()
+    cut = explain.crops(files, painter.px, finder, place, largest=args.faces == "largest")
+    crops = explain.sound(cut, problems)
+    while some := list(itertools.islice(crops, painted.ROWS)):
+        file = args.out / f"reconstructions-{len(found) // painted.ROWS + 1:03d}.png"
+        names = [f"{Path(crop.photo).name} {crop.number}" for crop in some]
+        errors = painted.paint(painter, [crop.pixels for crop in some], names, len(found), file)
+        for crop, error in zip(some, errors, strict=True):
+            box = [round(edge, 1) for edge in crop.box]
+            found.append({"photo": crop.photo, "box": box, "error": error, "picture": str(file)})
+    return found, problems
 
 
 def _export(args: Namespace) -> None:

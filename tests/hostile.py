@@ -174,6 +174,14 @@ def _args(**args: Any) -> Callable[[Path], None]:
     return _config(model_args=args)
 
 
+DECODER = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2, "patch_px": 8, "norm_pixels": True}
+
+
+def decoder(**sizes: Any) -> Callable[[Path], None]:
+    """A decoder in our block, of these sizes where they are others."""
+    return _config(fer_scale={"decoder": DECODER | sizes})
+
+
 CONFIG = [
     ("an architecture on a Hub", _config({"architecture": "hf-hub:evil/model"}), "knows no architecture 'hf-hub:evil"),
     ("an architecture in a folder", _config({"architecture": "local-dir:/tmp"}), "knows no architecture 'local-dir:/"),
@@ -219,6 +227,10 @@ CONFIG = [
     ),
     ("a detector's box as thin as a hair", _config(fer_scale={"face_boxes": {"a": [0.1, 0, 0.1, 1]}}), "face_boxes is"),
     ("a detector's box far away", _config(fer_scale={"face_boxes": {"a": [-9e9, 0, 0.1, 1]}}), "face_boxes is"),
+    ("a decoder without sizes", _config(fer_scale={"decoder": {}}), "fer_scale.decoder is {}, not an object with"),
+    ("a decoder with no heads", decoder(decoder_heads=0), "fer_scale.decoder is {'decoder_width': 32"),
+    ("a decoder whose width its heads do not share", decoder(decoder_heads=3), "fer_scale.decoder is {'decoder_w"),
+    ("a decoder of a billion layers", decoder(decoder_depth=10**9), "fer_scale.decoder is {'decoder_width': 32"),
     ("an origin that rewrites the terminal", _config(fer_scale={"base_model": "\x1b[2J"}), "fer_scale.base_model is '"),
     ("the same, deep in our block", _config(fer_scale={"a": [{"b": "\x1b[2J"}]}), "fer_scale holds '"),
     ("code of its own for transformers", _config({"auto_map": {"AutoModel": "evil.Model"}}), ""),

@@ -6,10 +6,12 @@ It comes from a run, one of its checkpoints, or an encoder that was published wi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from fer_scale import checkpoint, checkpoints, config, decoder, encoder, hub, images, plots
 from fer_scale.photos import Pixels
@@ -19,7 +21,7 @@ from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
 _HIDDEN = 0.75  # of the patches of a published decoder, which does not say it (He et al. 2022)
-_ROWS = 8  # faces in a picture
+ROWS = 8  # faces in a picture, at most
 _GREY = 0.5  # of hidden patches in the picture
 
 
@@ -64,29 +66,37 @@ def _published(address: str, key: Path | None) -> Painter:
     facts = block.get("decoder")
     if not isinstance(facts, dict) or not (folder / decoder.FILE).is_file():
         raise UserError(f"{address}: an encoder without a decoder; give its run, or publish it --parts encoder,decoder")
+    if not _can_be_masked(vit):
+        raise UserError(f"{address}: its encoder is no vision transformer as `fer-scale pretrain` makes them")
     sizes = {name: facts[name] for name in ("decoder_width", "decoder_depth", "decoder_heads", "norm_pixels")}
-    model = MaskedAutoencoder(vit, mask_ratio=_HIDDEN, norm_eps=1e-6, **sizes)  # type: ignore[arg-type]
-    own = decoder.of(model.state_dict())
-    model.load_state_dict(decoder.read(folder, said, facts, own), strict=False)
+    with torch.device("meta"):  # what is told takes no memory before it is seen to be there
+        model = MaskedAutoencoder(vit, mask_ratio=_HIDDEN, norm_eps=1e-6, **sizes)
+    try:
+        state = decoder.read(folder, said, facts, decoder.of(model.state_dict()))
+    except decoder.DecoderError as error:
+        raise UserError(f"{address}: {error}") from None
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False, assign=True)
+    positions = encoder.sincos_positions(facts["decoder_width"], round(model.patches**0.5))[None]
+    model.decoder_positions = nn.Parameter(positions, requires_grad=False)
     pixels = said["pretrained_cfg"]
     return Painter(model.eval(), pixels["input_size"][-1], tuple(pixels["mean"]), tuple(pixels["std"]), block)
 
 
-def paint(painter: Painter, crops: Sequence[Pixels], names: Sequence[str], out: Path) -> list[tuple[float, Path]]:
-    """Draw crops, what is shown of them and what is painted, some to a picture in the folder `out`.
+def _can_be_masked(network: nn.Module) -> TypeGuard[VisionTransformer]:
+    """Whether a masked autoencoder can work with a network, which may be a stranger's."""
+    if not isinstance(network, VisionTransformer) or network.cls_token is None or network.pos_embed is None:
+        return False
+    patches, (tall, wide) = network.patch_embed, network.patch_embed.patch_size
+    fixed = patches.flatten and tall == wide and patches.num_patches >= 4  # one is shown at least
+    return fixed and network.num_prefix_tokens == 1 and network.pos_embed.shape[1] == 1 + patches.num_patches
 
-    Of each crop the mean error on its hidden patches in levels of 0 to 255, and its picture. Which patches are hidden
-    depends on the place in the list alone.
+
+def paint(painter: Painter, crops: Sequence[Pixels], names: Sequence[str], first: int, file: Path) -> list[float]:
+    """Draw at most ROWS crops, what is shown of them and what is painted, into `file`.
+
+    Returned is of each crop the mean error on its hidden patches in levels of 0 to 255. Which patches are hidden
+    depends on the crop's number alone; `first` is that of the first of these.
     """
-    done: list[tuple[float, Path]] = []
-    for start in range(0, len(crops), _ROWS):
-        file = out / f"reconstructions-{start // _ROWS + 1:03d}.png"
-        some = slice(start, start + _ROWS)
-        done += [(error, file) for error in _paint(painter, crops[some], names[some], start, file)]
-    return done
-
-
-def _paint(painter: Painter, crops: Sequence[Pixels], names: Sequence[str], first: int, file: Path) -> list[float]:
     model = painter.model
     real = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
     if painter.grey:

@@ -2,21 +2,26 @@
 
 import copy
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
-from fer_scale import checkpoint, config, explain
+from fer_scale import checkpoint, config, encoder, explain, plots
 from fer_scale.__main__ import main
-from fer_scale.pretrain import setup
+from fer_scale.pretrain import painted, setup
 from fer_scale.pretrain.recipe import Pretrain
+from shards.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PX = 32
@@ -207,3 +212,60 @@ def test_a_run_and_the_encoder_published_of_it_with_its_decoder_paint_alike(
         with Image.open(out / "reconstructions-001.png") as picture:
             assert picture.height > picture.width, "three faces below each other"
     assert found[0] == found[1] == pytest.approx(found[2]) and all(0 < error < 255 for error in found[0])
+
+
+def test_some_faces_are_painted_before_the_next_are_cut_out(
+    autoencoder: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a folder of any size takes little memory; names that look like formulas, or are no text, do no harm."""
+    cut, done = list[str](), list[int]()
+    read, draw = explain.photos.upright, painted.paint
+    for number in range(6):
+        shutil.copy(crops / "a/face.png", crops / f"a$1_$2^{number}.png")
+    shutil.copy(crops / "a/face.png", os.fsencode(crops) + b"/\xff.png")
+    monkeypatch.setattr(explain.photos, "upright", lambda file: cut.append(file) or read(file))
+    monkeypatch.setattr(painted, "paint", lambda *given: done.append(len(cut)) or draw(*given))
+    out = tmp_path / "out"
+    assert main(["explain", str(autoencoder), str(crops), "--faces", "whole", "--out", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert done == [8, 10] and len(rows) == 10
+    first, second = sorted(map(str, out.iterdir()))
+    assert [row["picture"] for row in rows] == [first] * 8 + [second] * 2
+
+
+def test_labels_that_look_like_formulas_are_written_as_they_are(tmp_path: Path) -> None:
+    crop, file = np.zeros((PX, PX, 3), np.uint8), tmp_path / "a.png"
+    said = {r"a$1_$2^": 0.7, r"\$\frac$": 0.3}
+    plots.explained(crop, np.zeros((PX, PX), np.float32), said, {"without_most": 0.1, "without_least": 0.6}, file)
+    plots.confusion_matrix(np.eye(2, dtype=np.int64), list(said), file)
+    plots.over_labels({name: [(10.0, 0.5, 0.1)] for name in said}, "uar", file)
+    assert file.is_file()
+
+
+def test_a_decoder_that_is_told_of_and_not_there_takes_no_memory(tmp_path: Path) -> None:
+    sizes = {"decoder_width": 8192, "decoder_depth": 100, "decoder_heads": 64}  # 80 billion weights
+    folder = hostile.sound(tmp_path / "model")
+    save_file({"mask_token": torch.zeros(1, 1, 8192)}, folder / "decoder.safetensors")
+    hostile.spoil(folder, hostile.decoder(**sizes))
+
+    def loaded() -> str:
+        with pytest.raises(UserError) as error:
+            painted.load(str(folder))
+        return str(error.value)
+
+    said, _, mb = hostile.cost(loaded)
+    assert said.startswith(f"{folder}: its decoder.safetensors is not the decoder that its config.json tells of")
+    assert mb < hostile.MOST_MB
+
+
+def test_a_network_that_is_not_as_we_pretrain_them_is_not_painted_with(tmp_path: Path) -> None:
+    args = encoder.model_args("32x2x2", image_px=32, patch_px=8) | {"global_pool": "avg", "class_token": False}
+    folder = hostile.sound(tmp_path / "model")
+    model = encoder.create(folder, json.loads((folder / "config.json").read_text()), num_classes=0, **args)
+    pixels = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "block": {"decoder": hostile.DECODER}}
+    encoder.write(folder, model.state_dict(), encoder.make_config(model, args, image_px=32, **pixels))
+    (folder / "decoder.safetensors").write_bytes(b"")
+    (folder / "manifest.json").unlink()
+    hostile.artifact.seal(folder)
+    with pytest.raises(UserError, match="is no vision transformer as `fer-scale pretrain` makes them"):
+        painted.load(str(folder))
