@@ -30,6 +30,10 @@ from shards.errors import UserError
 
 Faces = Literal["all", "largest", "whole"]
 
+# The cut's side, where its place is not known but found. Too wide costs much, too narrow nothing: in training crops of
+# crops were seen. 300 FERPlus test faces in 640x480, a ViT with 1,064 labels, YuNet, faces of 64 / 120 / 300 px: 70.7 /
+# 70.1 / 71.1 % right at 0.9, 69.1 / 66.0 / 66.8 at 1, and their own crops 70.3 / 66.7 / 66.1 (2026-11-27; Haar alike).
+_NARROWER = 0.9
 _AT_ONCE = 64  # faces that pass through the network together
 _PIXELS_AT_ONCE = 40_000_000  # of photos that were looked at before their faces pass, so that answers keep coming
 
@@ -230,16 +234,17 @@ def as_input(pixels: Pixels, px: int, cut: Rectangle | None = None) -> NDArray[n
 
 
 def around(face: Rectangle, place: faces.Place) -> Rectangle:
-    """The square cut in which the box of a face lies at `place`, as nearly as a square can have it.
+    """The middle of the square cut in which the box of a face lies at `place`, as nearly as a square can have it.
 
     Faces are of many shapes and boxes, too; pictures of them were not stretched in training, nor are they here.
     """
     x1, y1, x2, y2 = face
     wide, high = place[2] - place[0], place[3] - place[1]
     side = ((x2 - x1) * (y2 - y1) / (wide * high)) ** 0.5
-    left = (x1 + x2) / 2 - (place[0] + place[2]) / 2 * side
-    top = (y1 + y2) / 2 - (place[1] + place[3]) / 2 * side
-    return left, top, left + side, top + side
+    x = (x1 + x2) / 2 + (1 - place[0] - place[2]) / 2 * side  # the middle of the crop
+    y = (y1 + y2) / 2 + (1 - place[1] - place[3]) / 2 * side
+    half = _NARROWER * side / 2
+    return x - half, y - half, x + half, y + half
 
 
 def crop_for(face: Rectangle, face_box: faces.Place, size: tuple[int, int]) -> Rectangle:

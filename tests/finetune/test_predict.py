@@ -89,7 +89,7 @@ def test_a_photo_turned_by_exif_is_seen_upright(model: str, tmp_path: Path) -> N
     Image.fromarray(upright).save(tmp_path / "a.png")
     Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "b.png", exif=exif)
     (one, other), _ = crops(model, [tmp_path / "a.png", tmp_path / "b.png"])
-    assert one.faces[0].probabilities == other.faces[0].probabilities
+    assert one.faces[0].probabilities == pytest.approx(other.faces[0].probabilities, abs=1e-6)  # rows of one batch
 
 
 def test_a_box_puts_the_face_where_it_lay_in_training() -> None:
