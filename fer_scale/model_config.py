@@ -131,7 +131,7 @@ _PRETRAINED = {  # of pretrained_cfg: what is read of it; the rest is for timm, 
 }
 _DECODER = {  # of the block's decoder: the keys of decoder.py, all of them
     "decoder_width": _whole(4, 8192),
-    "decoder_depth": _whole(1, 100),
+    "decoder_depth": _whole(0, 100),
     "decoder_heads": _whole(1, 128),
     "patch_px": _whole(1, 256),
     "norm_pixels": _FLAG,

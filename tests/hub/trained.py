@@ -19,7 +19,7 @@ patch_px = 8
 mask_ratio = 0.75
 mean = [0.5, 0.5, 0.5]
 std = [0.25, 0.25, 0.25]
-decoder_width = 2
+decoder_width = 4
 decoder_depth = 0
 decoder_heads = 1
 norm_pixels = true
@@ -71,7 +71,7 @@ def save_checkpoint(run: Path, step: int, *, broken: bool = False) -> dict[str, 
     state = weights(step)
     whole = {f"{'f' if name == 'pos_embed' else 'w'}.encoder.{name}": value for name, value in state.items()}
     whole |= {f"{kind}{name[1:]}": value.clone() for name, value in whole.items() if name[0] == "w" for kind in "mv"}
-    whole |= {"w.decoder_embed.weight": torch.ones(2, 2), "w.mask_token": torch.ones(1)}
+    whole |= {"w.decoder_embed.weight": torch.ones(4, 2), "w.mask_token": torch.ones(1)}
     place = checkpoint.folder_of(run, step)
     part = checkpoint.part_of(place)
     names = sorted(whole)
