@@ -11,23 +11,11 @@ def _predict(verb: Verb) -> None:
     Example: fer-scale predict hf://ORG/expressions photo.jpg --json
     """
     verb.add_argument("model", help=MODEL)
-    verb.add_argument(
-        "photos", nargs="+", metavar="photo",
-        help="a file, a folder with all below it, or a quoted glob; one without a face is no mistake, and is told",
-    )  # fmt: skip
-    verb.add_argument(
-        "--faces", choices=("all", "largest", "whole"), default="largest",
-        help="of each photo all faces, or the largest (default); whole: the pictures are face crops, look for none",
-    )  # fmt: skip
+    _photos(verb)
+    _faces(verb, "largest")
     verb.add_argument(
         "--box", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
         help="the face in each photo, in pixels of the upright photo: look for none",
-    )  # fmt: skip
-    verb.add_argument(
-        "--detector", metavar="FILE",
-        help="what finds faces (extra faces): hf://opencv/face_detection_yunet, fetched once, or that file, "
-        "face_detection_yunet_2023mar.onnx; or haar, which OpenCV brings along (default: YuNet where it was fetched "
-        "or, with a model of the Hub, can be; else haar)",
     )  # fmt: skip
     verb.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="X",
@@ -45,13 +33,9 @@ def _explain(verb: Verb) -> None:
     Example: fer-scale explain hf://ORG/expressions photo.jpg --out explained
     """
     verb.add_argument("model", help=f"{MODEL}; or a run of pre-training, or one of its checkpoints")
-    verb.add_argument("photos", nargs="+", metavar="photo", help="a file, a folder with all below it, or a quoted glob")
+    _photos(verb)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures, which show faces")
-    verb.add_argument(
-        "--faces", choices=("all", "largest", "whole"), default="largest",
-        help="of each photo all faces, or the largest (default); whole: the pictures are face crops, look for none",
-    )  # fmt: skip
-    verb.add_argument("--detector", metavar="FILE", help="what finds faces, as of predict")
+    _faces(verb, "largest")
     key(verb)
     as_json(verb)
 
@@ -95,15 +79,30 @@ def _app(verb: Verb) -> None:
     verb.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1); 0.0.0.0 lets others in")
     verb.add_argument("--port", type=int, default=7860, metavar="N", help="0 is any free one (7860)")
     verb.add_argument("--open", action="store_true", help="open it in this machine's browser")
-    verb.add_argument(
-        "--faces", default="all", choices=("all", "largest", "whole"),
-        help="all that are found (default), the largest, or whole where pictures are face crops",
-    )  # fmt: skip
+    _faces(verb, "all")
     verb.add_argument(
         "--min-confidence", type=float, default=0.5, metavar="P",
         help="no expression is named of which the model is less sure (0.5)",
     )  # fmt: skip
-    verb.add_argument(
-        "--detector", metavar="FILE", help="YuNet's model file or hf://opencv/face_detection_yunet, or haar (chosen)"
-    )
     key(verb)
+
+
+def _photos(verb: Verb) -> None:
+    verb.add_argument(
+        "photos", nargs="+", metavar="photo",
+        help="a file, a folder with all below it, or a quoted glob; one without a face is no mistake, and is told",
+    )  # fmt: skip
+
+
+def _faces(verb: Verb, default: str) -> None:
+    """Which faces of a picture, and what finds them."""
+    verb.add_argument(
+        "--faces", choices=("all", "largest", "whole"), default=default,
+        help=f"all that are found, or the largest ({default}); whole: the pictures are face crops, look for none",
+    )  # fmt: skip
+    verb.add_argument(
+        "--detector", metavar="FILE",
+        help="what finds faces (extra faces): hf://opencv/face_detection_yunet, fetched once, or that file, "
+        "face_detection_yunet_2023mar.onnx; or haar, which OpenCV brings along (default: YuNet where it was fetched "
+        "or, with a model of the Hub, can be; else haar)",
+    )  # fmt: skip

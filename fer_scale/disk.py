@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fer_scale.checkpoint import CheckpointError, NotSaved
 from shards.errors import Broken, UserError
 
 # Somebody must make room or give a right; the others may pass, or another host does better.
@@ -17,11 +16,18 @@ _LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT)
 
 
-def put(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def put(file: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; into what is there and is no file, as /dev/null, straight."""
+    data = content.encode() if isinstance(content, str) else content
+    if file.exists() and not file.is_file():
+        file.write_bytes(data)
+        return
     beside = file.with_name(f"{file.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -40,12 +46,3 @@ def in_words(name: str) -> Iterator[None]:
 def needs_somebody(error: Exception) -> bool:
     """Whether it comes again until somebody makes room, or gives a right."""
     return isinstance(error, OSError) and error.errno in _LOOK
-
-
-def not_saved(name: str, part: Path, error: Exception) -> CheckpointError:
-    """What to raise where rank `name` could not write the checkpoint `part`."""
-    look = needs_somebody(error)
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    hint = "free space and start the run again" if look else "the same command goes on from it"
-    kind = CheckpointError if look else NotSaved
-    return kind(f"{name}: {part}: {why}; the checkpoint before this one is whole: {hint}")

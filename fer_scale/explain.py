@@ -61,7 +61,10 @@ def crops(
             yield faces.no_face(str(file))
         for number, box in enumerate(boxes, 1):
             cut = predict.around(box, place) if finder else box
-            yield Crop(str(file), number, box, predict.as_input(pixels, px, cut))
+            try:
+                yield Crop(str(file), number, box, predict.as_input(pixels, px, cut))
+            except predict.PredictError as error:  # too large, say
+                yield f"{file}: {error}"
 
 
 def sound(cut: Iterable[Crop | str], problems: list[str]) -> Iterator[Crop]:
@@ -97,10 +100,10 @@ def explain(model: predict.Model, crop: Crop, file: Path) -> dict[str, Any]:
     }
 
 
-def occlusion(ask: Ask, crop: Pixels, chosen: int, grid: int = GRID) -> Map:
+def occlusion(ask: Ask, crop: Pixels, chosen: int) -> Map:
     """The loss of probability of the class `chosen` where the crop is hidden: float32 [px, px], negative for a gain."""
     [before] = ask([crop])
-    spots = _spots(len(crop), grid)
+    spots = _spots(len(crop), GRID)
     blurred = blur(crop)
     lost: list[float] = []
     for start in range(0, len(spots), _AT_ONCE):
@@ -110,9 +113,9 @@ def occlusion(ask: Ask, crop: Pixels, chosen: int, grid: int = GRID) -> Map:
     return (weighed / spots.sum(axis=0)).astype(np.float32)
 
 
-def hide(crop: Pixels, order: Map, share: float = _FIFTH) -> Pixels:
-    """The crop with the `share` of its pixels blurred away that `order` has highest."""
-    highest = order >= np.quantile(order, 1 - share)
+def hide(crop: Pixels, order: Map) -> Pixels:
+    """The crop with the fifth of its pixels blurred away that `order` has highest."""
+    highest = order >= np.quantile(order, 1 - _FIFTH)
     return _mixed(crop, blur(crop), highest.astype(np.float32))
 
 

@@ -17,7 +17,6 @@ and middle 80 % of the rounds): torch took so many times what onnxruntime took f
 
 import io
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_scale import __version__, exported, model_config
+from fer_scale import __version__, disk, exported, model_config
 from fer_scale.exported import INPUT, ExportError, Model, Outputs, Pictures
 
 try:
@@ -113,7 +112,7 @@ def _as_torch(model: Model, program: torch.export.ExportedProgram, file: Path) -
         return exported.in_numpy(module(torch.from_numpy(pictures)))
 
     differs = _compared(model, run, file)
-    _put(file, written.getvalue())
+    disk.put(file, written.getvalue())
     return {"torch": str(file), "torch_mb": _mb(file), "torch_difference": differs}
 
 
@@ -131,7 +130,7 @@ def _as_onnx(model: Model, program: torch.export.ExportedProgram, file: Path, op
         return tuple(session.run(None, {INPUT: pictures}))
 
     differs = _compared(model, run, file)
-    _put(file, written)
+    disk.put(file, written)
     return {
         "onnx": str(file), "onnx_mb": _mb(file), "opset": opset, "difference": differs,
         "speed": _speed(model, run),
@@ -166,10 +165,10 @@ def _proto(model: Model, program: torch.export.ExportedProgram, opset: int) -> A
     return proto
 
 
-def open_session(model: bytes | str, threads: int = 1) -> "onnxruntime.InferenceSession":
-    """onnxruntime on the processor, by so many threads."""
+def open_session(model: bytes | str) -> "onnxruntime.InferenceSession":
+    """onnxruntime on the processor, by one thread."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -225,16 +224,6 @@ def _impossible(model: Model, error: Exception) -> ExportError:
     why = (str(error).strip() or "no more is said").splitlines()[0][:200]
     name = model.config["architecture"]
     return ExportError(f"{model.address}: its {name} cannot be exported ({type(error).__name__}: {why})")
-
-
-def _put(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f"{file.name}.part")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _mb(file: Path) -> float:

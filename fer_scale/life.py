@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fer_scale.record import Record, Row
+from fer_scale.record import Record, Row, seconds_of
 
 _PATIENCE_S = 600.0  # so long a run may say nothing, or five times what lies between two lines of its metrics
 _TOLD = ("skipped", "unreadable", "slow", "set_aside", "published", "not_published")
@@ -102,7 +102,7 @@ def _of_training(record: Record) -> Record:
 
 def _claimed(record: Record, number: int) -> Start:
     claim, sign = record.claims[number], record.signs[number]
-    began = _seconds(claim["time"]) if "time" in claim else sign
+    began = seconds_of(claim["time"]) if "time" in claim else sign
     start = Start(number=number, began=began, ended=max(began, sign), host=claim.get("host"))
     start.stacks = record.stacks.get(number, [])
     _end(start, record.outcomes.get(number, {}))
@@ -113,7 +113,7 @@ def _end(start: Start, said: Row) -> None:
     """How it ended, by its outcome.json."""
     if said:
         start.outcome, start.reason, start.restart = said["outcome"], said.get("reason", ""), said.get("restart")
-        start.ended = max(start.began, _seconds(said["time"]))
+        start.ended = max(start.began, seconds_of(said["time"]))
         start.last_step = max(start.last_step, said.get("step") or 0)
         if start.reason.startswith("Superseded"):
             start.outcome, start.reason = "superseded", "a later start took over"
@@ -123,7 +123,7 @@ def _follow(found: list[Start], events: Iterable[Row]) -> None:
     """Give each start its events, in their order; events of before there were claims add starts without a number."""
     current: Start | None = None
     for row in events:
-        kind, at = row["event"], _seconds(row["time"])
+        kind, at = row["event"], seconds_of(row["time"])
         if kind in ("start", "resume"):
             current = _whose(row, at, found)
             if current is None:
@@ -155,7 +155,7 @@ def _whose(row: Row, at: float, found: Sequence[Start]) -> Start | None:
 def _how_it_stands(start: Start, record: Record, now: float) -> None:
     """The newest start's outcome, where it is not written."""
     said = record.outcome
-    if start.number is None and said and _seconds(said["time"]) >= start.began:
+    if start.number is None and said and seconds_of(said["time"]) >= start.began:
         _end(start, said)
     if start.outcome:
         return
@@ -288,10 +288,6 @@ def _events(record: Record) -> Row:
         "published": [{key: row.get(key) for key in ("step", "address", "state")} for row in of["published"]],
         "not_published": [{"step": row.get("step"), "why": row.get("why")} for row in of["not_published"]],
     }
-
-
-def _seconds(iso: str) -> float:
-    return datetime.fromisoformat(iso).timestamp()
 
 
 def _iso(seconds: float) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shards.errors import UserError
+from shards.pixels import ORIENTATION, UPRIGHT
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
@@ -27,16 +28,6 @@ MOST_PIXELS = 200_000_000  # of a photo; 48 megapixel telephones exist
 MOST_BYTES = 1_000_000_000  # of its file
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_ORIENTATION = 0x0112  # EXIF's tag
-_TRANSPOSED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _TURNS = threading.Lock()
 
 
@@ -109,12 +100,12 @@ def _loaded(picture: Image.Image) -> Pixels:
     with _TURNS:  # Pillow reads an image at its first use, and two threads may have the same one
         if not picture.width * picture.height:
             raise ValueError("it has no pixels")
-        return _turned(_rgb(picture), picture.getexif().get(_ORIENTATION, 1))
+        return _turned(_rgb(picture), picture.getexif().get(ORIENTATION, 1))
 
 
 def _decoded(data: bytes) -> Pixels:
     with _pillow(data) as picture:
-        orientation = picture.getexif().get(_ORIENTATION, 1)
+        orientation = picture.getexif().get(ORIENTATION, 1)
         if not (picture.format == "JPEG" and picture.mode in ("RGB", "L")):
             return _turned(_rgb(picture), orientation)
     try:  # what Pillow gives, sooner, and beside other threads
@@ -125,7 +116,7 @@ def _decoded(data: bytes) -> Pixels:
 
 
 def _turned(pixels: Pixels, orientation: object) -> Pixels:
-    way = _TRANSPOSED.get(orientation) if isinstance(orientation, int) else None
+    way = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return pixels if way is None else np.asarray(Image.fromarray(pixels).transpose(way))
 
 

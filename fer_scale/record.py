@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ def read(run: Path) -> Record:
         saved=sorted(int(file.parent.name[5:]) for file in run.glob("checkpoints/step_*[0-9]/manifest.json")),
         alive=_is_alive(claims[max(claims)]) if claims else None,
     )
+
+
+def seconds_of(iso: str) -> float:
+    """A time as a run writes it, in seconds since 1970."""
+    return datetime.fromisoformat(iso).timestamp()
 
 
 def _last_sign(folder: Path) -> float:

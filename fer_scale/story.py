@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fer_scale.log import duration, plural, size
-from fer_scale.record import Row
+from fer_scale.record import Row, seconds_of
 
 _FEW = 5  # of a kind that may be many
 PARTS = (
@@ -101,7 +101,7 @@ def start_cells(start: Row) -> tuple[str, ...]:
     hosts = f" on {plural(len(start['hosts']), 'host')}" if len(start["hosts"]) > 1 else ""
     stage = f", ZeRO {start['stage']}" if start["stage"] is not None else ""
     ranks = f"{start['ranks']:,}{hosts}{stage}" if start["ranks"] else ""
-    seconds = _seconds(start["ended"]) - _seconds(start["began"])
+    seconds = seconds_of(start["ended"]) - seconds_of(start["began"])
     return (str(start["number"] or "-"), _when(start["began"]), _lasted(seconds), steps, ranks, _ended(start))
 
 
@@ -199,10 +199,6 @@ def _few(words: list[str]) -> str:
 
 def _when(iso: str, *, year: bool = False) -> str:
     return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%S UTC" if year else "%m-%d %H:%M:%S")
-
-
-def _seconds(iso: str) -> float:
-    return datetime.fromisoformat(iso).timestamp()
 
 
 def _lasted(seconds: float) -> str:

@@ -23,6 +23,16 @@ MAX_PIXELS = 16_000_000  # 48 MB when decoded; a face crop has some ten thousand
 MAX_FILE_BYTES = 256 << 20
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # Pillow's names, and what we call such files
 MODES = ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK")
+ORIENTATION = 0x0112  # EXIF's tag
+UPRIGHT = {  # what turns a picture so that one can look at it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _OPENED = ("JPEG", "PNG", "WEBP")  # an MPO is opened as a JPEG
 _TURBO = ("YCbCr", "Gray", "RGB")
 _AT_ONCE = 1024  # pictures in one matrix product

@@ -27,6 +27,8 @@ from PIL import Image
 from shards.pixels import (
     FORMATS,
     MAX_FILE_BYTES,
+    ORIENTATION,
+    UPRIGHT,
     BadImage,
     Pixels,
     decode,
@@ -48,16 +50,6 @@ _OTHERS = {
     b"P6": ("PPM", "ppm"),
 }
 _MORE_MODES = ("RGBX", "YCbCr", "PA", "I;16", "I;16L", "I;16B", "I;16N")
-_ORIENTATION = 0x0112  # the tag of EXIF
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 
@@ -160,7 +152,7 @@ def _changes(image: Image.Image, kind: str, data: bytes, rules: Rules) -> list[s
             made.append(f"from animated {kind}")
         elif kind not in ("jpg", "png"):
             made.append(f"from {kind}")
-    if _orientation(image) in _UPRIGHT:
+    if _orientation(image) in UPRIGHT:
         made.append("rotated")
     if _too_large(image.size, rules):
         made.append("reduced")
@@ -178,7 +170,7 @@ def _sixteen_bits(image: Image.Image, data: bytes) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block does not harm the pixels
         return 1
 
@@ -206,8 +198,8 @@ def _lossy_webp(data: bytes) -> bool:
 def _picture(image: Image.Image, rules: Rules) -> Image.Image:
     """The upright image of 8 bits, grey or RGB, no larger than it may be."""
     try:
-        if (turn := _orientation(image)) in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[turn])
+        if (turn := _orientation(image)) in UPRIGHT:
+            image = image.transpose(UPRIGHT[turn])
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("L" if image.mode in ("L", "LA", "1") else "RGB")

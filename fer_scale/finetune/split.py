@@ -14,7 +14,6 @@ The order of drawing is test, valid, labeled; a share is of the labeled faces th
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_scale import disk
 from fer_scale.finetune.drawing import LISTS as LISTS
 from fer_scale.finetune.drawing import SplitError as SplitError
 from fer_scale.finetune.drawing import class_counts, contradictory, draw
@@ -177,8 +177,6 @@ def _put(out: Path, content: dict[str, Any]) -> None:
     """Write the file whole or not at all."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside = out.with_name(f"{out.name}.part")
-        beside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(beside, out)
+        disk.put(out, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise SplitError(f"{out}: cannot be written ({error.strerror}); give another file") from None

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from fer_scale import checkpoint, config, disk
-from fer_scale.checkpoint import CheckpointError
+from fer_scale.checkpoint import CheckpointError, NotSaved
 from fer_scale.ending import Attempt
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
@@ -67,11 +68,20 @@ def save(
         kept = checkpoint.finish(part, place, [file], progress, attempt.is_newest)
     except (OSError, CheckpointError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise disk.not_saved(name, part, error) from error
+        raise _not_saved(name, part, error) from error
     if not kept:
         raise attempt.superseded()
     checkpoint.prune(run.out, run.keep_checkpoints, run.keep_every_steps)
     return {"seconds": time.monotonic() - began, "bytes": file["bytes"]}
+
+
+def _not_saved(name: str, part: Path, error: Exception) -> CheckpointError:
+    """What to raise where rank `name` could not write the checkpoint `part`."""
+    look = disk.needs_somebody(error)
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    hint = "free space and start the run again" if look else "the same command goes on from it"
+    kind = CheckpointError if look else NotSaved
+    return kind(f"{name}: {part}: {why}; the checkpoint before this one is whole: {hint}")
 
 
 def restore(state: dict[str, Tensor], student: nn.Module, teacher: nn.Module) -> None:

@@ -159,11 +159,11 @@ def _mark(number: int, at: float, bottom: float, said: str) -> Html:
     return el("g", shape, class_=style(number))
 
 
-def bars(title: str, rows: Sequence[tuple[str, Sequence[Bar]]], *, top: float = 1.0, note: str = "") -> Html:
+def bars(title: str, rows: Sequence[tuple[str, Sequence[Bar]]], *, note: str = "") -> Html:
     """The figure of shares as bars with their intervals; a row's bars lie below each other."""
     left, right, thick, apart = 100, 314, 14, 9
     parts, at, said = [], 2.0, []
-    axis = Axis(0, top, left + 18, right)
+    axis = Axis(0, 1, left + 18, right)
     for name, mine in rows:
         parts.append(_text(left - 4, at + len(mine) * thick / 2 + 4, _cut(name, 17), "end"))
         for bar in mine:

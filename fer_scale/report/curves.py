@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from fer_scale.record import Row
 from fer_scale.report.charts import STYLES, Panel, Series, legend, lines
-from fer_scale.report.gather import Told, number
+from fer_scale.report.gather import Told, number, percent
 from fer_scale.report.markup import NOTHING, Html, el, join, table
 from fer_scale.report.scale import Point, short
 
@@ -113,15 +113,10 @@ def watched(runs: Sequence[Told]) -> Html:
 
 def _checkpoint(row: Row) -> list[str]:
     """A line of watch.jsonl as cells."""
-    measures = [_percent(row.get(name)) for name in ("accuracy", "uar")]
+    measures = [percent(row.get(name)) for name in ("accuracy", "uar")]
     return [_whole(row["step"]), _whole(row.get("images")), *measures, str(row.get("problem") or "")]
 
 
 def _whole(value: object) -> str:
     known = number(value)
     return "–" if known is None else f"{known:,.0f}"
-
-
-def _percent(value: object) -> str:
-    known = number(value)
-    return "–" if known is None else f"{100 * known:.1f} %"

@@ -7,7 +7,7 @@ from typing import Any
 from fer_scale.card_evaluation import wilson
 from fer_scale.record import Row
 from fer_scale.report.charts import Bar, Panel, Series, bars, legend, lines
-from fer_scale.report.gather import Sweep, Told, number
+from fer_scale.report.gather import Sweep, Told, number, percent
 from fer_scale.report.markup import NOTHING, Html, el, join, table
 
 _SHARES = {  # measures in percent, with their intervals where they have any
@@ -173,7 +173,7 @@ def _classes(found: Sequence[Entry]) -> Html:
                     f"{facts.get(key):,}" if number(facts.get(key)) is not None else "–"
                     for key in ("count", "predicted")
                 ]
-                shares = [_percent(facts.get("recall")), _interval(facts), _percent(facts.get("precision"))]
+                shares = [percent(facts.get("recall")), _interval(facts), percent(facts.get("precision"))]
                 rows.append([name, e.letter, *counts, *shares])
     head = ["expression", "run", "faces", "predicted", "recall", "95 % interval (Wilson)", "precision"]
     title = "Recall and precision by expression"
@@ -183,11 +183,6 @@ def _classes(found: Sequence[Entry]) -> Html:
 def _interval(facts: Row) -> str:
     low, high = _wilson(facts)
     return "–" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _percent(value: Any) -> str:
-    known = number(value)
-    return "–" if known is None else f"{100 * known:.1f} %"
 
 
 def _confusion(entry: Entry) -> Html:

@@ -242,3 +242,8 @@ def number(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def percent(value: Any) -> str:
+    known = number(value)
+    return "–" if known is None else f"{100 * known:.1f} %"

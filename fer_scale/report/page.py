@@ -6,14 +6,13 @@ a run's files is text.
 
 import base64
 import hashlib
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from fer_scale import __version__
+from fer_scale import __version__, disk
 from fer_scale.report import compare, curves, evaluation, lives
 from fer_scale.report.gather import ODD, ReportError, Sweep, Told
 from fer_scale.report.markup import NOTHING, Html, el, join
@@ -123,10 +122,8 @@ def write(file: Path, page: str) -> None:
     try:
         if file.exists() and not _is_a_page(file):
             raise ReportError(f"{file}: is there already, and no page of HTML\n{hint}, or remove it")
-        beside = file.with_name(f"{file.name}.part")
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, file)
+        disk.put(file, page)
     except OSError as error:
         raise ReportError(f"{file}: cannot be written ({error.strerror})\n{hint}") from None
 

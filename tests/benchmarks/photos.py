@@ -3,8 +3,9 @@
 python tests/benchmarks/photos.py speed MODEL "FACES/*.jpg" [ROUNDS]
     face crops (--faces whole) from JPEG files to probabilities on one core, all at once as users call it, against
     timm.create_model, PIL and timm's own transform, an image at a time and 64 at a time; interleaved
-python tests/benchmarks/photos.py agreement MODEL SET SPLIT.json DETECTOR COUNT
-    faces of the list test pasted into 640x480: whether they get their crop's label; DETECTOR is a file or haar
+python tests/benchmarks/photos.py agreement MODEL SET SPLIT.json DETECTOR COUNT [LIST]
+    faces of a list (test; valid, where something is chosen) pasted into 640x480: whether they get their crop's label,
+    and how wide a found face is to be cut, in shares of the width of training; DETECTOR is a file or haar
 python tests/benchmarks/photos.py place "FACES/*.jpg" DETECTOR
     the median box on such crops: the table in fer_scale/faces.py
 """
@@ -28,6 +29,7 @@ from shards.pixels import decode
 
 BATCH = 64
 SIZES = (64, 120, 300)
+WIDTHS = (0.8, 0.85, 0.9, 0.95, 1.0)
 
 
 def speed(model: str, pattern: str, rounds: str = "7") -> None:
@@ -75,10 +77,17 @@ def pasted(crop: photos.Pixels, px: int, rng: np.random.Generator) -> tuple[phot
     return np.asarray(behind), left, top
 
 
-def agreement(model: str, address: str, split: str, detector: str, count: str) -> None:
+def scaled(cut: tuple[float, ...], width: float) -> tuple[float, float, float, float]:
+    """A cut of predict.around() as wide as `width` of what lay there in training."""
+    left, top, right, bottom = cut
+    more = (right - left) / 2 * (width / predict.NARROWER - 1)
+    return left - more, top - more, right + more, bottom + more
+
+
+def agreement(model: str, address: str, split: str, detector: str, count: str, list_name: str = "test") -> None:
     torch.set_num_threads(1)
     with open(split) as text:
-        keys = json.load(text)["test"]
+        keys = json.load(text)[list_name]
     wanted = set(keys[:: max(1, len(keys) // int(count))])
     samples = [s for s in ShardSet.open(address).samples_in_order() if s.key in wanted]
     crops = [decode(sample.image).copy() for sample in samples]
@@ -107,15 +116,21 @@ def agreement(model: str, address: str, split: str, detector: str, count: str) -
             inputs = [predict.as_input(photo, whole.px, cut) for (photo, *_), cut in zip(scenes, cuts, strict=True)]
             answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]
             line(f"{px} px, cut {100 * share:.0f} % too wide", list(range(len(crops))), answers)
-        rows, answers, strangers = [], [], 0
+        rows, boxes, strangers = [], [], 0
         for number, photo in enumerate(found.predict(scene for scene, *_ in scenes)):
             _, x, y = scenes[number]
             there = [f for f in photo.faces if faces.overlap(f.box, (x, y, x + px, y + px)) > 0.2]
             strangers += len(photo.faces) - len(there)
             if there:
                 rows.append(number)
-                answers.append(list(there[0].probabilities.values()))
-        line(f"{px} px, found", rows, answers)
+                boxes.append(there[0].box)
+        for width in WIDTHS:
+            inputs = [
+                predict.as_input(scenes[number][0], whole.px, scaled(predict.around(box, found.place), width))
+                for number, box in zip(rows, boxes, strict=True)
+            ]
+            answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]
+            line(f"{px} px, found, {width:g} wide", rows, answers)
         print(f"{'':<24} {strangers} boxes where no face is")
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -21,6 +22,7 @@ from fer_scale import checkpoint, config, encoder, explain, plots
 from fer_scale.__main__ import main
 from fer_scale.pretrain import painted, setup
 from fer_scale.pretrain.recipe import Pretrain
+from shards.detector import Seen
 from shards.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -269,3 +271,20 @@ def test_a_network_that_is_not_as_we_pretrain_them_is_not_painted_with(tmp_path:
     hostile.artifact.seal(folder)
     with pytest.raises(UserError, match="is no vision transformer as `fer-scale pretrain` makes them"):
         painted.load(str(folder))
+
+
+def test_a_face_that_cannot_be_cut_out_and_a_photo_without_one_are_lines_and_the_others_go_on(tmp_path: Path) -> None:
+    class Sees:  # a detector's answers in turn: a box of a kilometre, nothing, a face
+        boxes = iter([[(0, 0, 1e6, 1e6)], [], [(4, 4, 20, 20)]])
+
+        def find(self, pixels: NDArray[np.uint8], *, largest: bool) -> tuple[list[Seen], int]:
+            return [Seen(box, 1.0) for box in next(self.boxes)], 1
+
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for file in files:
+        Image.new("RGB", (24, 24)).save(file)
+    finder: Any = Sees()
+    huge, none, found = explain.crops(files, 16, finder, (0, 0, 1, 1), largest=True)
+    assert isinstance(huge, str) and huge.startswith(f"{files[0]}: the cut around a face would have more than")
+    assert isinstance(none, str) and "no face found" in none
+    assert isinstance(found, explain.Crop) and found.pixels.shape == (16, 16, 3)
