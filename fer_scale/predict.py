@@ -31,8 +31,8 @@ from shards.errors import UserError
 Faces = Literal["all", "largest", "whole"]
 
 # The cut's side, where its place is not known but found: too wide costs much, and training saw crops of crops. Of 639
-# FERPlus faces, list `valid`, a ViT with 1,064 labels, faces of 64 / 120 / 300 px: at 0.9 against 1 are right with YuNet
-# 72.5 / 68.8 / 68.9 % against 68.7 / 68.5 / 66.1, with Haar 69.6 / 71.0 / 72.9 against 67.6 / 69.8 / 69.8; on the list
+# FERPlus faces, list `valid`, a ViT with 1,064 labels, faces of 64 / 120 / 300 px: at 0.9 against 1 are right by YuNet
+# 72.5 / 68.8 / 68.9 % against 68.7 / 68.5 / 66.1, by Haar 69.6 / 71.0 / 72.9 against 67.6 / 69.8 / 69.8; on the list
 # test YuNet's differ by 0.6 / 1.0 / 2.6 points (tests/benchmarks/photos.py agreement, 2026-11-27).
 NARROWER = 0.9
 _AT_ONCE = 64  # faces that pass through the network together
