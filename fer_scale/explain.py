@@ -42,11 +42,17 @@ class Crop:
 
 
 def crops(
-    files: Iterable[Path], px: int, finder: faces.Finder | None, place: faces.Place, *, largest: bool
+    files: Iterable[Path],
+    px: int,
+    finder: faces.Finder | None,
+    place: faces.Place,
+    *,
+    largest: bool,
+    crop_pct: float = 1.0,
 ) -> Iterator[Crop | str]:
     """The faces of photos, found by `finder` and cut so that they lie at `place`; or a line about a photo without.
 
-    Without a finder, photos are face crops.
+    Without a finder, photos are face crops. Of either the middle share `crop_pct` of the sides is seen.
     """
     for file in files:
         try:
@@ -62,7 +68,7 @@ def crops(
         for number, box in enumerate(boxes, 1):
             cut = predict.around(box, place) if finder else box
             try:
-                yield Crop(str(file), number, box, predict.as_input(pixels, px, cut))
+                yield Crop(str(file), number, box, predict.as_input(pixels, px, predict.middle(cut, crop_pct)))
             except predict.PredictError as error:  # too large, say
                 yield f"{file}: {error}"
 

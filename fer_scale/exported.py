@@ -88,10 +88,11 @@ def metadata(model: Model) -> dict[str, Any]:
         "source": model.address if hub.is_remote(model.address) else Path(model.address).resolve().name,
         "fer_scale_version": __version__,
         "input": f"uint8 [batch, {model.px}, {model.px}, 3]: face crops in RGB, resized by bicubic interpolation to "
-        f"{model.px} x {model.px} px; the face lies in a crop at face_box (x1, y1, x2, y2 in shares of its sides); "
-        "/255, mean and std are applied inside",
+        f"{model.px} x {model.px} px; the face lies in a crop at face_box (x1, y1, x2, y2 in shares of its sides), of "
+        "which the middle share crop_pct of each side is what is resized; /255, mean and std are applied inside",
         "mean": list(model.whole.mean),
         "std": list(model.whole.std),
+        "crop_pct": pretrained.get("crop_pct", 1.0),
     }
     if names:
         said["label_names"] = names

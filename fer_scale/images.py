@@ -50,14 +50,14 @@ def random_crops(
     return np.stack([top, left, tall, wide], 1)
 
 
-def whole(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Boxes [B, 4] that keep everything."""
-    return np.concatenate([np.zeros_like(sizes), sizes], 1)
+def middle(sizes: NDArray[np.int64], share: float = 1.0) -> NDArray[np.float64]:
+    """Boxes [B, 4] of the middle of pictures, with this share of each side; 1 is everything."""
+    return np.concatenate([(1 - share) / 2 * sizes, share * sizes], 1)
 
 
-def flips(keys: NDArray[np.uint64], probability: float = 0.5) -> NDArray[np.bool_]:
-    """Which samples [B] are mirrored."""
-    return uniform(keys, FLIP, 1)[:, 0] < probability
+def flips(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which samples [B] are mirrored: half of them."""
+    return uniform(keys, FLIP, 1)[:, 0] < 0.5
 
 
 def greys(keys: NDArray[np.uint64], probability: float) -> NDArray[np.bool_]:
@@ -65,12 +65,12 @@ def greys(keys: NDArray[np.uint64], probability: float) -> NDArray[np.bool_]:
     return uniform(keys, GREY, 1)[:, 0] < probability
 
 
-def resample(pixels: Tensor, crops: NDArray[np.int64], flipped: NDArray[np.bool_], px: int) -> Tensor:
+def resample(pixels: Tensor, crops: NDArray[Any], flipped: NDArray[np.bool_], px: int) -> Tensor:
     """The crops of uint8 [B, P, P, 3], resized and mirrored: float32 [B, 3, px, px] in 0..1.
 
-    As PIL: crop, then antialiased bicubic (a = -0.5); only pixels inside a crop count.
+    As PIL: crop, then antialiased bicubic (a = -0.5); only pixels that lie in a crop, if not wholly, count.
     """
-    box = torch.from_numpy(crops).to(pixels.device)
+    box = torch.from_numpy(crops).to(pixels.device, torch.float32)
     side = pixels.shape[1]
     down = _weights(box[:, 0], box[:, 2], side, px)
     across = _weights(box[:, 1], box[:, 3], side, px)
@@ -89,16 +89,16 @@ def _weights(start: Tensor, length: Tensor, side: int, px: int) -> Tensor:
     centre = start[:, None, None] + (torch.arange(px, device=start.device)[None, :, None] + 0.5) * step
     at = torch.arange(side, device=start.device)[None, None, :]
     weight = _cubic((at + 0.5 - centre) / reach)
-    inside = (at >= start[:, None, None]) & (at < (start + length)[:, None, None])
+    inside = (at >= start.floor()[:, None, None]) & (at < (start + length).ceil()[:, None, None])
     weight = weight * inside
     return weight / weight.sum(2, keepdim=True)
 
 
-def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
-    """Keys' cubic convolution kernel."""
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = -0.5."""
     x = x.abs()
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * -0.5
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 

@@ -126,6 +126,7 @@ _PRETRAINED = {  # of pretrained_cfg: what is read of it; the rest is for timm, 
     "input_size": _INPUT,
     "mean": _three(_number(0, 1)),
     "std": _three(_number(0.001, 10)),
+    "crop_pct": _number(0.1, 1),
     "num_classes": _or_none(_whole(0, MOST_CLASSES)),
     "license": _or_none(_text(200)),
 }

@@ -30,11 +30,6 @@ from shards.errors import UserError
 
 Faces = Literal["all", "largest", "whole"]
 
-# The cut's side, where its place is not known but found: too wide costs much, and training saw crops of crops. Of 639
-# FERPlus faces, list `valid`, a ViT with 1,064 labels, faces of 64 / 120 / 300 px: at 0.9 against 1 are right by YuNet
-# 72.5 / 68.8 / 68.9 % against 68.7 / 68.5 / 66.1, by Haar 69.6 / 71.0 / 72.9 against 67.6 / 69.8 / 69.8; on the list
-# test YuNet's differ by 0.6 / 1.0 / 2.6 points (tests/benchmarks/photos.py agreement, 2026-11-27).
-NARROWER = 0.9
 _AT_ONCE = 64  # faces that pass through the network together
 _PIXELS_AT_ONCE = 40_000_000  # of photos that were looked at before their faces pass, so that answers keep coming
 
@@ -64,6 +59,7 @@ class Model:
     px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float  # the middle share of a training crop's sides that it is shown
     face_box: faces.Place  # where the faces' boxes lay in the training crops
     place: faces.Place  # where the detector's boxes would have lain
     finder: faces.Finder | None  # None: photos are face crops
@@ -138,7 +134,7 @@ class Model:
             else:
                 seen, found = self.finder.find(pixels, largest=self.largest)
                 cuts = [around(face.box, self.place) for face in seen]
-            crops = tuple(as_input(pixels, self.px, cut) for cut in cuts)
+            crops = tuple(as_input(pixels, self.px, middle(cut, self.crop_pct)) for cut in cuts)
         except PredictError as error:
             return _Cut(name, (width, height), found=found, problem=f"{name}: {error}")
         problem = None if seen else faces.no_face(name)
@@ -202,6 +198,7 @@ def _load(address: str, which: str, device: str, key: Path | None, detector: str
         said["input_size"][-1],
         tuple(said["mean"]),
         tuple(said["std"]),
+        said.get("crop_pct", 1.0),
         face_box,
         faces.place_of(finder.name, block) if finder else face_box,
         finder,
@@ -227,15 +224,21 @@ def _name(picture: Picture, number: int) -> str:
     return str(picture) if isinstance(picture, str | Path) else f"photo {number}"
 
 
-def as_input(pixels: Pixels, px: int, cut: Rectangle | None = None) -> NDArray[np.uint8]:
-    """The part of a photo in `cut` (left, top, right, bottom), or all of it, as uint8 [px, px, 3]."""
-    if cut is not None:
-        pixels, cut = _part(pixels, cut)
-    return np.asarray(Image.fromarray(pixels).resize((px, px), Image.Resampling.BICUBIC, box=cut))
+def as_input(pixels: Pixels, px: int, cut: Rectangle) -> NDArray[np.uint8]:
+    """The part of a photo in `cut` (left, top, right, bottom) as uint8 [px, px, 3]."""
+    part, box = _part(pixels, cut)
+    return np.asarray(Image.fromarray(part).resize((px, px), Image.Resampling.BICUBIC, box=box))
+
+
+def middle(cut: Rectangle, share: float) -> Rectangle:
+    """The middle of a cut, with this share of its sides."""
+    left, top, right, bottom = cut
+    x, y = (1 - share) / 2 * (right - left), (1 - share) / 2 * (bottom - top)
+    return left + x, top + y, right - x, bottom - y
 
 
 def around(face: Rectangle, place: faces.Place) -> Rectangle:
-    """The middle of the square cut in which the box of a face lies at `place`, as nearly as a square can have it.
+    """The square cut in which the box of a face lies at `place`, as nearly as a square can have it.
 
     Faces are of many shapes and boxes, too; pictures of them were not stretched in training, nor are they here.
     """
@@ -244,8 +247,7 @@ def around(face: Rectangle, place: faces.Place) -> Rectangle:
     side = ((x2 - x1) * (y2 - y1) / (wide * high)) ** 0.5
     x = (x1 + x2) / 2 + (1 - place[0] - place[2]) / 2 * side  # the middle of the crop
     y = (y1 + y2) / 2 + (1 - place[1] - place[3]) / 2 * side
-    half = NARROWER * side / 2
-    return x - half, y - half, x + half, y + half
+    return x - side / 2, y - side / 2, x + side / 2, y + side / 2
 
 
 def crop_for(face: Rectangle, face_box: faces.Place, size: tuple[int, int]) -> Rectangle:

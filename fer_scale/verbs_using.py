@@ -63,7 +63,9 @@ def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]]
     name, found, problems = explain.namer(args.out), list[dict[str, Any]](), list[str]()
     with log.progress("explaining", "photos") as tick:
         for number, file in enumerate(files, 1):
-            cut = explain.crops([file], model.px, model.finder, model.place, largest=model.largest)
+            cut = explain.crops(
+                [file], model.px, model.finder, model.place, largest=model.largest, crop_pct=model.crop_pct
+            )
             found += [explain.explain(model, crop, name(crop)) for crop in explain.sound(cut, problems)]
             tick(number, len(files))
     return found, problems

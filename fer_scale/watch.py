@@ -110,7 +110,7 @@ def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:
     shard_set = open_set(set_path)
     keys = split.read(split_file, shard_set).lists[_LIST][:_FACES]
     batch = Pool(shard_set, keys, slot_px=max(128, 2 * rec.model.image_px)).everything()
-    faces = views.whole(batch.pixels, batch.sizes, rec.model.image_px)
+    faces = views.middle(batch.pixels, batch.sizes, rec.model.image_px)
     faces = images.grey(faces, images.greys(batch.keys, rec.augment.grey))  # as it was trained
     faces = images.normalise(faces, rec.model.mean, rec.model.std)
     weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}

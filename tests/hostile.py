@@ -378,7 +378,7 @@ def show(photo: Path, data: bytes) -> str:
     """What predict says to a file as a photo."""
     photo.write_bytes(data)
     try:
-        predict.as_input(photos.upright(photo), 32)
+        predict.as_input(photos.upright(photo), 32, (0, 0, 32, 32))
     except UserError as error:
         return str(error)
     return ""

@@ -1,4 +1,4 @@
-"""A classifier over a pool of faces, each picture seen whole."""
+"""A classifier over a pool of faces, each picture seen as it is in use."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ def ask(
     for start in range(0, len(pool), _AT_ONCE):
         ids = np.arange(start, min(start + _AT_ONCE, len(pool)))
         batch = pool.batch(ids)
-        pictures = views.whole(batch.pixels.to(device), batch.sizes, as_input.px)
+        pictures = views.middle(batch.pixels.to(device), batch.sizes, as_input.px, as_input.crop_pct)
         logits.append(model(as_input(pictures)).float().cpu())
         if mirror:
             mirrored.append(model(as_input(pictures.flip(-1))).float().cpu())

@@ -66,7 +66,7 @@ def _luma(pictures: Tensor) -> Tensor:
 def _pixels(pool: Pool) -> Tensor:
     """All faces of the pool as rows of grey pixels [N, SIDE_PX ** 2] in 0..1."""
     batch = pool.everything()
-    return _luma(views.whole(batch.pixels, batch.sizes, SIDE_PX))
+    return _luma(views.middle(batch.pixels, batch.sizes, SIDE_PX))
 
 
 def _cross_validated(pixels_ND: Tensor, classes_N: Tensor, count: int, penalty: float) -> float:

@@ -147,10 +147,8 @@ def _classifier(address: str, shard_set: ShardSet, drawn: Split | None, key: Pat
     model, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")
-    said = config["pretrained_cfg"]
-    as_input = Input(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]))
     trained_on = config.get("fer_scale", {}).get("trained_on", {})
-    return Classifier(pulled.address, model, as_input, config["label_names"], trained_on)
+    return Classifier(pulled.address, model, Input.of(config["pretrained_cfg"]), config["label_names"], trained_on)
 
 
 def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:

@@ -104,6 +104,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
         image_px=begun.image_px,
         mean=begun.mean,
         std=begun.std,
+        crop_pct=recipe.model.crop_pct,
         label_names=laid.names,
         licence=begun.licence,
         block=block,
@@ -160,7 +161,7 @@ def _fitted(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, her
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=SLOT_PX, crop_of=crop_of)
     classes = targets.classes(pool.known(), laid.names)
     with log.progress("fitting the temperature") as tick:
-        as_input = Input(begun.image_px, begun.mean, begun.std)
+        as_input = Input(begun.image_px, begun.mean, begun.std, recipe.model.crop_pct)
         answers = apply.ask(teacher, pool, as_input, here.device, tick)
     accept(answers.bad, len(pool), recipe.data.max_bad)
     there = answers.sound & (classes >= 0)

@@ -50,10 +50,8 @@ class Eye:
         """
         pulled = hub.pull(address, key=key)
         network, config = encoder.load(pulled.folder, num_classes=0)
-        said = config["pretrained_cfg"]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        as_input = Input(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]))
-        return cls(pulled.address, network.to(device).eval(), as_input, device)
+        return cls(pulled.address, network.to(device).eval(), Input.of(config["pretrained_cfg"]), device)
 
     @torch.no_grad()
     def features(self, pool: Pool, tick: Ticker) -> Iterator[tuple[Tensor, Tensor]]:
@@ -61,9 +59,10 @@ class Eye:
         for start in range(0, len(pool), _AT_ONCE):
             ids = np.arange(start, min(start + _AT_ONCE, len(pool)))
             batch = pool.batch(ids)
-            pictures = views.whole(batch.pixels.to(self.device), batch.sizes, self.as_input.px)
+            see = self.as_input
+            pictures = views.middle(batch.pixels.to(self.device), batch.sizes, see.px, see.crop_pct)
             pictures = images.grey(pictures, np.ones(len(ids), bool))
-            seen = self.network(self.as_input(pictures)) + self.network(self.as_input(pictures.flip(3)))
+            seen = self.network(see(pictures)) + self.network(see(pictures.flip(3)))
             yield seen.float(), torch.from_numpy(batch.ids == ids).to(self.device)
             tick(int(ids[-1]) + 1, len(pool))
 

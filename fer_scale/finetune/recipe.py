@@ -52,6 +52,11 @@ class Model:
     image_px: int = knob(0, help="pixels a side of the input; 0: as the encoder's (from scratch it must be given)")
     patch_px: int = knob(0, help="pixels a side of a patch, for WIDTHxDEPTHxHEADS from scratch")
     drop_path: float = knob(0.1, help="most probability of leaving a block out (MAE fine-tuning, He et al. Table 9)")
+    crop_pct: float = knob(
+        1.0,
+        help="share of a picture's sides, its middle, that the trained model is shown (timm's crop_pct); training's "
+        "crops are smaller than pictures, and so look nearer (Touvron et al. 2019)",
+    )
     pool: Literal["encoder", "avg", "token"] = knob(
         "encoder", help="what the head sees; encoder: as the encoder's config says"
     )
@@ -68,6 +73,7 @@ class Model:
             (not scratch or self.image_px > 0, "image_px: needed where start_from is none"),
             (not (scratch and sized) or self.patch_px > 0, "patch_px: needed with WIDTHxDEPTHxHEADS"),
             (0 <= self.drop_path < 1, f"drop_path: must lie in 0..1, not {self.drop_path}"),
+            (0.1 <= self.crop_pct <= 1, f"crop_pct: must lie in 0.1..1, not {self.crop_pct}"),
         )
 
 

@@ -8,6 +8,7 @@ Shape letters: B pictures of a part, K expressions.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,12 @@ class Input:
     px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_pct: float = 1.0  # timm's: the middle share of a picture's sides that is shown, once it is trained
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> "Input":
+        """As a model's `pretrained_cfg` says."""
+        return cls(said["input_size"][-1], tuple(said["mean"]), tuple(said["std"]), said.get("crop_pct", 1.0))
 
     def __call__(self, pictures: Tensor) -> Tensor:
         return images.normalise(pictures, self.mean, self.std)

@@ -74,5 +74,5 @@ def of_run(recipe: Finetune, laid: Table, begun: Start) -> Validation | None:
             "draw one with `fer-scale split --valid`, or leave it out with run.evaluate_every_steps=0"
         )
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=SLOT_PX, crop_of=recipe.augment.crop_of)
-    as_input = Input(begun.image_px, begun.mean, begun.std)
+    as_input = Input(begun.image_px, begun.mean, begun.std, recipe.model.crop_pct)
     return Validation(pool, as_input, targets.classes(pool.known(), laid.names), laid.names)

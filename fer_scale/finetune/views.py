@@ -36,9 +36,9 @@ def keys_of(keys: Keys, view: str) -> Keys:
     return mix(keys ^ np.uint64(key(*view.encode())))
 
 
-def whole(pixels: Tensor, sizes: NDArray[np.int64], px: int) -> Tensor:
-    """The pictures as they are used: everything in them, resized to a square [B, 3, p, p] in 0..1."""
-    return images.resample(pixels, images.whole(sizes), np.zeros(len(sizes), bool), px)
+def middle(pixels: Tensor, sizes: NDArray[np.int64], px: int, crop_pct: float = 1.0) -> Tensor:
+    """The pictures as they are used: this middle share of their sides, resized to a square [B, 3, p, p] in 0..1."""
+    return images.resample(pixels, images.middle(sizes, crop_pct), np.zeros(len(sizes), bool), px)
 
 
 def weak(

@@ -80,7 +80,7 @@ def pasted(crop: photos.Pixels, px: int, rng: np.random.Generator) -> tuple[phot
 def scaled(cut: tuple[float, ...], width: float) -> tuple[float, float, float, float]:
     """A cut of predict.around() as wide as `width` of what lay there in training."""
     left, top, right, bottom = cut
-    more = (right - left) / 2 * (width / predict.NARROWER - 1)
+    more = (right - left) / 2 * (width - 1)
     return left - more, top - more, right + more, bottom + more
 
 
@@ -113,7 +113,10 @@ def agreement(model: str, address: str, split: str, detector: str, count: str, l
         for share in (0.0, 0.05, 0.25):
             more = share * px / 2
             cuts = [(x - more, y - more, x + px + more, y + px + more) for _, x, y in scenes]
-            inputs = [predict.as_input(photo, whole.px, cut) for (photo, *_), cut in zip(scenes, cuts, strict=True)]
+            inputs = [
+                predict.as_input(photo, whole.px, predict.middle(cut, whole.crop_pct))
+                for (photo, *_), cut in zip(scenes, cuts, strict=True)
+            ]
             answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]
             line(f"{px} px, cut {100 * share:.0f} % too wide", list(range(len(crops))), answers)
         rows, boxes, strangers = [], [], 0

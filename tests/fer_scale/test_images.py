@@ -32,7 +32,7 @@ def test_resampling_is_that_of_pil(size: tuple[int, int], px: int) -> None:
 def test_a_whole_image_at_its_own_size_comes_back_to_the_last_bit() -> None:
     pixels = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8)
     sizes = np.full((3, 2), 40)
-    out = images.resample(pixels, images.whole(sizes), np.array([False, True, False]), 40)
+    out = images.resample(pixels, images.middle(sizes), np.array([False, True, False]), 40)
     expected = pixels.permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(out[0], expected[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(out[1], expected[1].flip(2), atol=1e-6, rtol=0)
