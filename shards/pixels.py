@@ -132,17 +132,6 @@ def pixel_hash(pixels: Pixels) -> bytes:
     return hash_.digest()[:16]
 
 
-def perceptual_hash(pixels: Pixels) -> bytes:
-    """32 bytes of which near copies of an image share most bits, whatever their size, contrast and coding.
-
-    The picture as 16x16 grey cells without their mean, times a fixed random rotation (a Hadamard matrix with
-    random signs), as signs. So the share of bits in which two hashes differ is about the angle between the
-    pictures over pi, and a correlation of .985 is 14 of 256 bits (Charikar 2002; duplicates.py measures it).
-    Sums of integers below 2**24 are exact in float32: the bits are the same on every machine.
-    """
-    return perceptual_hashes(grey_cells(pixels)).tobytes()
-
-
 def grey_cells(pixels: Pixels) -> bytes:
     """The picture as 16x16 grey cells, a byte each: what its perceptual hash is made of."""
     height, width, _ = pixels.shape
@@ -151,7 +140,14 @@ def grey_cells(pixels: Pixels) -> bytes:
 
 
 def perceptual_hashes(cells: bytes) -> npt.NDArray[np.uint8]:
-    """The perceptual hashes [N, 32] of N pictures, out of their grey cells one after another."""
+    """The perceptual hashes [N, 32] of N pictures, out of their grey cells one after another.
+
+    Near copies of an image share most bits, whatever their size, contrast and coding: the cells without their mean,
+    times a fixed random rotation (a Hadamard matrix with random signs), as signs. So the share of bits in which two
+    hashes differ is about the angle between the pictures over pi, and a correlation of .985 is 14 of 256 bits (Charikar
+    2002; duplicates.py measures it). Sums of integers below 2**24 are exact in float32: the bits are the same on every
+    machine.
+    """
     found, rotation = [np.empty((0, 32), np.uint8)], _rotation().T
     for start in range(0, len(cells), 256 * _AT_ONCE):
         grey = np.frombuffer(cells[start : start + 256 * _AT_ONCE], np.uint8).reshape(-1, 256).astype(np.float32)

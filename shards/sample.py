@@ -41,7 +41,6 @@ class Sample(NamedTuple):  # not a frozen dataclass: twice as quick to make, and
     image: bytes
     extension: str  # one of EXTENSIONS
     face: Face | None = None
-    origin: str = ""  # "set:path/in/the/dataset.jpg" when known
 
 
 def to_json(face: Face) -> bytes:

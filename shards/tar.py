@@ -13,7 +13,7 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def parse(span: bytes, *, origin: str = "") -> Sample:
+def parse(span: bytes) -> Sample:
     """The sample that lies in `span`, all its members with their headers; ValueError where there is none.
 
     The headers' checksums are passed over: whoever reads a span has checked its crc32.
@@ -32,4 +32,4 @@ def parse(span: bytes, *, origin: str = "") -> Sample:
         place += padded(size)
     if not extension:
         raise ValueError(f"sample {key!r} has no image ({', '.join(EXTENSIONS)})")
-    return Sample(key, image, extension, face, origin)
+    return Sample(key, image, extension, face)

@@ -276,5 +276,6 @@ def ranks_of(numbers: Any) -> str:
     return ("rank " if len(some) == 1 else "ranks ") + few(some)
 
 
-def few(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def few(names: list[str]) -> str:
+    """The first eight names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

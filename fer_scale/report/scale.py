@@ -51,10 +51,10 @@ def steps(low: float, high: float, about: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def decades(low: float, high: float, most: int = 6) -> list[float]:
+def decades(low: float, high: float) -> list[float]:
     """Powers of ten within [low, high], every second or third of them where there are many."""
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    return [10.0**k for k in range(first, last + 1, 1 + (last - first) // most)]
+    return [10.0**k for k in range(first, last + 1, 1 + (last - first) // 6)]
 
 
 def short(value: float, unit: str = "") -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.pixels import BadImage, decode, perceptual_hash, pixel_hash
+from shards.pixels import BadImage, decode, grey_cells, perceptual_hashes, pixel_hash
 
 FLAT = "ebcae92e5ee6551202a9ce2daa5e0d22"
 RAMP = "263bb535e87702f3c5b185f11e927f46bcdf8c9f833ba965758d6d9b7e385f79"
@@ -17,6 +17,10 @@ def coded(image: Image.Image, kind: str, **how: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **how)
     return file.getvalue()
+
+
+def perceptual_hash(pixels: np.ndarray) -> bytes:
+    return perceptual_hashes(grey_cells(pixels)).tobytes()
 
 
 def differing_bits(one: bytes, other: bytes) -> int:
