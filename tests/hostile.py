@@ -199,6 +199,7 @@ CONFIG = [
     ("a million patches", _args(img_size=[1024, 1024], patch_size=1), "does not fit its config"),
     ("a network that pools nothing", _args(global_pool=""), "model_args.global_pool is '', so that a picture gives no"),
     ("true as a number", _args(depth=True), "model_args.depth is True, not a whole number"),
+    ("a crop of nothing", _config(pretrained_cfg={"crop_pct": 0}), "pretrained_cfg.crop_pct is 0, not a number"),
     ("a std of 0", _config(pretrained_cfg={"std": [0, 0.5, 0.5]}), "pretrained_cfg.std is [0, 0.5, 0.5], not three"),
     ("a mean of infinity", _text("0.5,", "1e999,"), "pretrained_cfg.mean is [inf, 0.5, 0.5], not three times"),
     ("a mean of NaN", _text("0.5,", "NaN,"), "NaN is no number of JSON"),

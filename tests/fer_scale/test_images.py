@@ -29,6 +29,22 @@ def test_resampling_is_that_of_pil(size: tuple[int, int], px: int) -> None:
     assert np.abs(ours[0].permute(1, 2, 0).numpy() - pil).max() < 2.1 / 255  # PIL rounds twice, to 8 bits
 
 
+@pytest.mark.parametrize(("share", "size"), [(0.95, (48, 48)), (0.5, (37, 61)), (1.0, (112, 90))])
+def test_the_middle_is_what_pil_cuts_out_between_pixels(share: float, size: tuple[int, int]) -> None:
+    height, width = size
+    coarse = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8))
+    picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
+    slot = torch.full((1, 112, 112, 3), 255, dtype=torch.uint8)  # of which nothing may be seen
+    slot[0, :height, :width] = torch.from_numpy(np.asarray(picture).copy())
+    ours = images.resample(slot, images.middle(np.array([size]), share), np.array([False]), 24)
+    edge = (1 - share) / 2
+    left, top, right, bottom = box = (edge * width, edge * height, (1 - edge) * width, (1 - edge) * height)
+    outer = picture.crop((int(left), int(top), -int(-right // 1), -int(-bottom // 1)))  # the pixels that lie in it
+    inner = (box[0] - int(left), box[1] - int(top), box[2] - int(left), box[3] - int(top))
+    pil = np.asarray(outer.resize((24, 24), Image.Resampling.BICUBIC, box=inner), np.float32) / 255
+    assert np.abs(ours[0].permute(1, 2, 0).numpy() - pil).max() < 2.1 / 255
+
+
 def test_a_whole_image_at_its_own_size_comes_back_to_the_last_bit() -> None:
     pixels = torch.randint(0, 256, (3, 40, 40, 3), dtype=torch.uint8)
     sizes = np.full((3, 2), 40)

@@ -1,5 +1,6 @@
 """Predictions from photos of every kind, and the crop that belongs to the model."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,15 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+from fer_scale import encoder
 from fer_scale import photos as files
 from fer_scale import predict as module
+from fer_scale.finetune.evaluate import evaluate
 from fer_scale.finetune.loop import finetune
 from fer_scale.predict import PredictError, crop_for
 from fer_scale.predicted import Photo, as_json
+from shards.index import ShardSet
+from shards.pixels import decode
 
 BROKEN = Path(__file__).parents[3] / "shared/data/broken"
 
@@ -112,6 +117,28 @@ def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_mod
     photo = files.upright(pictures / "p0/000.png")
     [by_box], [without] = whole.predict([photo], box=(0, 0, 24, 24)), whole.predict([photo])
     assert by_box.faces[0].probabilities == without.faces[0].probabilities
+
+
+def test_the_middle_that_a_recipe_asks_for_is_what_evaluation_prediction_and_timm_show_the_model(
+    recipe: Callable[..., Path], labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    finetune(recipe(steps=20, semi=0), ["model.crop_pct=0.75"])
+    model = tmp_path / "run/model"
+    pretrained = encoder.config_of(model)["pretrained_cfg"]
+    assert timm.data.resolve_data_config(pretrained_cfg=pretrained)["crop_pct"] == pretrained["crop_pct"] == 0.75
+    evaluate(str(model), labeled_set, tmp_path / "out", split_file=split_file)
+    with (tmp_path / "out/predictions.csv").open() as file:
+        measured = {row["key"]: row for row in csv.DictReader(file)}
+    samples = [sample for sample in ShardSet.open(labeled_set).samples_in_order() if sample.key in measured]
+    ready = module.load(model, faces="whole")
+    assert len(samples) > 5 and ready.crop_pct == 0.75
+    for sample, photo in zip(samples, ready.predict(decode(s.image).copy() for s in samples), strict=True):
+        for name, probability in photo.faces[0].probabilities.items():
+            assert probability == pytest.approx(float(measured[sample.key][name]), abs=2e-3)  # PIL rounds to 8 bits
+    [other] = replace(ready, crop_pct=1.0).predict([decode(sample.image).copy()])
+    assert other.faces[0].probabilities != photo.faces[0].probabilities
 
 
 @pytest.mark.parametrize(
