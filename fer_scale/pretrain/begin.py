@@ -44,8 +44,11 @@ def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
         mistake = str(error)
         if world.is_alone():
             raise
+    patience_s = wanted.run.hang_limits["start"] if wanted else _TELL_S
+    if wanted and not world.another_rank_speaks() and not world.is_alone():  # while it waits torch stops all threads
+        log.say(f"meeting  {world.meeting()}; who is not there in {log.duration(patience_s)} ends it")
     try:
-        us = world.join(wanted.run.hang_limits["start"] if wanted else _TELL_S)
+        us = world.join(patience_s)
     except RuntimeError:  # somebody did not come
         if mistake:
             raise UserError(f"{world.own_name()}: {mistake}") from None

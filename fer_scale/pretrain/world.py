@@ -193,6 +193,12 @@ def is_alone() -> bool:
     return os.environ["WORLD_SIZE"] == "1"
 
 
+def meeting() -> str:
+    """Before `join`: how many are to meet, and where."""
+    _name_ourselves()
+    return f"{os.environ['WORLD_SIZE']} ranks at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+
 def own_name() -> str:
     """Before `join`: what World.name says after it."""
     _name_ourselves()

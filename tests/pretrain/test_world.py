@@ -1,11 +1,15 @@
 """Every launcher's way of telling a process who it is."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from fer_scale.pretrain import world
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -53,3 +57,13 @@ def test_a_process_of_mpirun_knows_its_rank(env: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1")):
         env.setenv(f"OMPI_COMM_WORLD_{name}", value)
     assert told() == ("1", "2", "1", "127.0.0.1")
+
+
+def test_a_rank_that_waits_for_others_says_for_whom_and_how_long(env: pytest.MonkeyPatch) -> None:
+    for name, value in zip(NAMES, ("0", "2", "0", "127.0.0.1", str(world._free_port())), strict=True):
+        env.setenv(name, value)
+    recipe = ["pretrain", "tests/ranks/pretrain.toml", "data.shards=x", "run.out=y", "run.hang_seconds=4"]
+    command = [sys.executable, "-m", "fer_scale", *recipe]
+    rank = subprocess.run(command, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, cwd=ROOT)
+    assert rank.returncode and b"Timed out after" in rank.stderr
+    assert b"meeting  2 ranks at 127.0.0.1:" in rank.stderr and b"; who is not there in 4s ends it" in rank.stderr
