@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_scale import front_matter
+from fer_scale import disk, front_matter
 from shards.errors import UserError
 
 CARD, MANIFEST, SIGNATURE = "README.md", "manifest.json", "model.sig"
@@ -121,9 +121,7 @@ def seal(folder: Path) -> None:
         for name, path in files(folder).items()
         if name not in (CARD, MANIFEST, SIGNATURE)
     }
-    beside = folder / f".{MANIFEST}.part"
-    beside.write_text(json.dumps({"version": 1, "files": listed}, indent=2) + "\n")
-    beside.replace(folder / MANIFEST)
+    disk.put(folder / MANIFEST, json.dumps({"version": 1, "files": listed}, indent=2) + "\n")
 
 
 def published(folder: Path) -> bool:

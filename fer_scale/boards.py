@@ -5,13 +5,13 @@ host, none of what the run says on its terminal. W&B adds the versions of Python
 The token of W&B (WANDB_API_KEY, or `wandb login`) is read by W&B alone.
 """
 
-import os
 import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from fer_scale import disk
 from shards.errors import UserError
 
 
@@ -85,7 +85,5 @@ def _id(folder: Path) -> str:
     file = folder / "wandb/id"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name("id.part")
-        beside.write_text(secrets.token_hex(8))
-        os.replace(beside, file)
+        disk.put(file, secrets.token_hex(8))
     return file.read_text()

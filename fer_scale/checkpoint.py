@@ -109,7 +109,7 @@ def _name(part: Path, place: Path) -> None:
 
 
 def _put(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file to the disk, hashed on the way; its line of the manifest."""
+    """Write a file to the disk, hashed on the way; its line of the manifest. It is its folder that appears whole."""
     total, length = hashlib.sha256(), 0
     with file.open("wb") as out:
         for piece in pieces:

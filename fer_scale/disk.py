@@ -5,6 +5,7 @@ The line also says whether the same command may help.
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,16 @@ _LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT)
 
 
-def put(file: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; into what is there and is no file, as /dev/null, straight."""
+def put(file: Path, content: str | bytes, *, alone: bool = True) -> None:
+    """Write a file whole or not at all; into what is there and is no file, as /dev/null, straight.
+
+    `alone`: no other process, on this or another host, writes the same one now. Meanwhile it lies beside, hidden.
+    """
     data = content.encode() if isinstance(content, str) else content
     if file.exists() and not file.is_file():
         file.write_bytes(data)
         return
-    beside = file.with_name(f"{file.name}.part")
+    beside = file.with_name(f".{file.name}.part" if alone else f".{file.name}.{secrets.token_hex(8)}.part")
     try:
         beside.write_bytes(data)
         os.replace(beside, file)

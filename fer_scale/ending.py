@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fer_scale import stop_file
+from fer_scale import disk, stop_file
 from fer_scale.starts import ask_anew, outcome_of
 from shards.errors import Broken, UserError
 from shards.index import INDEX
@@ -108,10 +108,8 @@ class Attempt:
         except OSError:
             return True
         if self.is_newest():
-            beside = self.out / f".{name}.{os.getpid()}"
             with suppress(OSError):
-                beside.write_text(line)
-                os.replace(beside, self.out / name)
+                disk.put(self.out / name, line, alone=False)  # a later start may end just now
         return True
 
 
@@ -121,12 +119,7 @@ def _write_first(file: Path, text: str) -> None:
     The file itself is whole or absent.
     """
     os.close(os.open(file.with_name(f".{file.name}.first"), os.O_CREAT | os.O_EXCL))
-    beside = file.with_name(f".{file.name}.part")
-    try:
-        beside.write_text(text)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    disk.put(file, text)
 
 
 def claim(out: Path) -> Attempt:

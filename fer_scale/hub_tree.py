@@ -161,7 +161,10 @@ def remember(place: Place, commit: str, entries: Iterable[Entry]) -> None:
 
 
 def put(place: Place, file: Path, text: str) -> None:
-    """Let a small file of the cache appear whole, whoever else does so: jobs in containers have the same process id."""
+    """Let a small file of the cache appear whole, whoever else does so: jobs in containers have the same process id.
+
+    disk.put() would write beside it, where huggingface_hub takes each file for a revision.
+    """
     beside = cache_of(place) / "fer_scale" / f".{uuid4().hex}.part"
     for folder in (beside.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fer_scale import disk
 from fer_scale.boards import Board, TensorBoard, WandB, scalars
 
 Ticker = Callable[[int, int], None]  # (done, total)
@@ -138,9 +139,7 @@ class Journal:
             kept = "".join(f"{line}\n" for line, at in steps if at is not None and at <= step)
             if kept != text:
                 dropped = [row for row in rows(file) if row.get("step", 0) > step]
-                beside = file.with_name(f"{file.name}.part")
-                beside.write_text(kept)
-                os.replace(beside, file)  # a kill or a full disk leaves the curve as it was
+                disk.put(file, kept)  # a kill or a full disk leaves the curve as it was
                 if dropped:
                     speed = next((row["images_per_s"] for row in reversed(dropped) if "images_per_s" in row), None)
                     self.event("rewound", step=step, reached=dropped[-1]["step"], images_per_s=speed)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fer_scale import log
+from fer_scale import disk, log
 from fer_scale.peers import Peers
 from shards.errors import UserError
 
@@ -52,7 +52,7 @@ class Skips:
         self.files += 1
         file = self.folder / f"skipped-{step:08d}.txt"
         try:
-            file.write_text("".join(f"{line}\n" for line in lines))
+            disk.put(file, "".join(f"{line}\n" for line in lines))
         except OSError:  # no reason to end a run
             return None
         return str(file)

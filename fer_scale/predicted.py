@@ -73,7 +73,7 @@ def in_words(face: Face) -> str:
 def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], None]]:
     """Write photos into a CSV, which is there when it is complete: a row a face, and one for a photo without any.
 
-    What is no regular file, as /dev/stdout, is written to as it is.
+    What is no regular file, as /dev/stdout, is written to as it is. Rows go there as they come, not as by disk.put().
     """
     if file is None:
         yield lambda photo: None

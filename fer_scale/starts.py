@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import log
+from fer_scale import disk, log
 
 DONE, GAVE_UP, MISTAKE, PREEMPTED = 0, 1, 2, 75  # how launch/node.sh ends
 
@@ -94,14 +94,11 @@ class Launches:
         """With a launch that is now to begin, noted."""
         number = newest(out).number
         noted = Launches(self.since, number, 1 + (self.count if self.after == number else 0))
-        file = _launches_file(out)
-        beside = file.with_name(f".{file.name}.part")
         try:
-            beside.write_text(json.dumps(asdict(noted)) + "\n")
-            os.replace(beside, file)
+            disk.put(_launches_file(out), json.dumps(asdict(noted)) + "\n")
         except OSError:  # as on a full disk: better none than an old one
             with suppress(OSError):
-                file.unlink()
+                _launches_file(out).unlink()
         return noted
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import __version__, log
+from fer_scale import __version__, disk, log
 from fer_scale.demo.draw import draw
 from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
@@ -156,7 +156,7 @@ def demo(out: Path, *, seed: int = 0, as_json: bool = False) -> dict[str, Any]:
         "ladder": ladder(out),
         "note": NOTE,
     }
-    (out / "ladder.json").write_text(json.dumps(result, indent=2) + "\n")
+    disk.put(out / "ladder.json", json.dumps(result, indent=2) + "\n")
     if as_json:
         log.print_json(result)
     else:
@@ -187,7 +187,7 @@ def claim(out: Path, seed: int) -> None:
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty, and no demo; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps({"seed": seed}))
+    disk.put(mark, json.dumps({"seed": seed}))
 
 
 def run(step: Step, out: Path, values: dict[str, str], *, quiet: bool) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path: Path) -> Non
     disk.put(pipe, b"said")
     listener.join(30)
     assert heard == [b"said"] and pipe.is_fifo()
+
+
+def test_a_file_that_many_write_at_once_is_that_of_one_of_them(tmp_path: Path) -> None:
+    file, texts = tmp_path / "stop", [f"{number}" * 5_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(disk.put, file, text, alone=False) for text in texts * 20]:
+            done.result()
+    assert file.read_text() in texts and os.listdir(tmp_path) == ["stop"]

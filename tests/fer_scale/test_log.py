@@ -15,12 +15,12 @@ def test_a_rewind_that_is_cut_off_leaves_the_curve_as_it_was(tmp_path: Path, mon
     whole = "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3))
     file.write_text(whole + '{"st')
 
-    def cut_off(self: Path, text: str) -> int:
-        self.open("w").close()
+    def cut_off(self: Path, data: bytes) -> int:
+        self.open("wb").close()
         raise OSError("No space left on device")
 
     with monkeypatch.context() as during, pytest.raises(OSError, match="No space"):
-        during.setattr(Path, "write_text", cut_off)
+        during.setattr(Path, "write_bytes", cut_off)
         log.Journal(tmp_path).rewind(2)
     assert file.read_text() == whole + '{"st'
     log.Journal(tmp_path).rewind(2)
