@@ -64,7 +64,7 @@ def watch() -> None:
     deepspeed = engine.deepspeed.DeepSpeedEngine
     for name in ("forward", "backward", "step"):
         setattr(deepspeed, name, timed(name, getattr(deepspeed, name)))
-    loop.Engine._clipped_norm = timed("clipping", loop.Engine._clipped_norm)
+    engine.nn.utils.clip_grad_norm_ = timed("clipping", engine.nn.utils.clip_grad_norm_)
     step = loop.Engine.step
 
     def noted(*args: Any, **kwargs: Any) -> Any:
