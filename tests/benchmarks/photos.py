@@ -80,7 +80,7 @@ def pasted(crop: photos.Pixels, px: int, rng: np.random.Generator) -> tuple[phot
 def scaled(cut: tuple[float, ...], width: float) -> tuple[float, float, float, float]:
     """A cut of predict.around() as wide as `width` of what lay there in training."""
     left, top, right, bottom = cut
-    more = (right - left) / 2 * (width - 1)
+    more = (right - left) / 2 * (width / predict.NARROWER - 1)
     return left - more, top - more, right + more, bottom + more
 
 
