@@ -30,7 +30,7 @@ from shards.errors import UserError
 
 Faces = Literal["all", "largest", "whole"]
 
-# The cut's side where a face's place is not known but found: then some are cut too wide and some too narrow, and too wide
+# The cut's side where a face's place is not known but found: some are then cut too wide, some too narrow, and too wide
 # costs more. Of 799 FERPlus faces, list `valid`, a ViT with 1,064 labels and crop_pct 0.95, of 64 / 120 / 300 px:
 # cut 0.85 of the width of training, as by this and crop_pct, are right by YuNet 72.2 / 67.8 / 69.3 %, cut 0.95 of it
 # 71.1 / 67.9 / 68.1; by Haar (64 / 120 px) 69.5 / 68.9 against 67.9 / 67.7. About a point, then; 25 % too wide costs
