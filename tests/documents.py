@@ -13,7 +13,7 @@ from fer_scale import arguments, arguments_labeled, arguments_using
 from fer_scale.command_line import ORDER
 
 ROOT = Path(__file__).parent.parent
-_PLACES = ("*.md", "[a-z]*/README.md", "configs/*/*.md", "configs/*/*.toml", "launch/*")
+_PLACES = ("*.md", "[a-z]*/README.md", "configs/*/*.md", "configs/*/*.toml", "launch/*", "tests/*/*.md")
 FILES = sorted({file for place in _PLACES for file in ROOT.glob(place)})
 PROGRAMS = tuple("fer-scale deepspeed accelerate torchrun sbatch salloc bash python pytest kubectl".split())
 _SETTING = re.compile(r"[A-Z][A-Z_]*=\S+")  # NODES=4 before a command
