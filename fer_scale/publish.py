@@ -66,13 +66,13 @@ def publish(
     contact: str | None = None,
     data: Sequence[str] = (),
     overlap: Sequence[Path] = (),
-    key: Path | None = None,
+    sign: Path | None = None,
 ) -> str:
     """Publish `source` at the address `to`, and return the address; on the Hub with its commit.
 
     `licence`, `title`, `contact` and `data`, which states sources that the run does not know, win over the keys of the
     recipe's section card. `pictures` adds the reconstructions. `parts` are the encoder and, perhaps, the decoder; if
-    empty, what the run itself publishes. `key` is a private key to sign by.
+    empty, what the run itself publishes. `sign` is a private key to sign by.
     `overlap` are reports of `fer-scale overlap`, which the card tells of.
     """
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * (bool(parts) and "encoder" not in parts):
@@ -84,7 +84,7 @@ def publish(
                 f"{source}: was published already and goes on byte for byte, without new facts; edit its "
                 f"{artifact.CARD}, or publish the run again"
             )
-        return _go_on(source, to, private, key)
+        return _go_on(source, to, private, sign)
     model = find(source, step, "decoder" in parts if parts else None)
     if "decoder" in parts and not model.decoder:
         raise PublishError(f"{source}: its checkpoint holds no decoder; leave --parts out")
@@ -101,18 +101,18 @@ def publish(
     if not hub.is_remote(to) and to.count("/") == 1 and not Path(to).parent.exists():
         log.say(f"note     {to} is a folder here; a repository of the Hub is written hf://{to}")
     if hub.is_remote(to):
-        _say_what_is_missing(model, asked, signed=bool(key))
+        _say_what_is_missing(model, asked, signed=bool(sign))
     with scratch.folder() as made:
         folder = made / "model"
         with artifact.disk_errors(folder):
             _write(folder, model, asked, to)
-        if key:
-            signature.sign(folder, key)
+        if sign:
+            signature.sign(folder, sign)
         message = f"Publish {asked.title}" + (f", step {model.step:,}" if model.step is not None else "")
         return _push(folder, to, message, private)
 
 
-def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
+def _go_on(folder: Path, to: str, private: bool, sign: Path | None) -> str:
     """Send a folder that was published already, whose card somebody may have edited."""
     encoder.read(folder)
     readme = folder / artifact.CARD
@@ -122,7 +122,7 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
     except UserError as error:
         raise PublishError(f"{readme}: {error}") from None
     named = _named(said, to)
-    if key is None and named == said:
+    if sign is None and named == said:
         return _push(folder, to, "Publish with fer_scale", private, card=True)
     artifact.refuse_foreign(folder)
     with scratch.folder() as made:
@@ -132,9 +132,9 @@ def _go_on(folder: Path, to: str, private: bool, key: Path | None) -> str:
                 shutil.copyfile(path, copy / name)
             if named != said:
                 (copy / artifact.CARD).write_text(named, encoding="utf-8")
-        if key:
-            signature.sign(copy, key)
-        return _push(copy, to, "Publish with fer_scale" + (", signed" if key else ""), private, card=True)
+        if sign:
+            signature.sign(copy, sign)
+        return _push(copy, to, "Publish with fer_scale" + (", signed" if sign else ""), private, card=True)
 
 
 def _named(card: str, to: str) -> str:

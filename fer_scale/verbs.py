@@ -127,7 +127,7 @@ def _publish(args: Namespace) -> None:
     parts = () if args.parts is None else args.parts.split(",")
     address = publish.publish(
         args.source, args.to, licence=args.licence, title=args.title, step=args.step, private=args.private,
-        pictures=args.pictures, parts=parts, contact=args.contact, data=args.data, key=args.sign,
+        pictures=args.pictures, parts=parts, contact=args.contact, data=args.data, sign=args.sign,
         overlap=args.overlap,
     )  # fmt: skip
     state = {"state": portable.push(args.source, args.step, args.state)} if args.state else {}

@@ -24,9 +24,9 @@ from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start, cuts_matter, start
 from fer_scale.finetune.table import Table
 from fer_scale.finetune.validation import Validation
-from fer_scale.numbers import Skips
 from fer_scale.peers import by_main, same_everywhere
 from fer_scale.resume import Found
+from fer_scale.skips import Skips
 from shards.errors import UserError
 from shards.remote import open_set
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from fer_scale import __version__, config, ending, images, loader, log, plots
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
-from fer_scale.numbers import Skips
 from fer_scale.optim import lr_at
 from fer_scale.peers import by_main, same_everywhere
 from fer_scale.pretrain import begin, failures, health, pictures, publishing, recipe, setup, start
@@ -32,6 +31,7 @@ from fer_scale.pretrain.trace import traced
 from fer_scale.pretrain.watchdog import Watchdog
 from fer_scale.pretrain.world import World
 from fer_scale.resume import is_ours
+from fer_scale.skips import Skips
 from shards.errors import ShardError
 from shards.mix import Mix
 from shards.order import Order

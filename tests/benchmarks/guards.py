@@ -21,7 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from fer_scale import ending, numbers
+from fer_scale import ending, skips
 from fer_scale.pretrain import loop, stragglers, watchdog, world
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ GUARDS = (
     (ending.StopSignal, "asked"),
     (world.World, "agree"),
     (watchdog.Watchdog, "beat"),
-    (numbers.Skips, "seen"),
+    (skips.Skips, "seen"),
     (stragglers.Stragglers, "after"),
 )
 STEP_MS = 100.0  # the step that the share is of
