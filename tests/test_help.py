@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_scale import command_line
+from fer_scale import arguments, arguments_labeled, arguments_using, command_line, verbs, verbs_labeled, verbs_using
 from fer_scale.command_line import ORDER, VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +17,13 @@ def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         command_line.parse(VERBS, [*words, "--help"])
     assert ended.value.code == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ORDER)
+def test_each_verb_is_declared_once_and_done_once(verb: str) -> None:
+    """command_line.py merges the names of these modules: of two alike one would be lost without a word."""
+    for modules in ((arguments, arguments_labeled, arguments_using), (verbs, verbs_labeled, verbs_using)):
+        assert sum(f"_{verb}" in vars(module) for module in modules) == 1
 
 
 @pytest.mark.parametrize("verb", ORDER)
