@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from scenes import pasted
 
 import fer_scale
 from fer_scale import encoder, faces, photos
@@ -34,15 +35,6 @@ def face(number: int, px: int) -> Image.Image:
     rng = np.random.default_rng(number)
     picture, _ = draw_face(person(rng), act(EXPRESSIONS[number % 8], rng), rng)
     return picture.convert("RGB").resize((px, px), Image.Resampling.BICUBIC)
-
-
-def pasted(crop: Image.Image, px: int, seed: int) -> tuple[photos.Pixels, tuple[int, int, int, int]]:
-    """A crop in a picture of 640x480 with blurred colours behind, anywhere; and where it is."""
-    rng = np.random.default_rng(seed)
-    behind = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
-    left, top = int(rng.integers(0, 640 - px)), int(rng.integers(0, 480 - px))
-    behind.paste(crop.resize((px, px), Image.Resampling.BICUBIC), (left, top))
-    return np.asarray(behind), (left, top, left + px, top + px)
 
 
 @pytest.fixture(scope="module")
