@@ -1,24 +1,18 @@
 """One run over 1, 2, 4, 3 and 1 ranks and ZeRO 1, 3, 2, 0 and 1, stopped and killed in between: one curve, and every
 sample of an epoch once."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from disturbed import HERE, Life
+from runs import layout
 
 from fer_scale import log
 from shards.index import ShardSet
 
 Lives = Callable[..., Life]
 STEPS, BATCH = 22, 22  # epochs of 110 images, of which an order leaves none out: 22 lanes of 5
-
-
-def layout(folder: Path, stage: int) -> str:
-    zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
-    (folder / f"zero{stage}.json").write_text(json.dumps({"zero_optimization": zero}))
-    return f"run.deepspeed={folder / f'zero{stage}.json'}"
 
 
 def test_ranks_and_stages_change_and_the_curve_and_the_samples_stay(life: Lives, faces: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fer_scale import hub
 
-sys.path.append(str(Path(__file__).parents[1]))  # `hub` is tests/hub
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # `hub` is tests/hub
+import served
 from hub import tiny, trained
 from hub.client import running
 from hub.server import Hub
@@ -72,3 +73,9 @@ def finetuned(tmp_path: Path) -> Path:
 def published(hub_server: Hub, encoder_folder: Path) -> str:
     """An encoder at hf://lab/faces; its address with the commit."""
     return hub.push(encoder_folder, "hf://lab/faces", message="an encoder")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published expression model whose weights are random."""
+    return served.expression_model(tmp_path_factory.mktemp("expressions"))

@@ -39,11 +39,6 @@ def in_a_browser(test: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return served.expression_model(tmp_path_factory.mktemp("expressions"))
-
-
-@pytest.fixture(scope="module")
 def face(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn face in a photo of 640 x 480 px."""
     rng = np.random.default_rng(3)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from damage import flip
 from hub.looking import contents
 
 from fer_scale import artifact, encoder, hub, predict
@@ -55,13 +56,12 @@ def bits_of_files(folder: Path) -> list[tuple[Path, int]]:
     sizes = [(folder / name).stat().st_size for name in names]
     rng = random.Random(0)
     chosen = [*rng.choices(range(4), sizes, k=50), *(k % 4 for k in range(50))]
-    return [(folder / names[k], rng.randrange(8 * sizes[k])) for k in chosen]
+    return [(folder / names[k], *at(rng.randrange(8 * sizes[k]))) for k in chosen]
 
 
-def flip(file: Path, bit: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(data)
+def at(bit: int) -> tuple[int, int]:
+    """The byte in which it lies, and the bits to change there."""
+    return bit // 8, 1 << bit % 8
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def illustrated(encoder_folder: Path) -> Path:
 
 
 def test_100_of_100_flipped_bits_of_a_published_folder_are_found(illustrated: Path) -> None:
-    for file, bit in bits_of_files(illustrated):
-        flip(file, bit)
+    for file, *place in bits_of_files(illustrated):
+        flip(file, *place)
         for load in (artifact.check, encoder.read, lambda folder: hub.pull(str(folder))):
             with pytest.raises(ArtifactError, match=r"damaged|not a manifest|of version"):
                 load(illustrated)
-        flip(file, bit)
+        flip(file, *place)
     encoder.load(illustrated)
 
 
@@ -91,26 +91,26 @@ def bits_of_values(folder: Path) -> list[int]:
 def test_100_of_100_flipped_bits_of_values_are_found(illustrated: Path) -> None:
     weights = illustrated / "model.safetensors"
     for bit in bits_of_values(illustrated):
-        flip(weights, bit)
+        flip(weights, *at(bit))
         with pytest.raises(ArtifactError, match=r"model\.safetensors has changed since it was published"):
             encoder.read(illustrated)
-        flip(weights, bit)
+        flip(weights, *at(bit))
 
 
 @pytest.mark.slow
 def test_timm_finds_0_of_100_flipped_bits_of_values(illustrated: Path) -> None:
     """Of the 100 over all files it finds 10, which break config.json or the header of the weights."""
     for bit in bits_of_values(illustrated):
-        flip(illustrated / "model.safetensors", bit)
+        flip(illustrated / "model.safetensors", *at(bit))
         timm.create_model(f"local-dir:{illustrated}", pretrained=True)
-        flip(illustrated / "model.safetensors", bit)
+        flip(illustrated / "model.safetensors", *at(bit))
     loaded = 0
-    for file, bit in bits_of_files(illustrated):
-        flip(file, bit)
+    for file, *place in bits_of_files(illustrated):
+        flip(file, *place)
         with suppress(Exception):
             timm.create_model(f"local-dir:{illustrated}", pretrained=True)
             loaded += 1
-        flip(file, bit)
+        flip(file, *place)
     assert loaded == 90
 
 
@@ -132,7 +132,7 @@ def begin_with(address: str, key: Path | None) -> object:
 
 @pytest.mark.parametrize("verb", LOADS)
 def test_every_command_that_loads_a_model_finds_a_flipped_bit(illustrated: Path, verb: str) -> None:
-    flip(illustrated / "model.safetensors", 8 * 20_000)
+    flip(illustrated / "model.safetensors", 20_000)
     with pytest.raises(ArtifactError, match=r"model\.safetensors has changed since it was published"):
         LOADS[verb](str(illustrated), None)
 
@@ -154,7 +154,7 @@ def test_the_model_of_a_run_has_a_manifest_too_and_is_still_one_to_be_published(
     assert artifact.published(tmp_path / "there")
     with pytest.raises(ArtifactError, match="is not empty"):
         artifact.put(tmp_path / "there", model)
-    flip(model / "model.safetensors", 8 * 20_000)
+    flip(model / "model.safetensors", 20_000)
     for load in (predict.load, hub.pull, lambda place: publish(Path(place), str(tmp_path / "other"), licence="mit")):
         with pytest.raises(ArtifactError, match=r"model\.safetensors has changed since it was published"):
             load(str(model))

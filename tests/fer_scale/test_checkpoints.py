@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from damage import flip
 from safetensors.torch import load_file
 
 from fer_scale import checkpoint, checkpoints, compare
@@ -58,12 +59,6 @@ def quiet(done: int, total: int) -> None:
     assert done <= total
 
 
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     for step in (10, 20):
@@ -108,7 +103,7 @@ def test_what_is_whole_is_verified_to_the_last_byte(run: Path, said: SAID) -> No
 
 def test_every_damage_is_named_and_not_the_first_alone(run: Path, said: SAID) -> None:
     first, second = run / "checkpoints/step_00000010", run / "checkpoints/step_00000020"
-    flip(first / "state-00-of-02.safetensors")
+    flip(first / "state-00-of-02.safetensors", -1)
     (first / "state-01-of-02.safetensors").write_bytes(b"")
     (first / "extra.txt").write_text("?")
     (second / "progress.json").unlink()
@@ -208,7 +203,7 @@ def test_nothing_is_taken_out_of_a_damaged_checkpoint_nor_written_over_a_file(
     assert f"{out}: is there already" in said(2, "extract", run, out)
     assert out.read_text() == "mine"
     out.unlink()
-    flip(run / "checkpoints/step_00000020/state-01-of-02.safetensors")
+    flip(run / "checkpoints/step_00000020/state-01-of-02.safetensors", -1)
     assert "another sha256 than its manifest's; use another step" in said(2, "extract", run, out)
     assert "another sha256" in said(2, "diff", run, run)
     assert "no tensor matches x.*" in said(2, "extract", run / "checkpoints/step_00000010", out, "--match", "x.*")

@@ -11,9 +11,10 @@ import pytest
 import timm
 import torch
 from hub.looking import contents
+from runs import losses
 from safetensors.torch import load_file, save_file
 
-from fer_scale import artifact, config, decoder, encoder, log
+from fer_scale import artifact, config, decoder, encoder
 from fer_scale.artifact import ArtifactError
 from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
@@ -24,10 +25,6 @@ from fer_scale.publish import PublishError, publish
 
 RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
 PARTS = ["encoder", "decoder"]
-
-
-def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
 
 
 def test_pre_training_goes_on_from_a_published_decoder_and_a_step_is_published_alike_then_and_later(

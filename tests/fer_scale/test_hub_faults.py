@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hub.looking import commits, contents, flip
+from damage import flip
+from hub.looking import commits, contents
 from hub.server import Hub
 from huggingface_hub import constants
 

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from damage import flip
 from hub.client import WRITER
-from hub.looking import flip
 from hub.server import Hub
 
 ROOT = Path(__file__).parents[2]

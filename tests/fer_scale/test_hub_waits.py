@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from damage import flip
 from hub.client import running
-from hub.looking import contents, flip, held
+from hub.looking import contents, held
 from hub.server import Hub
 from huggingface_hub import constants
 

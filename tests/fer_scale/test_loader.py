@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import flip
 from PIL import Image
 
 from fer_scale import loader
@@ -241,7 +242,7 @@ def test_of_a_hundred_flipped_bits_each_is_met_named_and_replaced_alike_on_any_r
     victims = draw.sample(everyone, 100)
     for shard, row in victims:
         offset, length, _ = ENTRY.unpack_from(whole.file(shard, "idx").read_bytes(), row * ENTRY.size)
-        flip(whole.file(shard, "tar"), offset * 512 + draw.randrange(length), draw.randrange(8))
+        flip(whole.file(shard, "tar"), offset * 512 + draw.randrange(length), 1 << draw.randrange(8))
     hurt = ShardSet.open(whole.path)
     named = {hurt.where(shard, row) for shard, row in victims}
     found = [each["where"] for each in verify(hurt.path)["damaged"]]
@@ -265,14 +266,6 @@ def read_naming(table: Faces, ranks: int) -> tuple[list[np.ndarray], list[str]]:
         steps.append(np.concatenate([batch.pixels.numpy() for batch in batches]))
         bad += [line for batch in batches for line in batch.bad]
     return steps, bad
-
-
-def flip(file: Path, byte: int, bit: int) -> None:
-    with file.open("r+b") as tar:
-        tar.seek(byte)
-        old = tar.read(1)[0]
-        tar.seek(byte)
-        tar.write(bytes([old ^ 1 << bit]))
 
 
 def test_a_shard_of_nothing_but_damage_ends_the_run(faces: Path, tmp_path: Path) -> None:

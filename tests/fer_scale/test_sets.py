@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hub.looking import flip
+from damage import flip
 from hub.server import Hub
 from PIL import Image
 

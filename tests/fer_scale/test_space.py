@@ -25,11 +25,6 @@ MODEL = "hf://lab/expressions"
 COMES_WITH = {"pillow": "torchvision", "PyYAML": "timm", "fastapi": "gradio", "uvicorn": "gradio", "tqdm": "timm"}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return served.expression_model(tmp_path_factory.mktemp("expressions"))
-
-
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -10,6 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
+from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.split import split
 from shards.pack import pack
 
@@ -113,3 +114,10 @@ checkpoint_every_steps = 0
         return file
 
     return write
+
+
+@pytest.fixture
+def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
+    """An expression model that tells the colours apart."""
+    finetune(recipe(steps=60, semi=1), [])
+    return str(tmp_path / "run/model")

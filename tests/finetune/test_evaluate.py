@@ -38,12 +38,6 @@ sys.path.append(str(Path(__file__).parents[1] / "shards"))
 from servers import Web
 
 
-@pytest.fixture
-def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
-    finetune(recipe(steps=60, semi=1), [])
-    return str(tmp_path / "run/model")
-
-
 def test_an_evaluation_leaves_figures_predictions_and_pictures(
     model: str, labeled_set: Path, split_file: Path, tmp_path: Path
 ) -> None:

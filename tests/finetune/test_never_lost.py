@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import flip
 
 from fer_scale import checkpoint
 from fer_scale.log import rows
@@ -85,9 +86,7 @@ def end(run: Path) -> Any:
 def damage(folder: Path) -> None:
     """Another byte, the same length."""
     [name] = checkpoint.state_files(folder)
-    data = bytearray((folder / name).read_bytes())
-    data[-5] ^= 1
-    (folder / name).write_bytes(data)
+    flip(folder / name, -5)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 7))])

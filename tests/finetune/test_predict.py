@@ -26,14 +26,6 @@ from shards.pixels import decode
 BROKEN = Path(__file__).parents[3] / "shared/data/broken"
 
 
-@pytest.fixture
-def model(recipe: Callable[..., Path], tmp_path: Path) -> str:
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
-    finetune(recipe(steps=60, semi=1), [])
-    return str(tmp_path / "run/model")
-
-
 def crops(model: str, pictures: list[Path]) -> tuple[list[Photo], list[str]]:
     """What the model says of pictures that are face crops, and of which photos it can say nothing."""
     said = module.load(model, faces="whole").predict(pictures)

@@ -9,13 +9,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def flip(file: Path) -> None:
-    """Change one bit in the middle of a file."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
 def commits(server: Hub, repo: str = "lab/faces") -> int:
     """How many commits were made after the one with which the repository begins."""
     return len(server.store.repos[repo].commits) - 1

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from damage import flip
 from hub import client
-from hub.looking import flip
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from fer_scale import checkpoint, config, ending, log, portable

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hub.server import Hub
+from runs import losses
 
 from fer_scale import checkpoint, log, processes, signature
 
@@ -59,10 +60,6 @@ def files(server: Hub, repo: str, number: int) -> dict[str, bytes]:
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in log.rows(run / "events.jsonl") if row["event"] == kind]
-
-
-def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
 
 
 def test_each_due_step_is_a_commit_that_can_be_made_again_and_the_state_goes_on_elsewhere_to_the_bit(

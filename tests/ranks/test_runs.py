@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import losses
 
 from fer_scale import checkpoint, config, log
 from fer_scale.pretrain.recipe import Pretrain
@@ -26,10 +27,6 @@ def words(faces: Path, tmp_path: Path) -> list[str]:
     """What follows `python`: a run of six steps in tmp_path / "run"."""
     given = [f"data.shards={faces}", f"run.out={tmp_path / 'run'}", "run.steps=6", "run.checkpoint_every_steps=3"]
     return ["-m", "fer_scale", "pretrain", RECIPE, *given]
-
-
-def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in log.rows(run / "metrics.jsonl")]
 
 
 @pytest.mark.slow  # four starts; that a mixture's batches are the same stands in test_loader.py
@@ -111,9 +108,9 @@ def test_each_rank_and_start_has_a_log_that_holds_its_last_words(words: list[str
 
 def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(words: list[str], tmp_path: Path, launch: Any) -> None:
     launch(1, *words).wait()
-    exact = [row["loss"] for row in log.rows(tmp_path / "run" / "metrics.jsonl")]
+    exact = losses(tmp_path / "run")
     launch(1, *words, "run.precision=bf16", f"run.out={tmp_path / 'half'}").wait()
-    half = [row["loss"] for row in log.rows(tmp_path / "half" / "metrics.jsonl")]
+    half = losses(tmp_path / "half")
     assert half == pytest.approx(exact, rel=0.02) and half != exact
     state, _ = checkpoint.read(checkpoint.folder_of(tmp_path / "half", 6))
     assert {str(t.dtype) for t in state.values()} == {"torch.float32"}

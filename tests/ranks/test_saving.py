@@ -1,6 +1,5 @@
 """Checkpoints that are written while training goes on: what is in them, and what never is. Real ranks over gloo."""
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import layout, losses
 
 from fer_scale import checkpoint, ending, log
 
@@ -19,12 +19,6 @@ def words(faces: Path, tmp_path: Path) -> list[str]:
     """What follows a driver's name: a run of six steps in tmp_path / "run", saved at steps 2, 4 and 6."""
     recipe = ["pretrain", str(HERE / "pretrain.toml"), f"data.shards={faces}", f"run.out={tmp_path / 'run'}"]
     return [*recipe, "run.steps=6", "run.checkpoint_every_steps=2", "run.keep_checkpoints=3"]
-
-
-def layout(folder: Path, stage: int) -> str:
-    zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
-    (folder / f"zero{stage}.json").write_text(json.dumps({"zero_optimization": zero}))
-    return f"run.deepspeed={folder / f'zero{stage}.json'}"
 
 
 SLOW = pytest.mark.slow
@@ -46,8 +40,7 @@ def test_what_is_saved_is_the_state_when_the_save_began_to_the_bit_though_traini
         beside, waited = (checkpoint.manifest(checkpoint.folder_of(run, step)) for run in (tmp_path / "run", plain))
         states = [f"state-{number:02d}-of-{ranks:02d}.safetensors" for number in range(ranks)]
         assert [beside[name] for name in states] == [waited[name] for name in states], "sha256 of the same state"
-    losses = [[row["loss"] for row in log.rows(run / "metrics.jsonl")] for run in (tmp_path / "run", plain)]
-    assert losses[0] == losses[1]
+    assert losses(tmp_path / "run") == losses(plain)
 
 
 @pytest.mark.parametrize(

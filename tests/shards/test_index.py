@@ -8,17 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip
 
 from shards import index
 from shards.errors import ShardError
 from shards.index import ENTRY, ShardSet
 from shards.pixels import decode, grey_cells, perceptual_hashes, pixel_hash
-
-
-def flip(file: Path, byte: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[byte] ^= 0x55
-    file.write_bytes(data)
 
 
 def test_a_set_gives_back_every_image_with_its_key_and_origin(packed: ShardSet, faces: Path) -> None:

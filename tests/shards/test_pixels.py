@@ -1,22 +1,16 @@
 """Which bytes a set may hold as images, and what tells copies of them apart."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from coded import coded
 from PIL import Image
 
 from shards.pixels import BadImage, decode, grey_cells, perceptual_hashes, pixel_hash
 
 FLAT = "ebcae92e5ee6551202a9ce2daa5e0d22"
 RAMP = "263bb535e87702f3c5b185f11e927f46bcdf8c9f833ba965758d6d9b7e385f79"
-
-
-def coded(image: Image.Image, kind: str, **how: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **how)
-    return file.getvalue()
 
 
 def perceptual_hash(pixels: np.ndarray) -> bytes:

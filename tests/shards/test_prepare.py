@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coded import coded
 from PIL import Image, ImageOps
 
 from shards.pixels import BadImage, decode
@@ -20,12 +21,6 @@ STRICT, TRANSCODE = Rules(), Rules(transcode=True)
 
 QUARTERS = np.zeros((16, 24, 3), np.uint8)  # four colours, so that every turn of it is another picture
 QUARTERS[:8, 12:], QUARTERS[8:, :12], QUARTERS[8:, 12:] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
-
-
-def coded(image: Image.Image, kind: str, **how: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **how)
-    return file.getvalue()
 
 
 def turned(kind: str, orientation: int, **how: object) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from damage import flip
 
 from shards import pull as pulling
 from shards import transfer
@@ -41,12 +42,6 @@ def web(packed: ShardSet) -> Iterator[Web]:
     server = Web(packed.path)
     yield server
     server.stop()
-
-
-def damage(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 def size(folder: Path) -> int:
@@ -146,7 +141,7 @@ def test_the_same_pull_again_fetches_only_what_is_damaged_here(
     web: Web, packed: ShardSet, tmp_path: Path, read_folder: Contents
 ) -> None:
     pull(web.url, tmp_path / "here")
-    damage(tmp_path / "here" / "made-up-000002.tar")
+    flip(tmp_path / "here" / "made-up-000002.tar")
     (tmp_path / "here" / "made-up-000004.idx").unlink()
     web.forget()
     pull(web.url, tmp_path / "here")

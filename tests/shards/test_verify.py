@@ -7,16 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+from damage import flip
 
 from shards.errors import ShardError
 from shards.index import ENTRY, ShardSet
 from shards.verify import verify
-
-
-def flip(file: Path, byte: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[byte] ^= 0x55
-    file.write_bytes(data)
 
 
 def test_a_sound_set_has_no_damage(packed: ShardSet) -> None:
