@@ -17,7 +17,7 @@ from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.split import digest
 from fer_scale.log import rows
-from shards.boxes import Box
+from shards.boxes import WHOLE, Box
 from shards.index import ShardSet
 from shards.pack import pack
 
@@ -32,6 +32,11 @@ def test_a_frame_is_the_box_widened_to_the_template() -> None:
     """A face of .4 of the picture in a template of .8: a frame of half the picture, begun .05 and .1 before the box."""
     found = framing.frames(boxes([0.3, 0.4, 0.7, 0.8]), TEMPLATE)
     assert found.tolist() == [pytest.approx([0.25, 0.3, 0.75, 0.8], abs=1e-6)]
+
+
+def test_a_frame_is_known_to_six_digits() -> None:
+    endless = boxes([0.4 / 3, 0.1, 0.9, 2.5 / 3])
+    assert framing.frames(endless, WHOLE).tolist() == [[0.133333, 0.1, 0.9, 0.833333]]
 
 
 def test_a_frame_ends_where_the_picture_does() -> None:
@@ -70,9 +75,11 @@ def test_cutting_leaves_the_frame_alone() -> None:
     assert found[..., 1].tolist() == [[18, 19, 20, 21], [26, 27, 28, 29]]
 
 
-def test_the_smallest_frame_is_a_pixel() -> None:
-    found = framing.cut(IMAGE, np.array([0.99, 0.26, 1.0, 0.27]))
-    assert found.tolist() == [[[15, 15, 15]]]
+@pytest.mark.parametrize(
+    ("frame", "pixel"), [([0.99, 0.26, 1.0, 0.27], 15), ([0.26, 0.99, 0.27, 1.0], 26), ([1.0, 1.0, 1.0, 1.0], 31)]
+)
+def test_the_smallest_frame_is_a_pixel(frame: list[float], pixel: int) -> None:
+    assert framing.cut(IMAGE, np.array(frame)).tolist() == [[[pixel] * 3]]
 
 
 @pytest.fixture

@@ -72,6 +72,35 @@ def test_a_turn_is_counter_clockwise_in_pictures_and_boxes_alike() -> None:
     assert (turned - seen(picture)).abs().max() < 2.5 / 40
 
 
+@pytest.mark.parametrize(("flipped", "across"), [(False, (0.25, 0.5)), (True, (0.5, 0.75))])
+def test_a_box_in_a_crop_of_an_oblong_picture_by_hand(flipped: bool, across: tuple[float, float]) -> None:
+    """40 px high and 80 wide, the box in columns 30 to 40 and rows 15 to 20, the crop from row 10, column 20 on."""
+    sizes, crops = np.array([[40, 80]]), np.array([[10, 20, 20, 40]])
+    box = np.array([[0.375, 0.375, 0.5, 0.5]], np.float32)
+    found = views.crop_boxes(box, sizes, crops, np.array([flipped]))
+    assert found.dtype == np.float32
+    assert found.tolist() == [[across[0], 0.25, across[1], 0.5]]
+
+
+@pytest.mark.parametrize("degrees", [30.0, -20.0])
+def test_a_turned_box_reaches_as_far_as_its_corners(degrees: float) -> None:
+    """The corners as complex numbers, y upwards, times that of the turn."""
+    x1, y1, x2, y2 = 0.5, 0.25, 0.7, 0.35
+    turn = np.exp(1j * np.radians(degrees))
+    corners = [turn * complex(x - 0.5, 0.5 - y) for x in (x1, x2) for y in (y1, y2)]
+    across, down = [corner.real + 0.5 for corner in corners], [0.5 - corner.imag for corner in corners]
+    found = views.rotate_boxes(torch.tensor([[x1, y1, x2, y2]]), torch.tensor([degrees]))
+    assert found[0].tolist() == pytest.approx([min(across), min(down), max(across), max(down)], abs=1e-6)
+
+
+def test_an_empty_box_stays_one_point_of_the_picture_when_it_is_turned() -> None:
+    """Without a width, without a height, without both: corners turned by 45 degrees leave the picture sidewards."""
+    empty = torch.tensor([[0.95, 0.95, 0.95, 0.99], [0.01, 0.05, 0.05, 0.05], [0.5, 0.75, 0.5, 0.75]])
+    found = views.rotate_boxes(empty, torch.tensor([45.0, 45.0, 0.0]))
+    edge = 2**-0.5 * 0.02 + 0.5
+    assert found.flatten().tolist() == pytest.approx([1, edge, 1, edge, 0, edge, 0, edge, 0.5, 0.75, 0.5, 0.75])
+
+
 def test_a_face_outside_the_crop_gets_an_empty_box() -> None:
     crops, sizes = np.array([[20, 20, 20, 20]]), np.array([[40, 40]])
     box = views.crop_boxes(np.array([[0.0, 0.0, 0.4, 0.4]], np.float32), sizes, crops, np.array([False]))

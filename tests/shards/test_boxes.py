@@ -1,0 +1,36 @@
+"""Which four numbers are a box."""
+
+import math
+
+import pytest
+
+from shards.boxes import WHOLE, box_from
+
+
+def test_a_box_is_floats_and_may_reach_the_borders() -> None:
+    assert box_from([0, 0, 1, 1]) == WHOLE == (0, 0, 1, 1)
+    assert box_from((0.25, 0.5, 0.75, 1)) == (0.25, 0.5, 0.75, 1.0)
+    assert all(type(number) is float for number in box_from([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [None, 5, "0011", range(4), {0: 1}, [], [0, 0, 1], [0, 0, 1, 1, 1], [0, 0, "1", 1], [0, 0, True, 1], [None] * 4],
+)
+def test_what_is_not_four_numbers_is_refused(numbers: object) -> None:
+    with pytest.raises(ValueError, match="a box is four numbers x1, y1, x2, y2, not "):
+        box_from(numbers)
+
+
+@pytest.mark.parametrize("low", [-0.1, 0.5, 0.6, math.nan])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_box_begins_in_the_picture_and_before_its_end(low: float, down: bool) -> None:
+    with pytest.raises(ValueError, match="shares of width and height"):
+        box_from([0.1, low, 0.9, 0.5] if down else [low, 0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize("high", [1.1, 100, math.inf])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_box_ends_in_the_picture(high: float, down: bool) -> None:
+    with pytest.raises(ValueError, match="shares of width and height"):
+        box_from([0.1, 0.2, 0.9, high] if down else [0.1, 0.2, high, 0.9])
