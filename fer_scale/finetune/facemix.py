@@ -23,11 +23,11 @@ def iou(first_N4: Tensor, second_N4: Tensor) -> Tensor:
     bottom_right = torch.minimum(first_N4[:, 2:], second_N4[:, 2:])
     common_N = (bottom_right - top_left).clamp(min=0).prod(dim=1)
     union_N = _area(first_N4) + _area(second_N4) - common_N
-    return torch.where(union_N > 0, common_N / union_N.clamp(min=torch.finfo(union_N.dtype).tiny), 0.0)
+    return common_N / union_N.clamp(min=torch.finfo(union_N.dtype).tiny)
 
 
 def _area(box_N4: Tensor) -> Tensor:
-    return (box_N4[:, 2:] - box_N4[:, :2]).clamp(min=0).prod(dim=1)
+    return (box_N4[:, 2:] - box_N4[:, :2]).prod(dim=1)
 
 
 def mix(values: Tensor, share: float) -> Tensor:

@@ -79,7 +79,7 @@ def label(
     )
     hard_BK = torch.nn.functional.one_hot(best_B, p_BK.shape[1])
     if labeler == "fixed":
-        targets_BK, weights_B = hard_BK, (top_B >= threshold).double()
+        targets_BK, weights_B = hard_BK, top_B >= threshold
     elif labeler == "softmatch":
         targets_BK, weights_B = hard_BK, gaussian(top_B, statistics.top_mean, statistics.top_variance)
     else:

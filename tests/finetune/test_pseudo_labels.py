@@ -132,16 +132,30 @@ def test_one_face_alone_has_no_variance_and_no_weight_is_lost_to_a_variance_of_z
     assert gaussian(torch.tensor([0.5, 0.4999]), mean=0.5, variance=0.0).tolist() == [1, 0]
 
 
+def test_equally_sure_faces_have_no_variance_below_zero() -> None:
+    """Three times 0.05: the sum of the squares less three times that of the mean is -1.7e-18 in float64."""
+    certain = Statistics(10**6, (0.05,), 0.05, 0.0)
+    tops = torch.full((3, 1), 0.05, dtype=torch.float64)
+    found = label(tops, certain, labeler="soft", threshold=0, prior=None, total=alone)
+    assert found.statistics.top_variance == 0
+
+
+def test_means_are_kept_in_double_precision_whatever_the_network_computes_in() -> None:
+    old = Statistics(10**6, (1 / 3, 2 / 3), 0.7, 0.01)
+    half = torch.tensor([[0.25, 0.75]], dtype=torch.bfloat16)
+    found = label(half, old, labeler="soft", threshold=0, prior=None, total=alone).statistics
+    assert found.mean == pytest.approx((0.999 / 3 + 0.001 / 4, 0.999 * 2 / 3 + 0.001 * 3 / 4), rel=1e-14)
+    assert found.top_mean == pytest.approx(0.999 * 0.7 + 0.001 * 0.75, rel=1e-14)
+
+
 @pytest.mark.parametrize(
-    "statistics",
-    [
-        Statistics(1, (math.nan, 0.5), 0.5, 1.0),
-        Statistics(1, (0.5, 0.5), math.inf, 1.0),
-        Statistics(1, (0.5, 0.5), 0.5, math.nan),
-    ],
+    ("mean", "top_mean", "top_variance"),
+    [((math.nan, 0.5), 0.5, 1.0), ((0.5, 0.5), math.inf, 1.0), ((0.5, 0.5), 0.5, math.nan)],
 )
-def test_statistics_that_are_no_numbers_are_known(statistics: Statistics) -> None:
-    assert not statistics.are_finite and Statistics.fresh(2).are_finite
+def test_statistics_that_are_no_numbers_are_known(
+    mean: tuple[float, ...], top_mean: float, top_variance: float
+) -> None:
+    assert not Statistics(1, mean, top_mean, top_variance).are_finite and Statistics.fresh(2).are_finite
 
 
 def test_the_log_of_pseudo_labels_by_hand() -> None:
