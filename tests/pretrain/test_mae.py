@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fer_scale import encoder
 from fer_scale.pretrain import mae
@@ -18,6 +18,7 @@ def model(norm_pixels: bool = True) -> mae.MaskedAutoencoder:
     for parameter in vit.parameters():  # also biases and norms, which start at 0 and 1
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
+    torch.nn.init.normal_(vit.pos_embed[:, 0], std=0.2)  # type: ignore[index, unused-ignore]  # of a stranger's encoder
     return mae.MaskedAutoencoder(
         vit, mask_ratio=0.75, decoder_width=16, decoder_depth=1, decoder_heads=2, norm_pixels=norm_pixels, norm_eps=1e-6
     )
@@ -128,3 +129,74 @@ def test_each_patch_is_hidden_about_as_often() -> None:
 def test_patches_come_back_as_the_image_they_were() -> None:
     images = torch.randn(2, 3, 24, 24)
     assert torch.equal(mae.unpatchify(mae.patchify(images, 8), 8), images)
+
+
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_a_reconstruction_is_the_picture_where_it_is_seen_and_what_is_predicted_elsewhere(norm_pixels: bool) -> None:
+    autoencoder, images, keys = model(norm_pixels), torch.randn(2, 3, 32, 32) * 3 + 1, torch.tensor([3, 4])
+    mask = mae.mask_of(keys, 16, 0.75)
+    masked, filled = autoencoder.reconstruct(images, keys)
+    predicted = autoencoder.decode(autoencoder.encode(images, mask), mask)
+    for row in range(2):
+        for n in range(16):
+            place = (row, slice(None), slice(n // 4 * 8, n // 4 * 8 + 8), slice(n % 4 * 8, n % 4 * 8 + 8))
+            if n in mask.visible_BV[row]:
+                assert torch.equal(masked[place], images[place]) and torch.equal(filled[place], images[place])
+                continue
+            guess = predicted[row, n].reshape(8, 8, 3).permute(2, 0, 1)
+            if norm_pixels:
+                guess = guess * (images[place].var() + 1e-6).sqrt() + images[place].mean()
+            assert (masked[place] == 0).all()
+            torch.testing.assert_close(filled[place], guess, rtol=1e-5, atol=1e-5)
+
+
+def test_a_decoder_begins_as_the_reference_has_it() -> None:
+    torch.manual_seed(0)
+    vit = encoder.build("32x2x4", image_px=32, patch_px=8)
+    begun = mae.MaskedAutoencoder(
+        vit, mask_ratio=0.75, decoder_width=1024, decoder_depth=1, decoder_heads=2, norm_pixels=True, norm_eps=1e-6
+    )
+    assert torch.equal(begun.decoder_positions, encoder.sincos_positions(1024, 4)[None])
+    assert not begun.decoder_positions.requires_grad
+    assert begun.mask_token.shape == (1, 1, 1024) and begun.mask_token.std().item() == pytest.approx(0.02, rel=0.1)
+    for linear in (begun.decoder_embed, begun.decoder_blocks[0].mlp.fc1, begun.decoder_pixels):  # type: ignore[union-attr]
+        bound = (6 / (linear.in_features + linear.out_features)) ** 0.5  # type: ignore[operator, union-attr]
+        assert linear.weight.abs().max().item() == pytest.approx(bound, rel=0.01) and not linear.bias.any()  # type: ignore
+
+
+def test_the_loss_is_in_float32_whatever_the_network_computes_in() -> None:
+    autoencoder, images, keys = model().bfloat16(), torch.randn(2, 3, 32, 32).bfloat16(), torch.tensor([3, 4])
+    mask = mae.mask_of(keys, 16, 0.75)
+    predicted = autoencoder.decode(autoencoder.encode(images, mask), mask)
+    expected = mae.reconstruction_loss(predicted.float(), autoencoder.target(images.float()), mask)
+    found = autoencoder(images, keys)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_what_share_of_a_blocks_output_no_fp16_holds() -> None:
+    autoencoder, blocks = model(), nn.Sequential(nn.Identity(), nn.ReLU())
+    values = torch.tensor([65504.0, 65505.0, -65504.0, -65536.0, torch.nan, -torch.inf, 0.0, 1.0])
+    assert autoencoder._through(blocks, values[:4]).tolist() == [65504, 65505, 0, 0] and autoencoder.beyond is None
+    autoencoder.beyond = []
+    autoencoder._through(blocks, values)
+    assert [share.item() for share in autoencoder.beyond] == [0.5, 0.25]
+
+
+class Counted(nn.Module):
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return x.sin()
+
+
+@pytest.mark.parametrize(("recompute", "training", "runs"), [(False, True, 1), (True, True, 2), (True, False, 1)])
+def test_blocks_are_computed_again_in_training_where_that_is_asked_for(
+    recompute: bool, training: bool, runs: int
+) -> None:
+    autoencoder, block = model().train(training), Counted()
+    assert not autoencoder.recompute
+    autoencoder.recompute = recompute
+    x = torch.ones(2, requires_grad=True)
+    autoencoder._through(nn.Sequential(block), x).sum().backward()
+    assert block.runs == runs and x.grad is not None
