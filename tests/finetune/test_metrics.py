@@ -25,6 +25,13 @@ def test_accuracy_recall_uar_and_macro_f1_as_by_hand() -> None:
     assert metrics.precision(MATRIX)[:2].tolist() == pytest.approx([2 / 4, 1 / 2])
 
 
+@pytest.mark.parametrize("measure", ["accuracy", "recall", "precision", "uar", "macro_f1"])
+def test_of_many_matrices_each_is_measured(measure: str) -> None:
+    measured, many = getattr(metrics, measure), np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    expected = [[measured(matrix) for matrix in row] for row in many]
+    assert np.array_equal(measured(many), expected)
+
+
 def test_ece_is_the_gap_between_confidence_and_accuracy_weighed_by_the_bins() -> None:
     probabilities = np.array([[0.91, 0.09], [0.92, 0.08], [0.6, 0.4], [0.45, 0.55]])
     true = np.array([0, 1, 0, 1])
@@ -46,6 +53,11 @@ def test_of_no_image_nothing_is_right() -> None:
     none[1, 0, 0] = 1
     assert metrics.accuracy(none).tolist() == [0, 1]
     assert metrics.macro_f1(np.array([[0, 0, 0], [0, 1, 0], [0, 1, 1]])) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_one_image_counts_whole() -> None:
+    assert metrics.ece(metrics.reliability(np.array([[0.8, 0.2]]), np.array([1]))) == 0.8
+    assert metrics.recall(np.eye(2, dtype=int)).tolist() == metrics.precision(np.eye(2, dtype=int)).tolist() == [1, 1]
 
 
 def test_a_certain_classifier_falls_into_the_last_bin() -> None:
@@ -182,3 +194,9 @@ def test_the_figures_are_those_of_the_measures() -> None:
     two = metrics.figures(SURE, FOUND, seed=1)["intervals_95"]
     assert two == metrics.intervals(metrics.confusion(FOUND, np.array([0, 1, 0, 0]), 3), seed=1)
     assert metrics.measure(SURE, FOUND, ["a", "b", "c"], seed=1)["intervals_95"] == two
+    rng = np.random.default_rng(0)
+    many, true = rng.dirichlet(np.ones(3), 90), rng.integers(0, 3, 90)  # so many that the ends differ with the seed
+    ends = metrics.intervals(metrics.confusion(true, many.argmax(axis=1), 3))
+    assert metrics.figures(many, true)["intervals_95"] == ends
+    assert metrics.measure(many, true, ["a", "b", "c"])["intervals_95"] == ends
+    assert metrics.figures(np.array([[0.1, 0.2, 0.7]]), np.array([2]))["accuracy"] == 1  # fewer images than expressions
