@@ -202,6 +202,16 @@ def test_steps_are_whole_and_exact_for_decimal_epochs() -> None:
     order = Order([1000], seed=0, batch=64)  # 15 samples in each of 64 lanes
     assert (order.samples_per_epoch, order.steps(1), order.steps(2.5)) == (960, 15, 37)
     assert Order([100], seed=0, batch=1, lanes=1).steps(0.29) == 29  # int(0.29 * 100) is 28
+    assert Order([25], seed=0, batch=4, lanes=2).epochs(9) == [1.5]  # a sample is left out
+
+
+def test_there_are_64_lanes_at_the_most_unless_more_are_asked_for() -> None:
+    assert [Order([1000], seed=0, batch=batch).lanes for batch in (64, 128, 130)] == [64, 64, 26]  # 130 is 2 * 65
+    assert Order([1000], seed=0, batch=130, lanes=65).lanes == 65
+
+
+def test_one_sample_is_a_set() -> None:
+    assert pairs(Order([0, 1], seed=0, batch=3).slots(5, 0, 3)) == [(1, 0)] * 3
 
 
 def test_draws_are_uniform_and_streams_independent() -> None:
@@ -231,6 +241,12 @@ def test_upcoming_shards_are_as_they_were() -> None:
     assert order.upcoming(0, 2, 0, 4) == UPCOMING[0]
     assert order.upcoming(0, 8, 0, 4) == UPCOMING[1]
     assert order.upcoming(2, 3, 2, 4) == UPCOMING[2]
+
+
+def test_an_empty_shard_is_never_waited_for() -> None:
+    for seed in range(8):
+        found = Order([5, 0, 7, 0, 6], seed=seed, batch=2, lanes=1, window_shards=2).upcoming(0, 9, 0, 2)
+        assert sorted(found) == [0, 2, 4]
 
 
 @given(
