@@ -50,7 +50,7 @@ def test_a_cut_in_the_photo_is_a_part_of_it_and_copies_nothing(cut: tuple[float,
     assert np.shares_memory(part, PIXELS)
 
 
-@pytest.mark.parametrize("cut", [(-1.5, 0, 6, 5), (0, -2, 6, 5), (0, 0, 7.5, 5), (0, 0, 6, 8), (-1, -2, 9, 8)])
+@pytest.mark.parametrize("cut", [(-0.5, 0, 6, 5), (0, -1, 6, 5), (0, 0, 6.5, 5), (0, 0, 6, 6), (-1.5, -2, 9, 8)])
 def test_a_cut_that_sticks_out_has_the_border_repeated(cut: tuple[float, float, float, float]) -> None:
     part, within = _part(PIXELS, cut)
     left, top, right, bottom = int(-cut[0] + 0.5), -int(cut[1]), int(cut[2] + 0.5) - 6, int(cut[3]) - 5
@@ -60,7 +60,7 @@ def test_a_cut_that_sticks_out_has_the_border_repeated(cut: tuple[float, float, 
 
 def test_a_cut_may_have_as_many_pixels_as_a_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "MOST_PIXELS", 12)
-    assert _part(PIXELS, (1, 1, 5, 4))[0].shape == (3, 4, 3)
-    for larger in ((1, 1, 5.1, 4), (1, 1, 5, 4.1)):
+    assert _part(PIXELS, (2, 1, 6, 4))[0].shape == (3, 4, 3)
+    for larger in ((2, 1, 6.1, 4), (2, 1, 6, 4.1)):
         with pytest.raises(PredictError, match="more than 12 pixels"):
             _part(PIXELS, larger)
