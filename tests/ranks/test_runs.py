@@ -100,7 +100,8 @@ def test_each_rank_and_start_has_a_log_that_holds_its_last_words(words: list[str
         kept = [(logs / f"rank-{rank}.log").read_text() for rank in (0, 1)]
         assert run.processes[1].returncode == code
         assert kept[1] == said[1] and "the last words of rank 1" in kept[1]
-        assert "step 2/6" in kept[0] and kept[0].startswith(said[0])
+        met, heard = said[0].split("\n", 1)  # a folder is claimed when all have met
+        assert met.startswith("meeting  2 ranks") and "step 2/6" in heard and kept[0].startswith(heard)
         assert "lost another rank" in kept[0] if death == "killed" else "Traceback" in kept[0]
     assert logs.name == "0002" and kept[1].endswith("ValueError: the failure of rank 1\n")
     assert json.loads((logs.parents[1] / "first_failure.json").read_text())["rank"] == 1
