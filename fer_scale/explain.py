@@ -48,7 +48,7 @@ def crops(
     place: faces.Place,
     *,
     largest: bool,
-    crop_pct: float = 1.0,
+    crop_pct: float,
 ) -> Iterator[Crop | str]:
     """The faces of photos, found by `finder` and cut so that they lie at `place`; or a line about a photo without.
 

@@ -80,7 +80,7 @@ def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], 
     finder = None if args.faces == "whole" else faces.finder(args.detector, remote=hub.is_remote(args.model))
     place = faces.place_of(finder.name, painter.block) if finder else WHOLE
     found, problems = list[dict[str, Any]](), list[str]()
-    cut = explain.crops(files, painter.px, finder, place, largest=args.faces == "largest")
+    cut = explain.crops(files, painter.px, finder, place, largest=args.faces == "largest", crop_pct=1.0)
     crops = explain.sound(cut, problems)
     while some := list(itertools.islice(crops, painted.ROWS)):
         file = args.out / f"reconstructions-{len(found) // painted.ROWS + 1:03d}.png"

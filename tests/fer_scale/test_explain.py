@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from fer_scale import checkpoint, config, encoder, explain, plots
+from fer_scale import checkpoint, config, encoder, explain, photos, plots, predict
 from fer_scale.__main__ import main
 from fer_scale.pretrain import painted, setup
 from fer_scale.pretrain.recipe import Pretrain
@@ -282,9 +282,11 @@ def test_a_face_that_cannot_be_cut_out_and_a_photo_without_one_are_lines_and_the
 
     files = [tmp_path / f"{name}.png" for name in "abc"]
     for file in files:
-        Image.new("RGB", (24, 24)).save(file)
+        Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)).save(file)
     finder: Any = Sees()
-    huge, none, found = explain.crops(files, 16, finder, (0, 0, 1, 1), largest=True)
+    huge, none, found = explain.crops(files, 16, finder, (0, 0, 1, 1), largest=True, crop_pct=0.5)
     assert isinstance(huge, str) and huge.startswith(f"{files[0]}: the cut around a face would have more than")
     assert isinstance(none, str) and "no face found" in none
-    assert isinstance(found, explain.Crop) and found.pixels.shape == (16, 16, 3)
+    assert isinstance(found, explain.Crop)
+    cut = predict.middle(predict.around((4, 4, 20, 20), (0, 0, 1, 1)), 0.5)  # what the model would be shown
+    assert np.array_equal(found.pixels, predict.as_input(photos.upright(files[2]), 16, cut))

@@ -128,6 +128,7 @@ def test_the_file_says_what_one_must_know(folders: dict[str, Path], files: dict[
     [taken] = proto.graph.input
     sizes = taken.type.tensor_type.shape.dim
     assert taken.name == "faces" and sizes[0].dim_param == "batch" and [s.dim_value for s in sizes[1:]] == [PX, PX, 3]
+    assert said["crop_pct"] == "1.0" and "the middle share crop_pct of each side" in taken.doc_string
     assert "RGB" in taken.doc_string and [out.name for out in proto.graph.output] == ["probabilities", "logits"]
     assert (proto.opset_import[0].version, proto.ir_version) == (18, 8), "onnxruntime 1.14 reads no newer one"
 
