@@ -249,6 +249,12 @@ def test_an_empty_shard_is_never_waited_for() -> None:
         assert sorted(found) == [0, 2, 4]
 
 
+def test_a_shard_that_has_been_read_is_not_waited_for() -> None:
+    order = Order([3, 4, 5], seed=1, batch=1, lanes=1, window_shards=1)
+    for step in range(30):
+        assert order.upcoming(step, 1, 0, 1) == order.slots(step, 0, 1).shard.tolist()
+
+
 @given(
     counts=COUNTS,
     how=SETTINGS,
