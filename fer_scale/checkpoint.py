@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -218,6 +219,17 @@ def progress_of(folder: Path) -> dict[str, Any]:
     if folder.name.startswith("step_") and folder.name != folder_of(folder, progress["step"]).name:
         raise CheckpointError(f"{folder}: holds step {progress['step']}, so it was renamed; use another step")
     return progress
+
+
+def recipe_in(progress: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe that a checkpoint's progress.json holds, by its sections; CheckpointError where it is no TOML."""
+    try:
+        return tomllib.loads(progress["recipe"])
+    except tomllib.TOMLDecodeError as error:
+        raise CheckpointError(
+            f"{folder}: the recipe in its progress.json cannot be read ({error}): an older fer_scale wrote texts of "
+            "several lines so; `fer-scale checkpoint extract --weights` still has the weights"
+        ) from None
 
 
 def state_files(folder: Path) -> list[str]:

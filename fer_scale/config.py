@@ -10,6 +10,7 @@ A run that goes on refuses another value of a `maths` key.
 
 import dataclasses
 import difflib
+import json
 import math
 import tomllib
 import types
@@ -256,5 +257,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str | Path):
-        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # TOML has JSON's escapes, and does not take DEL, which JSON leaves as it is.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

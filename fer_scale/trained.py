@@ -4,7 +4,6 @@ A run may go on meanwhile. Only files are read that are whole once they are ther
 while it is read is an error of its own.
 """
 
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +87,9 @@ def _of_checkpoint(place: Path, with_decoder: bool | None) -> Trained:
     """The encoder in a checkpoint of pre-training, and its decoder where it is asked for."""
     try:
         progress = checkpoint.progress_of(place)
+        recipe = checkpoint.recipe_in(progress, place) if "recipe" in progress else {}
         if with_decoder is None:
-            wanted = tomllib.loads(progress.get("recipe", "")).get("publish", {})
-            with_decoder = "decoder" in str(wanted.get("parts", ""))
+            with_decoder = "decoder" in str(recipe.get("publish", {}).get("parts", ""))
         whole = _weights(place, with_decoder)
     except (OSError, UserError) as error:
         if not (place / "manifest.json").exists():
@@ -99,7 +98,7 @@ def _of_checkpoint(place: Path, with_decoder: bool | None) -> Trained:
             raise PublishError(f"{place}: cannot be read ({error.strerror}); publish another step") from None
         raise
     run = place.parent.parent if (place.parent.parent / "recipe.toml").is_file() else None
-    _refuse_unsaid(place, progress)
+    _refuse_unsaid(place, progress, recipe)
     facts = card_facts.of_checkpoint(run, progress)
     shape = facts.recipe["model"]
     begun = progress.get("start") or {"address": shape.get("start_from")}  # of a run from before it was recorded
@@ -130,10 +129,9 @@ def _of_checkpoint(place: Path, with_decoder: bool | None) -> Trained:
     )
 
 
-def _refuse_unsaid(place: Path, progress: dict[str, Any]) -> None:
+def _refuse_unsaid(place: Path, progress: dict[str, Any], recipe: dict[str, Any]) -> None:
     """Refuse a checkpoint of another version, which does not say what a model is made from."""
     missing = [key for key in _PROGRESS if key not in progress]
-    recipe = {} if "recipe" in missing else tomllib.loads(progress["recipe"])
     missing += [
         f"model.{key} of its recipe" for key in _SHAPE if "recipe" in progress and key not in recipe.get("model", {})
     ]

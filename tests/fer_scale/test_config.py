@@ -1,10 +1,13 @@
 """Recipes: every mistake at once, and nothing read that was not written."""
 
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from fer_scale import config
 from fer_scale.config import ConfigError, knob
@@ -74,6 +77,15 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
 def test_what_is_dumped_loads_as_the_same_recipe(tmp_path: Path) -> None:
     menu = load(tmp_path, "[cake]\nsugar = 1e-4", 'cake.note=a "quoted" \\ word', 'cake.oven=["/a", "/b"]')
     assert load(tmp_path, config.dump(menu)) == menu
+
+
+@given(text=st.text())
+@example(text="Faces\nof ours\r\n\t\x7f\x00")
+def test_any_text_of_a_recipe_survives_being_dumped(text: str) -> None:
+    menu = Menu(cake=Cake(sugar=1.0, note=text, oven=(Path(text),)))
+    assert tomllib.loads(config.dump(menu))["cake"] == {
+        "layers": 2, "sugar": 1.0, "glaze": "none", "oven": [str(Path(text))], "note": text,
+    }  # fmt: skip
 
 
 def test_only_keys_that_change_the_mathematics_count_as_differences() -> None:

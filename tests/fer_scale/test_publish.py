@@ -317,11 +317,21 @@ def _empty(pretrained: Path) -> Path:
     return pretrained
 
 
+def _of_several_lines(pretrained: Path) -> Path:
+    file = pretrained / "recipe.toml"
+    whole = file.read_text()
+    file.write_text(f'{whole}\n[card]\ncontact = "two\nlines"\n')
+    save_checkpoint(pretrained, 30)
+    file.write_text(whole)
+    return pretrained
+
+
 @pytest.mark.parametrize(
     ("prepare", "more", "words"),
     [
         (_nan, {}, r"step_00000030: NaN or infinite values in norm\.bias; publish an earlier step"),
         (_damaged, {}, "damaged"),
+        (_of_several_lines, {}, "step_00000030: the recipe in its progress.json cannot be read"),
         (_empty, {}, "no checkpoint, and no model; give a run"),
         (lambda run: run / "nowhere", {}, "no such folder; give a run"),
         (lambda run: run, {"step": 15}, "no checkpoint of step 15; there are 10, 20"),

@@ -28,6 +28,12 @@ def test_a_run_of_fine_tuning_is_not_gone_on_with(tmp_path: Path) -> None:
         setup.same_run(recipe(tmp_path), progress, [], [], tmp_path / "checkpoints" / "step_00000003")
 
 
+def test_a_checkpoint_whose_recipe_cannot_be_read_is_named(tmp_path: Path) -> None:
+    progress = {"step": 3, "shards": ["a"], "recipe": '[card]\ncontact = "two\nlines"\n'}
+    with pytest.raises(CheckpointError, match=r"step_00000003: the recipe in its progress.json cannot be read"):
+        setup.same_run(recipe(tmp_path), progress, ["a"], [], tmp_path / "checkpoints" / "step_00000003")
+
+
 # ---- several sets
 
 
