@@ -24,7 +24,7 @@ from shards.index import HASH_BYTES
 from shards.order import Ints
 from shards.pixels import BadImage, pixel_hash
 from shards.plan import Chosen
-from shards.prepare import Rules, load
+from shards.prepare import UNREADABLE, Rules, is_readable, load
 from shards.sources.listing import Entry, LeftOut
 from shards.workers import Step, spread
 from shards.writer import write_through
@@ -35,6 +35,7 @@ REPORT = "duplicates.jsonl"
 
 Bytes = npt.NDArray[np.uint8]
 _NONE = bytes(HASH_BYTES[0])  # in place of the hash of an image that cannot be packed
+_UNREAD = b"\xff" * HASH_BYTES[0]  # in a file of hashes: not yet, for it could not be read
 _AT_ONCE = 4096  # images a piece of work: a killed packer loses no more of each process
 
 
@@ -50,16 +51,34 @@ class Piece:
 def hash_all(
     entries: Sequence[Entry], rules: Rules, folder: Path, workers: int, progress: Callable[[int], None]
 ) -> Bytes:
-    """The pixel hashes [N, 16] of all entries; zeros for an image that cannot be packed. Finished files are kept."""
+    """The pixel hashes [N, 16] of all entries; zeros for an image that cannot be packed.
+
+    Finished files are kept, but for those with an image that could not be read then and can be now.
+    """
     folder.mkdir(exist_ok=True)
     cuts = [*range(0, len(entries), _AT_ONCE), len(entries)]
     ranges = [(folder / f"{start:012d}", np.arange(start, stop)) for start, stop in pairwise(cuts)]
-    todo = [(file, places) for file, places in ranges if not file.exists()]
+    todo = [(file, places) for file, places in ranges if not _is_done(file, Chosen(entries, places))]
     before = len(entries) - sum(len(places) for _, places in todo)
     pieces = (Piece(Chosen(entries, places), file, rules) for file, places in todo)
     for _ in spread(hash_piece, pieces, min(workers, len(todo)), lambda done: progress(before + done)):
         pass
-    return np.concatenate([np.fromfile(file, np.uint8) for file, _ in ranges]).reshape(len(entries), HASH_BYTES[0])
+    found = np.concatenate([_hashes_in(file) for file, _ in ranges])
+    found[_unread(found)] = 0
+    return found
+
+
+def _is_done(file: Path, entries: Sequence[Entry]) -> bool:
+    """Whether the hashes of these images are there, as far as the images can be read."""
+    return file.exists() and not any(is_readable(entries[i]) for i in _unread(_hashes_in(file)).tolist())
+
+
+def _hashes_in(file: Path) -> Bytes:
+    return np.fromfile(file, np.uint8).reshape(-1, HASH_BYTES[0])
+
+
+def _unread(hashes: Bytes) -> Ints:
+    return np.flatnonzero((hashes == np.frombuffer(_UNREAD, np.uint8)).all(axis=1))
 
 
 def hash_piece(piece: Piece, step: Step) -> None:
@@ -68,8 +87,8 @@ def hash_piece(piece: Piece, step: Step) -> None:
     for entry in piece.entries:
         try:
             image = load(entry, piece.rules)
-        except BadImage:  # it is named when it is packed
-            hashes.append(_NONE)
+        except BadImage as error:  # it is named when it is packed
+            hashes.append(_UNREAD if str(error).startswith(UNREADABLE) else _NONE)
         else:
             assert image.pixels is not None, "copies are found among decoded images"
             hashes.append(pixel_hash(image.pixels))

@@ -22,7 +22,7 @@ from shards.detector import DETECTOR
 from shards.errors import ShardError
 from shards.index import FORMAT, HASH_BYTES, INDEX, ShardSet, sha256, size_fault
 from shards.plan import Chosen, Plan, make_plan, survey
-from shards.prepare import Rules
+from shards.prepare import UNREADABLE, Rules, is_readable
 from shards.sources import SOURCES, entries
 from shards.sources.listing import Listing
 from shards.unfinished import Unfinished
@@ -105,6 +105,7 @@ def pack(
             before, total = images, 2 * images
             hashes = copies.hash_all(listing.entries, rules, at.hashes, workers, lambda done: progress(done, total))
             kept, dropped = copies.choose(listing.entries, hashes, duplicates)
+            at.go_on_with(kept.tobytes())
             listing = replace(listing, entries=Chosen(listing.entries, kept), left_out=listing.left_out + dropped)
             sizes = sizes[kept]
         work = _Work(at, name, listing, make_plan(sizes, shard_mb=shard_mb, seed=seed), boxing, rules)
@@ -181,10 +182,13 @@ def _make(work: _Work, workers: int, budget: int, progress: Progress) -> list[Ro
 
 
 def _finished(work: _Work, shard: int) -> Row | None:
-    """The row of a shard that is there already."""
+    """The row of a shard that is there already, unless an image that it could not read can be read now."""
     file = work.at.row_file(shard)
     row: Row | None = json.loads(file.read_text()) if file.exists() else None
-    return row if row and not size_fault(work.at.set, row["shard"]) else None
+    if not row or size_fault(work.at.set, row["shard"]):
+        return None
+    unread = [work.plan.order[place] for place, _, reason in row["left_out"] if reason.startswith(UNREADABLE)]
+    return None if any(is_readable(work.listing.entries[int(i)]) for i in unread) else row
 
 
 def _check_room(work: _Work, todo: int) -> None:
@@ -208,7 +212,9 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
     few = "".join(f"\n  {left.path}: {left.reason}" for left in lost[:5])
     raise ShardError(
         f"{len(lost)} of {len(work.listing.entries)} images cannot be packed, {budget} may be left out "
-        f"(--max-left-out):{few}\n{file} lists them; mend them, or allow more and run again"
+        f"(--max-left-out):{few}\n{file} lists them; allow more and run again, or mend them. Once it can be read, "
+        f"what could not be is packed by the same command; a changed picture makes another packing, so remove "
+        f"{work.at.folder} first"
     )
 
 

@@ -16,7 +16,9 @@ A jpg made here has quality 95 and all its colours (4:4:4). What is made has no 
 which the reader would not heed either. Boxes are shares of the picture as one sees it, upright, so they stay.
 """
 
+import errno
 import io
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from shards.errors import Broken
 from shards.pixels import (
     FORMATS,
     MAX_FILE_BYTES,
@@ -50,6 +53,10 @@ _OTHERS = {
     b"P6": ("PPM", "ppm"),
 }
 _MORE_MODES = ("RGBX", "YCbCr", "PA", "I;16", "I;16L", "I;16B", "I;16N")
+UNREADABLE = "cannot read"  # how the reason of a file begins that may be readable another time
+_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
+_PASSING = (*_DISK, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it is not this one file's fault, and may pass
+_PAUSES_S = (0.5, 1, 2, 4)
 _ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 
@@ -74,14 +81,41 @@ class Prepared:
 
 
 def load(entry: Entry, rules: Rules) -> Prepared:
-    """An entry's image; BadImage where it is none for us."""
+    """An entry's image; BadImage where it is none for us, Broken where the disk fails."""
     if entry.size_bytes > MAX_FILE_BYTES:
         raise BadImage(f"a file of {entry.size_bytes:,} bytes is too large for an image of a face")
+    return prepare(read(entry), rules)
+
+
+def read(entry: Entry) -> bytes:
+    """An entry's bytes; BadImage where they cannot be had, Broken where the disk fails for longer than some seconds.
+
+    A network disk that stumbles must cost no image: the set would be another one than on a better day.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return entry.read()
+        except EOFError as error:
+            raise BadImage(f"{UNREADABLE}: {error}") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            if error.errno not in _PASSING:
+                raise BadImage(f"{UNREADABLE}: {why}") from None
+        if pause_s is not None:
+            time.sleep(pause_s)
+    raise Broken(
+        f"{entry.origin}: {UNREADABLE}: {why}, for {sum(_PAUSES_S)} s; look after the disk or its network and run the "
+        "same command again, what is finished is kept. If it is this file for good, take it out of the source"
+    )
+
+
+def is_readable(entry: Entry) -> bool:
+    """Whether an entry can be read, now."""
     try:
-        data = entry.read()
-    except (OSError, EOFError) as error:
-        raise BadImage(f"cannot read: {error.strerror if isinstance(error, OSError) else error}") from None
-    return prepare(data, rules)
+        read(entry)
+    except BadImage:
+        return False
+    return True
 
 
 def prepare(data: bytes, rules: Rules) -> Prepared:

@@ -2,6 +2,7 @@
 
     OUT.unfinished/plan.json    what is being made; packing goes on under the same plan only
     OUT.unfinished/hashes/      of the images' pixels, where copies are to be left out
+    OUT.unfinished/chosen       a sum over the images that stay then
     OUT.unfinished/set/         finished shards; becomes OUT in one rename
     OUT.unfinished/rows/        a JSON for each of them
     OUT.unfinished/parts/       what was being written
@@ -11,6 +12,7 @@ It can be removed at any time: what is lost is the work.
 
 import errno
 import fcntl
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.index import UNFINISHED
+from shards.writer import write_through
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,8 +49,12 @@ class Unfinished:
     def parts(self) -> Path:
         return self.folder / "parts"
 
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows"
+
     def row_file(self, shard: int) -> Path:
-        return self.folder / "rows" / f"{shard:06d}.json"
+        return self.rows / f"{shard:06d}.json"
 
     @contextmanager
     def claimed(self, name: str, digest: str, size: int) -> Iterator[None]:
@@ -56,7 +63,7 @@ class Unfinished:
         `size` is what the set will take, for the message of a full disk.
         """
         try:
-            for folder in (self.set, self.hashes, self.folder / "rows"):
+            for folder in (self.set, self.hashes, self.rows):
                 folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "lock").open("w") as lock:
                 try:
@@ -75,7 +82,7 @@ class Unfinished:
     def _begin_or_go_on(self, plan: str) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
         file = self.folder / "plan.json"
-        begun = any((self.folder / "rows").iterdir()) or any(self.hashes.iterdir())
+        begun = any(self.rows.iterdir()) or any(self.hashes.iterdir())
         if begun and file.exists() and file.read_text() != plan:
             raise ShardError(
                 f"{self.folder}: unfinished shards of another packing (other images or settings); remove the folder "
@@ -84,6 +91,15 @@ class Unfinished:
         part = file.with_suffix(".part")
         part.write_text(plan)
         part.replace(file)
+
+    def go_on_with(self, chosen: bytes) -> None:
+        """Forget the shards of another choice of images: copies are found that could not be read before."""
+        file, said = self.folder / "chosen", hashlib.sha256(chosen).hexdigest()
+        if file.exists() and file.read_text() != said:
+            for folder in (self.rows, self.set):
+                shutil.rmtree(folder)
+                folder.mkdir()
+        write_through(file, said.encode())
 
     def put_in_place(self) -> None:
         """Let the set appear."""
