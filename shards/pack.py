@@ -21,6 +21,7 @@ from shards.describe import Row, describe, left_out_of, to_text
 from shards.detector import DETECTOR
 from shards.errors import ShardError
 from shards.index import FORMAT, HASH_BYTES, INDEX, ShardSet, sha256, size_fault
+from shards.place import check_place
 from shards.plan import Chosen, Plan, make_plan, survey
 from shards.prepare import UNREADABLE, Rules, is_readable
 from shards.sources import SOURCES, entries
@@ -156,6 +157,7 @@ def _check_places(src: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "holds a shard set" if (out / INDEX).exists() else "is not an empty folder"
         raise ShardError(f"{out} {what} already; choose another OUT, or remove it first")
+    check_place(out)
 
 
 def _budget(max_left_out: str, images: int) -> int:

@@ -8,7 +8,6 @@ same pull into a set that is there mends what is damaged in it.
 """
 
 import errno
-import fcntl
 import os
 import queue
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from shards.cache import Item, fetch_checked
 from shards.errors import ShardError
 from shards.index import BESIDE, INDEX, INDEX_MB, KINDS, check_names, index_from, kinds, sha256, sizes
+from shards.place import alone, check_place
 from shards.transfer import NoRight, NotThere, Source, content, source_of
 from shards.writer import write_through
 
@@ -64,6 +64,7 @@ def pull(address: str, folder: Path, *, progress: Progress | None = None) -> Pul
     items += [Item(source, name, total, "list", None) for name, total in index.get("files", {}).items()]
     at = folder if _holds(folder, data) else folder.with_name(f"{folder.name}.part")
     if at != folder:
+        check_place(folder)
         _check_ours(at, {item.name for item in items})
     with _claimed(at):
         _check_room(at, items)
@@ -103,11 +104,7 @@ def _claimed(at: Path) -> Iterator[None]:
     """The folder for us alone."""
     try:
         at.mkdir(parents=True, exist_ok=True)
-        with (at / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ShardError(f"{at}: another process pulls there; wait for its end") from None
+        with alone(at / _LOCK, "another process pulls there"):
             yield
             (at / _LOCK).unlink(missing_ok=True)  # where it was not renamed with its folder
     except OSError as error:

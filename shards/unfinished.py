@@ -11,7 +11,6 @@ It can be removed at any time: what is lost is the work.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.index import UNFINISHED
+from shards.place import alone
 from shards.writer import write_through
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -65,13 +65,11 @@ class Unfinished:
         try:
             for folder in (self.set, self.hashes, self.rows):
                 folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ShardError(f"{self.folder}: another packer is at work there; wait for its end") from None
+            with alone(self.folder / "lock", "another packer is at work there"):
                 self._begin_or_go_on(json.dumps({"name": name, "digest": digest}))
                 yield
+            if not self.set.exists():  # it is in place. Only now: NFS keeps a file that is open, and so its folder
+                shutil.rmtree(self.folder, ignore_errors=True)
         except OSError as error:
             what = f"{error.filename or self.folder}: {error.strerror or error}"
             if error.errno in _FULL:
@@ -104,4 +102,3 @@ class Unfinished:
     def put_in_place(self) -> None:
         """Let the set appear."""
         self.set.replace(self.out)
-        shutil.rmtree(self.folder)
