@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from fer_scale import log, readers
 from fer_scale.readers import Slots
-from shards.errors import ShardError, UserError
+from shards.errors import ShardError, Unread, UserError
 from shards.index import ShardSet
 from shards.mix import Mix
 from shards.order import Order, bits, share
@@ -145,10 +145,12 @@ class Faces:
                 return self.pixels(shard, row, scratch)
             except ShardError as error:
                 bad.append(str(error))
+                kind = type(error)
                 if others is None:
                     others = bits(key, _REPLACE, _ATTEMPTS)[0]
                 row = int(others[attempt] % np.uint64(self.counts[shard]))
-        raise ShardError(f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: run `fer-scale verify` on the set")
+        hint = "look after the disk or its network" if kind is Unread else "run `fer-scale verify` on the set"
+        raise kind(f"{bad[-1]}\n{_ATTEMPTS} unreadable samples in a row: {hint}")
 
 
 def _reduced(image: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:

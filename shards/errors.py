@@ -1,5 +1,9 @@
 """The errors that are a user's to mend: printed as one message without a traceback, exit code 2."""
 
+import errno
+
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
+
 
 class UserError(ValueError):
     """Something the user can put right; the text says where, what, and what to do."""
@@ -11,3 +15,12 @@ class ShardError(UserError):
 
 class Broken(UserError):
     """A machine failed, not the user: the same command again may help. Exit code 75 in place of 2."""
+
+
+class Unread(ShardError, Broken):
+    """A shard that a disk, or the network before it, does not give; another time it may."""
+
+
+def unread(error: Exception) -> type[ShardError]:
+    """What to raise where a shard cannot be read because of this."""
+    return Unread if isinstance(error, OSError) and error.errno in _PASSING else ShardError

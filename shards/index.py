@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import ShardError, UserError
+from shards.errors import ShardError, UserError, unread
 from shards.sample import Sample
 from shards.tar import BLOCK, padded, parse
 
@@ -68,7 +68,7 @@ def read_index(path: Path) -> dict[str, Any]:
     except NotADirectoryError:
         raise ShardError(f"{path}: is a file; give the folder of a shard set, in which {INDEX} lies") from None
     except OSError as error:
-        raise ShardError(f"{file}: cannot be read ({error}); pack the set again") from None
+        raise unread(error)(f"{file}: cannot be read ({error}); look after the disk, or pack the set again") from None
     return index_from(data, str(file))
 
 
@@ -153,8 +153,7 @@ class ShardSet:
         path = Path(path)
         index = read_index(path)
         for shard in index["shards"]:
-            fault = size_fault(path, shard)
-            if fault:
+            if fault := size_fault(path, shard):
                 raise ShardError(f"{path}/{fault}; copy the set again, or pack it again from its source")
         return cls(path, index)
 
@@ -185,14 +184,17 @@ class ShardSet:
         except UserError:  # of the whole shard: it is said as it is, and if it lies far away no sample stands in for it
             raise
         except (OSError, ValueError) as error:
-            raise ShardError(f"{self.where(shard, row)}: {error}") from None
+            raise unread(error)(f"{self.where(shard, row)}: {error}") from None
 
     def span(self, shard: int, row: int) -> tuple[bytes, int]:
         """All bytes of a sample, to be checked, and the crc32 they were packed with; ValueError if some are missing."""
-        opened = self._shard(shard)
-        offset, length, crc = ENTRY.unpack_from(opened.entries, row * ENTRY.size)
+        offset, length, crc = ENTRY.unpack_from(self._shard(shard).entries, row * ENTRY.size)
         inside = offset * BLOCK + length <= self._bytes[shard]  # a damaged entry may say 4 GB
-        span = os.pread(opened.fd, length, offset * BLOCK) if inside else b""
+        try:
+            span = os.pread(self._shard(shard).fd, length, offset * BLOCK) if inside else b""
+        except OSError:  # what was open while its server was away may be stale for good
+            self._opened.pop(shard, None)
+            span = os.pread(self._shard(shard).fd, length, offset * BLOCK)
         if len(span) != length:
             raise ValueError(_OTHER_BYTES)
         return span, crc
@@ -241,8 +243,7 @@ class ShardSet:
     def samples_in_order(self) -> Iterator[Sample]:
         """All samples as they lie on disk."""
         for shard, count in enumerate(self.counts):
-            for row in range(count):
-                yield self.read(shard, row)
+            yield from (self.read(shard, row) for row in range(count))
 
     def hashes(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Of all samples as they lie on disk: pixel hashes [N, 16] and perceptual hashes [N, 32].
@@ -272,11 +273,10 @@ class ShardSet:
         try:
             with open(self.open_file(shard, "idx"), "rb") as idx:
                 entries = idx.read()
-            opened = _Shard(self.open_file(shard, "tar"), entries)
+            self._opened[shard] = _Shard(self.open_file(shard, "tar"), entries)
         except OSError as error:
-            raise ShardError(f"{error.filename}: {error.strerror}; is the shard set still there?") from None
-        self._opened[shard] = opened
-        return opened
+            raise unread(error)(f"{error.filename or self.name}: {error.strerror}; is the set still there?") from None
+        return self._opened[shard]
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Batches: the same for any ranks and readers, whole in spite of damage, without what is excluded."""
 
+import errno
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from PIL import Image
 from fer_scale import loader
 from fer_scale.loader import Faces
 from fer_scale.readers import Slots
-from shards.errors import ShardError, UserError
+from shards.errors import Broken, ShardError, UserError
 from shards.index import ENTRY, ShardSet
 from shards.mix import Mix, Part
 from shards.order import Order, share
@@ -274,7 +275,22 @@ def test_a_shard_of_nothing_but_damage_ends_the_run(faces: Path, tmp_path: Path)
         tar.write_bytes(bytes(tar.stat().st_size))
     table = Faces([ShardSet.open(tmp_path / "faces")], slot_px=128)
     slots = Order(table.counts, seed=3, batch=25).slots(0, 0, 25)
-    with pytest.raises(ShardError, match="8 unreadable samples in a row: run `fer-scale verify`"):
+    with pytest.raises(ShardError, match="8 unreadable samples in a row: run `fer-scale verify`") as caught:
+        table.batch(slots.shard, slots.row, slots.key)
+    assert not isinstance(caught.value, Broken)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO])
+def test_a_disk_that_fails_ends_the_run_so_that_it_is_started_again(
+    faces: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: int) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    table = Faces([ShardSet.open(faces)], slot_px=128)
+    slots = Order(table.counts, seed=3, batch=25).slots(0, 0, 25)
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.raises(Broken, match=rf"{os.strerror(number)}\n8 unreadable samples in a row: look after the disk"):
         table.batch(slots.shard, slots.row, slots.key)
 
 

@@ -1,5 +1,6 @@
 """Reading a packed set: one sample at a time, checked, from any process; and saying what is wrong with it."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import pytest
 from damage import flip
 
 from shards import index
-from shards.errors import ShardError
+from shards.errors import Broken, ShardError
 from shards.index import ENTRY, ShardSet
 from shards.pixels import decode, grey_cells, perceptual_hashes, pixel_hash
 
@@ -147,3 +148,22 @@ def test_a_damaged_index_entry_is_found_and_takes_no_memory(packed: ShardSet) ->
     packed.file(0, "origin.gz").unlink()
     with pytest.raises(ShardError, match=r"made-up-000000\.tar\[000000\] \(origin unknown\): other bytes"):
         ShardSet.open(packed.path).read(0, 0)
+
+
+def test_a_shard_whose_open_file_went_stale_is_opened_anew(packed: ShardSet, tmp_path: Path) -> None:
+    before = packed.read(1, 2)
+    os.dup2(os.open(tmp_path, os.O_RDONLY), packed._shard(1).fd)  # of a folder: no read of it succeeds
+    assert packed.read(1, 2) == before
+
+
+@pytest.mark.parametrize(("number", "again"), [(errno.ESTALE, True), (errno.EIO, True), (errno.ENOENT, False)])
+def test_a_shard_that_cannot_be_opened_says_whether_another_time_it_may(
+    packed: ShardSet, monkeypatch: pytest.MonkeyPatch, number: int, again: bool
+) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ShardSet, "open_file", fails)
+    with pytest.raises(ShardError, match=f"made-up: {os.strerror(number)}; is the set still there") as caught:
+        packed.read(1, 2)
+    assert isinstance(caught.value, Broken) == again
