@@ -6,8 +6,9 @@ The line also says whether the same command may help.
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import Broken, UserError
@@ -18,20 +19,43 @@ _PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT
 
 
 def put(file: Path, content: str | bytes, *, alone: bool = True) -> None:
-    """Write a file whole or not at all; into what is there and is no file, as /dev/null, straight.
+    """Write a file whole or not at all, at the end of links; into what is there and is no file, as /dev/null, straight.
 
     `alone`: no other process, on this or another host, writes the same one now. Meanwhile it lies beside, hidden.
     """
     data = content.encode() if isinstance(content, str) else content
-    if file.exists() and not file.is_file():
-        file.write_bytes(data)
+    if into := straight(file):
+        with open(into, "wb", closefd=isinstance(into, Path)) as opened:
+            opened.write(data)
         return
+    file = end_of(file)
     beside = file.with_name(f".{file.name}.part" if alone else f".{file.name}.{secrets.token_hex(8)}.part")
     try:
         beside.write_bytes(data)
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def straight(file: Path) -> Path | int | None:
+    """What open() takes to write into what is there as it is: a pipe, a device, or stdout and stderr by their numbers.
+
+    None of a file, unless stdout or stderr go to it: opened by its path it would be written from its beginning again.
+    """
+    try:
+        there = file.stat()
+    except OSError:
+        return None
+    for number in (1, 2):
+        with suppress(OSError):  # closed
+            if os.path.samestat(there, os.fstat(number)):
+                return number
+    return None if stat.S_ISREG(there.st_mode) else file
+
+
+def end_of(file: Path) -> Path:
+    """Where a file's links lead: a new file takes the place of that, not of the link."""
+    return Path(os.path.realpath(file))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_scale import disk
 from shards.errors import UserError
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright photo; it may stick out
@@ -73,17 +74,20 @@ def in_words(face: Face) -> str:
 def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], None]]:
     """Write photos into a CSV, which is there when it is complete: a row a face, and one for a photo without any.
 
-    What is no regular file, as /dev/stdout, is written to as it is. Rows go there as they come, not as by disk.put().
+    What is no file, and stdout, is written into as it is. Rows go there as they come, not as by disk.put().
     """
     if file is None:
         yield lambda photo: None
         return
     if file.is_dir():
         raise UserError(f"{file}: is a folder; give a file")
-    whole = file.is_file() or not file.exists()
-    beside = file.with_name(f"{file.name}.part") if whole else file
-    with _in_words(file):
-        lines = beside.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+    into, end = disk.straight(file), disk.end_of(file)
+    beside = end.with_name(f"{end.name}.part")
+    with _in_words(file):  # by line, since stdout says more between
+        lines = open(
+            into or beside, "w", buffering=1, newline="", encoding="utf-8", errors="backslashreplace",
+            closefd=not isinstance(into, int),
+        )  # fmt: skip
     writer = csv.writer(lines)
 
     def add(photo: Photo) -> None:
@@ -96,12 +100,12 @@ def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], Non
         yield add
         with _in_words(file):
             lines.close()
-            if whole:
-                os.replace(beside, file)
+            if not into:
+                os.replace(beside, end)
     finally:
         with suppress(OSError):
             lines.close()
-        if whole:
+        if not into:
             beside.unlink(missing_ok=True)
 
 

@@ -1,6 +1,8 @@
 """Small files that are whole or absent."""
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,25 @@ def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path: Path) -> Non
     disk.put(pipe, b"said")
     listener.join(30)
     assert heard == [b"said"] and pipe.is_fifo()
+
+
+def test_a_file_is_written_at_the_end_of_a_link_which_stays(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "latest").symlink_to("deep/first")
+    for text in (b"new", b"newer"):
+        disk.put(tmp_path / "latest", text)
+        assert (tmp_path / "latest").is_symlink() and (tmp_path / "deep/first").read_bytes() == text
+    assert os.listdir(tmp_path / "deep") == ["first"]
+
+
+def test_what_goes_to_stdout_comes_behind_what_it_says_though_it_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    script = "import pathlib; from fer_scale import disk; print('said', flush=True)\n"
+    script += "disk.put(pathlib.Path('link'), b'put\\n'); print('more')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, stdout=out, check=True, timeout=60)
+    assert (tmp_path / "out").read_text() == "said\nput\nmore\n"
+    assert (tmp_path / "link").is_symlink() and len(os.listdir(tmp_path)) == 2
 
 
 def test_a_file_that_many_write_at_once_is_that_of_one_of_them(tmp_path: Path) -> None:

@@ -35,6 +35,22 @@ def test_a_table_is_whole_or_not_there_whatever_ends_it(tmp_path: Path) -> None:
     assert "".join(predicted.as_text(Photo("b\udcff.jpg", (9, 9), (shown,), 1))).encode()
 
 
+def test_a_table_lies_where_a_link_leads_or_comes_row_by_row_where_stdout_goes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latest.csv").symlink_to("first.csv")
+    (tmp_path / "stdout").symlink_to("/dev/stdout")
+    for name in ("latest.csv", "stdout"):
+        with predicted.table(tmp_path / name, ["fear"]) as add:
+            print("said", flush=True)
+            add(Photo("a.jpg", (0, 0), ()))
+            print("more", flush=True)
+        assert (tmp_path / name).is_symlink()
+    table = (tmp_path / "first.csv").read_text().splitlines()
+    assert table[1].startswith("a.jpg,0,0,") and len(list(tmp_path.iterdir())) == 3
+    assert capfd.readouterr().out.splitlines() == ["said", "more", table[0], "said", table[1], "more"]
+
+
 def test_photos_of_one_name_are_drawn_beside_one_another(tmp_path: Path) -> None:
     files, taken = [tmp_path / name for name in ("a/x.png", "b/x.png", "x.2.png", "c/x.jpg")], dict[str, int]()
     for file in files:
