@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shards.errors import UserError
-from shards.pixels import ORIENTATION, UPRIGHT
+from shards.pixels import UPRIGHT, orientation
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
@@ -100,24 +100,23 @@ def _loaded(picture: Image.Image) -> Pixels:
     with _TURNS:  # Pillow reads an image at its first use, and two threads may have the same one
         if not picture.width * picture.height:
             raise ValueError("it has no pixels")
-        return _turned(_rgb(picture), picture.getexif().get(ORIENTATION, 1))
+        return _turned(_rgb(picture), orientation(picture))
 
 
 def _decoded(data: bytes) -> Pixels:
     with _pillow(data) as picture:
-        orientation = picture.getexif().get(ORIENTATION, 1)
-        if not (picture.format == "JPEG" and picture.mode in ("RGB", "L")):
-            return _turned(_rgb(picture), orientation)
+        if picture.format not in ("JPEG", "MPO") or picture.mode not in ("RGB", "L"):
+            return _turned(_rgb(picture), orientation(picture))
+        lies = orientation(picture)
     try:  # what Pillow gives, sooner, and beside other threads
-        return _turned(simplejpeg.decode_jpeg(data, colorspace="RGB"), orientation)
+        return _turned(simplejpeg.decode_jpeg(data, colorspace="RGB"), lies)
     except ValueError:  # it is strict about stray bytes; Pillow decides
         with _pillow(data) as picture:
-            return _turned(_rgb(picture), orientation)
+            return _turned(_rgb(picture), lies)
 
 
-def _turned(pixels: Pixels, orientation: object) -> Pixels:
-    way = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return pixels if way is None else np.asarray(Image.fromarray(pixels).transpose(way))
+def _turned(pixels: Pixels, lies: int) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).transpose(UPRIGHT[lies])) if lies in UPRIGHT else pixels
 
 
 def _rgb(picture: Image.Image) -> Pixels:

@@ -120,6 +120,17 @@ def rgb(image: Image.Image) -> Pixels:
         raise BadImage(f"cannot decode: {error}") from None
 
 
+def orientation(image: Image.Image) -> int:
+    """How a picture lies by its EXIF: a key of UPRIGHT, or 1 as it should.
+
+    A tiff is turned by Pillow as it is decoded, and lies as it should from then on.
+    """
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a broken EXIF block does not harm the pixels
+        return 1
+
+
 def pixel_hash(pixels: Pixels) -> bytes:
     """16 bytes that two images share exactly when all their pixels are the same.
 

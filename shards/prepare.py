@@ -30,7 +30,6 @@ from shards.errors import Broken
 from shards.pixels import (
     FORMATS,
     MAX_FILE_BYTES,
-    ORIENTATION,
     UPRIGHT,
     BadImage,
     Pixels,
@@ -38,6 +37,7 @@ from shards.pixels import (
     decode_jpeg,
     jpeg_size,
     open_image,
+    orientation,
     refuse_mode,
 )
 from shards.sources.listing import Entry
@@ -186,7 +186,7 @@ def _changes(image: Image.Image, kind: str, data: bytes, rules: Rules) -> list[s
             made.append(f"from animated {kind}")
         elif kind not in ("jpg", "png"):
             made.append(f"from {kind}")
-    if _orientation(image) in UPRIGHT:
+    if orientation(image) in UPRIGHT:
         made.append("rotated")
     if _too_large(image.size, rules):
         made.append("reduced")
@@ -200,13 +200,6 @@ def _too_large(size: tuple[int, int], rules: Rules) -> bool:
 def _sixteen_bits(image: Image.Image, data: bytes) -> bool:
     """Whether an image has 16 bits a channel; of a png in colour Pillow hands out the upper 8 and does not say so."""
     return image.mode.startswith("I") or (image.format == "PNG" and data[24] == 16)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a broken EXIF block does not harm the pixels
-        return 1
 
 
 def _was_lossy(image: Image.Image, data: bytes, rules: Rules) -> bool:
@@ -232,7 +225,8 @@ def _lossy_webp(data: bytes) -> bool:
 def _picture(image: Image.Image, rules: Rules) -> Image.Image:
     """The upright image of 8 bits, grey or RGB, no larger than it may be."""
     try:
-        if (turn := _orientation(image)) in UPRIGHT:
+        image.load()  # by which Pillow turns a tiff
+        if (turn := orientation(image)) in UPRIGHT:
             image = image.transpose(UPRIGHT[turn])
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

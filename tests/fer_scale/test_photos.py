@@ -89,6 +89,37 @@ def test_a_jpeg_is_what_pillow_reads_whichever_way_up_it_is(orientation: int, tm
         assert np.array_equal(upright(tmp_path / "a.jpg"), upright(picture))
 
 
+@pytest.mark.parametrize("kind", ["tiff", "png", "webp", "mpo"])
+def test_a_turned_photo_of_another_kind_is_what_pillow_reads(kind: str, tmp_path: Path) -> None:
+    """Of which Pillow turns a tiff by itself as it decodes it."""
+    exif, drawn = Image.Exif(), face(1, 64).crop((0, 0, 64, 40))
+    exif[0x0112] = 6
+    more = {"append_images": [drawn], "save_all": True} if kind == "mpo" else {}
+    drawn.save(tmp_path / f"a.{kind}", exif=exif, **more)
+    with Image.open(tmp_path / f"a.{kind}") as picture:
+        assert picture.format == kind.upper()
+        assert np.array_equal(upright(tmp_path / f"a.{kind}"), np.asarray(ImageOps.exif_transpose(picture)))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_a_damaged_exif_does_not_harm_a_photo(kind: str, tmp_path: Path) -> None:
+    face(1, 64).save(tmp_path / f"a.{kind}", exif=b"Exif\0\0garbage of some program", dpi=(72, 72))
+    with Image.open(tmp_path / f"a.{kind}") as picture:
+        with pytest.raises(SyntaxError):
+            picture.getexif()
+        assert np.array_equal(upright(tmp_path / f"a.{kind}"), np.asarray(picture.convert("RGB")))
+        assert np.array_equal(upright(picture), np.asarray(picture.convert("RGB")))
+
+
+def test_the_photos_of_a_telephone_are_decoded_beside_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many are MPO, a jpeg with more pictures behind it; Pillow would decode one after another."""
+    face(1, 64).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[face(2, 32)])
+    monkeypatch.setattr(photos, "_rgb", lambda _: pytest.fail("Pillow, and under the lock"))
+    assert upright(tmp_path / "a.jpg").shape == (64, 64, 3)
+
+
 def test_arrays_and_images_in_memory_are_photos_too(model: Path) -> None:
     array = np.asarray(face(3, 48))
     of_all = fer_scale.load(model, faces="whole").predict([array, face(3, 48), face(3, 48).convert("RGBA")])

@@ -91,6 +91,14 @@ def test_what_exif_turns_or_mirrors_is_upright_in_the_set(kind: str, extension: 
         assert not header(found.data).getexif()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_which_pillow_turns_by_itself_is_upright_in_the_set(orientation: int) -> None:
+    data = turned("tiff", orientation)
+    found, seen = prepare(data, TRANSCODE), np.asarray(ImageOps.exif_transpose(header(data)))
+    assert found.made == ("from tiff, png" if orientation == 1 else "from tiff, rotated, png")
+    assert np.array_equal(decode(found.data), seen) and found.size == seen.shape[1::-1]
+
+
 def test_a_jpg_made_anew_keeps_its_colours_and_carries_no_profile() -> None:
     found = prepare(turned("jpeg", 6, icc_profile=b"profile", comment="mine"), STRICT)
     made = header(found.data)
