@@ -98,7 +98,7 @@ def pack(
     listing = entries(source, src, split=split, protocol=protocol)
     budget = _budget(max_left_out, images := len(listing.entries))
     settings = [FORMAT, name, shard_mb, seed, transcode, max_px, decode_check, duplicates, boxes, bool(detector)]
-    sizes, digest = survey(listing.entries, settings, all_known=bool(detector))
+    sizes, digest = survey(listing.entries, settings, all_known=bool(detector), most_bytes=rules.most_bytes)
     workers, progress = workers or len(os.sched_getaffinity(0)), progress or (lambda done, total: None)
     at, before = Unfinished(out), 0
     with at.claimed(name, digest, int(sizes.sum())):

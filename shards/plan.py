@@ -52,17 +52,24 @@ class Chosen(Sequence[Entry]):
         return list, (), None, iter(self)
 
 
-def survey(entries: Sequence[Entry], settings: list[Any], *, all_known: bool = False) -> tuple[Ints, str]:
+def survey(
+    entries: Sequence[Entry], settings: list[Any], *, all_known: bool = False, most_bytes: int | None = None
+) -> tuple[Ints, str]:
     """What each entry takes in a tar, nearly; and the digest of entries and settings, which decide all bytes of a set.
 
-    Unfinished work goes on under the same digest only. `all_known`: each entry will have a JSON.
+    Unfinished work goes on under the same digest only. `all_known`: each entry will have a JSON. `most_bytes`: what an
+    image takes at most, of those that will be reduced.
     """
     sha256 = hashlib.sha256(json.dumps(settings).encode())
-    sizes = np.empty(len(entries), np.int64)
+    sizes, reduced = np.empty(len(entries), np.int64), False
     for i, entry in enumerate(entries):
         about = f"{entry.origin}\n{entry.size_bytes}\n{entry.face}\n"
         sha256.update(about.encode("utf-8", "surrogateescape"))
-        sizes[i] = BLOCK + padded(entry.size_bytes) + (2 * BLOCK if all_known or entry.face else 0)
+        size = entry.size_bytes if most_bytes is None else min(entry.size_bytes, most_bytes)
+        reduced |= size < entry.size_bytes
+        sizes[i] = BLOCK + padded(size) + (2 * BLOCK if all_known or entry.face else 0)
+    if reduced:  # other shards than the sources' sizes would give, which an older packer may have begun
+        sha256.update(f"of at most {most_bytes} bytes".encode())
     return sizes, sha256.hexdigest()
 
 

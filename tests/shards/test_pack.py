@@ -25,6 +25,7 @@ from shards.boxing import Boxing
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.pack import name_of, pack
+from shards.plan import survey
 from shards.prepare import Rules
 from shards.sample import Face, Sample, to_json
 from shards.sources.listing import Entry
@@ -148,6 +149,28 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(ShardError, match=r"0\.00 GB are free there; make room"):
         packing(faces, tmp_path / "other")
+
+
+def test_images_that_are_reduced_are_planned_by_what_they_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, usage = np.random.default_rng(0), shutil.disk_usage(tmp_path)
+    for number in range(20):
+        noise = Image.fromarray(rng.integers(0, 256, (120, 120, 3), dtype=np.uint8))
+        put(tmp_path / "src" / f"{number}.png", coded(noise, "png"))
+    assert sum(file.stat().st_size for file in (tmp_path / "src").iterdir()) > 800_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    shards = packing(tmp_path / "src", tmp_path / "set", max_px=30, shard_mb=0.02)
+    assert 3 <= len(shards.counts) <= 5 and all(shard["bytes"] > 10_000 for shard in shards.index["shards"])
+
+
+def test_work_begun_under_the_sizes_of_the_source_is_another_packing_only_where_images_are_reduced() -> None:
+    images = [Entry(f"{size}.jpg", size, bytes) for size in (100, 2000, 7000)]
+    sizes, digest = survey(images, [])
+    assert survey(images, [], most_bytes=7000)[1] == digest
+    smaller, other = survey(images, [], most_bytes=6999)
+    assert other != digest and smaller.tolist() == sizes.tolist()
+    assert survey(images, [], most_bytes=1500)[0].tolist() == [1024, 2048, 2048]
 
 
 def test_a_disk_that_runs_full_stops_the_packing_which_can_then_go_on(
