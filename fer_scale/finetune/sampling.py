@@ -5,8 +5,9 @@
 
 Under sqrt an epoch has rint(sqrt(n * n_most)) rows of an expression, so that the faces of the most frequent one come
 once each. An expression's rows are filled by its faces in turn, in one seeded order that goes on from epoch to epoch:
-faces of one expression are seen equally often, up to one time. Nothing is drawn, so the same batches come on any number
-of processes and after a resume.
+faces of one expression are seen equally often, up to one time. The rows lie in a seeded order, too: who reads them
+permutes them within pieces of an epoch, and must find every expression in each. Nothing else is drawn, so the same
+batches come on any number of processes and after a resume.
 """
 
 import numpy as np
@@ -38,7 +39,8 @@ class Sampled:
     def __init__(self, classes: Ids, sampling: Sampling, seed: int):
         self._natural = sampling == "natural"
         rows, self._counts = rows_of_each(classes, sampling), np.bincount(classes)
-        self._class = np.repeat(np.arange(len(rows)), rows)  # of each row
+        self._class = np.repeat(np.arange(len(rows)), rows)  # of each row as they lie here, class after class
+        self._place = permutation(key(seed, len(rows)), len(self._class))  # of a row as it is asked for
         self._first = np.concatenate([[0], np.cumsum(rows)[:-1]])  # row of each class
         self._rows = rows
         self._begin = np.concatenate([[0], np.cumsum(self._counts)[:-1]])  # of each class in `_turn`
@@ -52,6 +54,7 @@ class Sampled:
         """The faces [B] of rows [B] of epochs [B]."""
         if self._natural:
             return row
+        row = self._place[row]
         number = self._class[row]
         turn = epoch * self._rows[number] + row - self._first[number]
         return self._turn[self._begin[number] + turn % self._counts[number]]

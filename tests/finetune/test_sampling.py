@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_scale.finetune.recipe import Data, Finetune, Model, Run, Semi, Supervised
+from fer_scale.finetune.recipe import Data, Finetune, Model, Run, Sampling, Semi, Supervised
 from fer_scale.finetune.sampling import Sampled, rows_of_each, shares
 from fer_scale.finetune.steps import known_labels, lr_at
+from shards.order import Order, permutation
 
 CLASSES = np.array([0] * 16 + [1] * 4 + [2])  # 16, 4 and 1 labels: roots 4, 2 and 1
 
@@ -46,6 +47,20 @@ def test_what_a_row_holds_is_a_function_of_seed_and_epoch() -> None:
     assert first.tolist() == Sampled(classes, "sqrt", seed=1).faces(rows, rows % 3).tolist()
     assert first[5:9].tolist() == Sampled(classes, "sqrt", seed=1).faces(rows[5:9], rows[5:9] % 3).tolist()
     assert first.tolist() != Sampled(classes, "sqrt", seed=2).faces(rows, rows % 3).tolist()
+
+
+@pytest.mark.parametrize("sampling", ["natural", "sqrt"])
+def test_every_batch_holds_expressions_as_the_whole_does(sampling: Sampling) -> None:
+    """Of an epoch its order takes pieces, one after the other: in none may an expression be missing."""
+    counts = [386, 281, 133, 131, 93, 7, 26, 7]  # of 1,064 labels of FERPlus
+    classes = np.repeat(np.arange(8), counts)[permutation(7, sum(counts))]
+    sampled = Sampled(classes, sampling, seed=3)
+    order = Order([len(sampled)], seed=3, batch=32, lanes=1)
+    every = [order.slots(step, 0, 32) for step in range(500)]
+    of_step = np.array([np.bincount(classes[sampled.faces(s.row, s.epoch)], minlength=8) for s in every])
+    expected = 32 * rows_of_each(classes, sampling) / len(sampled)
+    chi_square = ((of_step - expected) ** 2 / expected).sum(axis=1).mean()
+    assert 5 < chi_square < 8 and of_step[:, 0].min() > 0  # 7 where a batch is drawn without looking
 
 
 def test_shares_say_how_often_each_face_is_seen() -> None:
