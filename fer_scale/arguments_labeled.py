@@ -151,6 +151,8 @@ def _evaluate(verb: Verb) -> None:
     verb.add_argument("--split", type=Path, help="split file; without one all labeled faces are taken")
     verb.add_argument("--list", default="test", help="list of the split (test)")
     verb.add_argument("--out", type=Path, required=True, help="folder of metrics.json, predictions.csv and pictures")
+    what = "of a baseline: augment.crop_of of what it is compared with (picture)"
+    verb.add_argument("--crop-of", choices=["picture", "face"], default="picture", help=what)
     verb.add_argument(
         "--worst", type=Path, metavar="FILE.html", help="a page of the mistakes it was surest of: real faces, keep it"
     )

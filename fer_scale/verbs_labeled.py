@@ -77,8 +77,9 @@ def _evaluate(args: Namespace) -> None:
         from fer_scale.finetune import evaluate
 
     found = evaluate.evaluate(
-        args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key, worst_file=args.worst
-    )
+        args.model, args.set, args.out, split_file=args.split, list_name=args.list, key=args.key,
+        worst_file=args.worst, crop_of=args.crop_of,
+    )  # fmt: skip
     _measured(args, found)
 
 

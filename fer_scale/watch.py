@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fer_scale import checkpoint, config, images, log, plots, publish, record, shipped
@@ -109,7 +110,8 @@ def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:
     rec = config.load(Pretrain, run / "recipe.toml")
     shard_set = open_set(set_path)
     keys = split.read(split_file, shard_set).lists[_LIST][:_FACES]
-    batch = Pool(shard_set, keys, slot_px=max(128, 2 * rec.model.image_px)).everything()
+    pool = Pool(shard_set, keys, slot_px=max(128, 2 * rec.model.image_px))
+    batch = pool.batch(np.arange(len(pool)))
     faces = views.middle(batch.pixels, batch.sizes, rec.model.image_px)
     faces = images.grey(faces, images.greys(batch.keys, rec.augment.grey))  # as it was trained
     faces = images.normalise(faces, rec.model.mean, rec.model.std)

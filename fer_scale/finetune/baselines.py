@@ -4,6 +4,7 @@ Both learn from the labeled list of the same split as the model they are compare
 other to evaluate.py: a network, and how it wants its input.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,12 +12,13 @@ from fer_scale.finetune import views
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.steps import Input
 from fer_scale.images import grey
-from fer_scale.log import say
+from fer_scale.log import progress, say
 
 NAMES = ("baseline:majority", "baseline:pixels")
 SIDE_PX = 24
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the squared weights; by cross-validation within the labels
 FOLDS = 3
+_AT_ONCE = 256  # large pictures are many numbers
 
 
 def train(name: str, pool: Pool, classes_N: Tensor, count: int) -> tuple[nn.Module, Input]:
@@ -24,7 +26,8 @@ def train(name: str, pool: Pool, classes_N: Tensor, count: int) -> tuple[nn.Modu
     shares_K = torch.bincount(classes_N, minlength=count).double() / len(classes_N)
     if name == "baseline:majority":
         return Majority(shares_K.log().clamp(min=-30).float()), Input(1, (0.0,) * 3, (1.0,) * 3)
-    pixels_ND = _pixels(pool)
+    pixels_ND, ids_N = _pixels(pool)
+    classes_N = classes_N[ids_N]
     penalty = max(PENALTIES, key=lambda p: _cross_validated(pixels_ND, classes_N, count, p))
     say(f"logistic regression on {SIDE_PX}x{SIDE_PX} grey pixels of {len(pool):,} faces, penalty {penalty:g}")
     return _fit(pixels_ND, classes_N, count, penalty), Input(SIDE_PX, (0.0,) * 3, (1.0,) * 3)
@@ -63,10 +66,21 @@ def _luma(pictures: Tensor) -> Tensor:
     return grey(pictures, every)[:, 0].flatten(1)
 
 
-def _pixels(pool: Pool) -> Tensor:
-    """All faces of the pool as rows of grey pixels [N, SIDE_PX ** 2] in 0..1."""
-    batch = pool.everything()
-    return _luma(views.middle(batch.pixels, batch.sizes, SIDE_PX))
+def _pixels(pool: Pool) -> tuple[Tensor, Tensor]:
+    """The faces of the pool as rows of grey pixels [N, SIDE_PX ** 2] in 0..1, and their numbers [N].
+
+    A face that cannot be read is replaced by another one.
+    """
+    rows, numbers = [], []
+    with progress("reading labeled faces") as tick:
+        for start in range(0, len(pool), _AT_ONCE):
+            batch = pool.batch(np.arange(start, min(start + _AT_ONCE, len(pool))))
+            rows.append(_luma(views.middle(batch.pixels, batch.sizes, SIDE_PX)))
+            numbers.append(torch.from_numpy(batch.ids))
+            for line in batch.bad:
+                say(f"unreadable, replaced: {line}")
+            tick(start + len(batch.ids), len(pool))
+    return torch.cat(rows), torch.cat(numbers)
 
 
 def _cross_validated(pixels_ND: Tensor, classes_N: Tensor, count: int, penalty: float) -> float:

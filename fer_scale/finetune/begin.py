@@ -146,6 +146,7 @@ def whence(recipe: Finetune) -> str:
 def refuse_cuts(begun: Start, recipe: Finetune, here: Processes) -> None:
     """Batch norm computes other things when a batch is cut, so with it the batch must stay whole."""
     largest = max(recipe.supervised.batch, recipe.semi.batch * recipe.semi.unlabeled_ratio if recipe.semi.steps else 0)
+    largest += largest % 2  # batches are cut into pairs
     if cuts_matter(begun.model) and (here.ranks > 1 or recipe.batch.micro < largest):
         raise TrainingError(
             f"{begun.architecture} has batch norm, which sees how a batch is cut: use one process and "

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fer_scale import config, log
 from fer_scale.config import ConfigError
-from fer_scale.finetune import begin, facemix, pairs, processes, sampling, split, state, table, targets
+from fer_scale.finetune import begin, ema, facemix, pairs, processes, sampling, split, state, table, targets
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start, draw_paths, start
@@ -173,6 +173,7 @@ def _stage(recipe: Finetune, laid: Table, network: Network, semi: bool) -> dict[
         "steps": plan.steps,
         "labeled_a_step": plan.batch,
         "unlabeled_a_step": unlabeled,
+        "ema_decay": ema.decay_at((recipe.supervised.steps if semi else 0) + plan.steps - 1, plan.ema_decay),
         "views": plan.steps * (plan.batch + 2 * unlabeled),  # an unlabeled face: weak and strong
         "labeled_seen": plan.steps * plan.batch / len(laid.labeled),
         "unlabeled_seen": plan.steps * unlabeled / len(laid.unlabeled) if laid.unlabeled and semi else 0.0,
@@ -252,6 +253,7 @@ _LINES = {  # what a row of the table says, and its key
     "labeled faces a step": "labeled_a_step",
     "unlabeled faces a step": "unlabeled_a_step",
     "views": "views",
+    "most decay of the average": "ema_decay",
     "a labeled face is seen": "labeled_seen",
     "an unlabeled face is seen": "unlabeled_seen",
     "passes of pictures a step": "pictures_a_step",

@@ -29,6 +29,7 @@ from fer_scale.finetune import split as splits
 from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.split import Split
+from fer_scale.finetune.start import trainings
 from fer_scale.finetune.steps import Input
 from shards.errors import UserError
 from shards.index import ShardSet
@@ -48,7 +49,11 @@ class Classifier:
     model: nn.Module
     as_input: Input
     names: list[str]
-    trained_on: dict[str, Any]  # set, fingerprint and sha256 of the split
+    trained_on: tuple[dict[str, Any], ...]  # see start.trainings
+
+    @property
+    def crop_of(self) -> CropOf:
+        return "face" if self.trained_on and self.trained_on[0].get("crop_of") == "face" else "picture"
 
 
 def evaluate(
@@ -60,18 +65,18 @@ def evaluate(
     list_name: str = "test",
     key: Path | None = None,
     worst_file: Path | None = None,
+    crop_of: CropOf = "picture",
 ) -> dict[str, Any]:
     """Measure the model at `address`, or a baseline by name, on a list of a split, or on all labeled faces.
 
     The model must be signed by the owner of the public key in `key`, if one is given. `worst_file` asks for the page
-    of worst.py.
+    of worst.py. A baseline sees what `crop_of` says (augment.crop_of), a model what it was trained on.
     """
     shard_set = open_set(set_path)
     drawn = splits.read(split_file, shard_set) if split_file else None
     keys = _keys(shard_set, drawn, list_name)
-    classifier = _classifier(address, shard_set, drawn, key)
-    crop_of: CropOf = "face" if classifier.trained_on.get("crop_of") == "face" else "picture"
-    pool = Pool(shard_set, keys, slot_px=SLOT_PX, crop_of=crop_of)
+    classifier = _classifier(address, shard_set, drawn, key, crop_of)
+    pool = Pool(shard_set, keys, slot_px=SLOT_PX, crop_of=classifier.crop_of)
     known = pool.known()
     classes = targets.classes(known, classifier.names)
     with log.progress("evaluating") as tick:
@@ -140,37 +145,42 @@ def _keys(shard_set: ShardSet, drawn: Split | None, list_name: str) -> list[str]
     return drawn.lists[list_name]
 
 
-def _classifier(address: str, shard_set: ShardSet, drawn: Split | None, key: Path | None) -> Classifier:
+def _classifier(
+    address: str, shard_set: ShardSet, drawn: Split | None, key: Path | None, crop_of: CropOf
+) -> Classifier:
     if address.startswith("baseline:"):
-        return _baseline(address, shard_set, drawn)
+        return _baseline(address, shard_set, drawn, crop_of)
     pulled = hub.pull(address, key=key)
     model, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")
-    trained_on = config.get("fer_scale", {}).get("trained_on", {})
-    return Classifier(pulled.address, model, Input.of(config["pretrained_cfg"]), config["label_names"], trained_on)
+    return Classifier(
+        pulled.address, model, Input.of(config["pretrained_cfg"]), config["label_names"], trainings(config)
+    )
 
 
-def _baseline(name: str, shard_set: ShardSet, drawn: Split | None) -> Classifier:
+def _baseline(name: str, shard_set: ShardSet, drawn: Split | None, crop_of: CropOf) -> Classifier:
     if name not in baselines.NAMES:
         raise EvaluationError(f"{name}: no such baseline; there are {', '.join(baselines.NAMES)}")
     if drawn is None:
         raise EvaluationError(f"{name}: learns from the labeled list of a split; give one with --split")
-    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=SLOT_PX)
+    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=SLOT_PX, crop_of=crop_of)
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
     classes = torch.from_numpy(targets.classes(pool.known(), names))
     model, as_input = baselines.train(name, pool, classes, len(names))
-    return Classifier(name, model, as_input, names, {"fingerprint": shard_set.fingerprint, "split": drawn.sha256})
+    trained_on = {"fingerprint": shard_set.fingerprint, "split": drawn.sha256, "crop_of": crop_of}
+    return Classifier(name, model, as_input, names, (trained_on,))
 
 
 def _warning(classifier: Classifier, shard_set: ShardSet, drawn: Split | None, list_name: str) -> str | None:
     """Why these figures may flatter the model: it may have seen the faces."""
-    trained = classifier.trained_on
-    if trained.get("fingerprint") != shard_set.fingerprint:
-        return None
-    if drawn is None or trained.get("split") != drawn.sha256:
-        return "the model was trained on faces of this set by another split than this: it may have seen these faces"
-    return None if list_name == "test" else f"the faces of the list {list_name!r} were used in making this model"
+    here = [trained for trained in classifier.trained_on if trained.get("fingerprint") == shard_set.fingerprint]
+    if others := [trained for trained in here if splits.is_other(trained, shard_set, drawn)]:
+        who = "the model" if others[0] is classifier.trained_on[0] else "what the model began with"
+        return f"{who} was trained on faces of this set by another split than this: it may have seen these faces"
+    return (
+        f"the faces of the list {list_name!r} were used in making this model" if here and list_name != "test" else None
+    )
 
 
 def _probabilities(answers: apply.Answers, counted: NDArray[np.bool_]) -> tuple[Floats, Floats]:

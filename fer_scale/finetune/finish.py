@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fer_scale import config, disk, encoder, faces, log, plots
-from fer_scale.finetune import apply, fold, targets
+from fer_scale.finetune import apply, fold, split, targets
 from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
@@ -35,6 +35,8 @@ def describe(begun: Start, laid: Table, recipe: Finetune, processes: int) -> Non
     weights = sum(p.numel() for p in begun.model.parameters()) / 1e6
     whence = begun.base_model or f"{recipe.model.architecture} from scratch"
     log.say(f"model    {whence}, {begun.image_px} px, {weights:.1f} M weights")
+    if any(split.is_other(was, laid.shard_set, laid.split) for was in begun.trained_on):
+        log.say(f"warning: {begun.base_model} learned labels of this set by another split, perhaps of its list test")
     s, u = recipe.supervised, recipe.semi
     unlabeled = f"{u.batch} labeled + {u.batch * u.unlabeled_ratio} unlabeled"
     log.say(f"stage 2  {s.steps:,} steps of {s.batch}, lr {s.lr:.2g}, {recipe.facemix.weighting}, targets {s.target}")
@@ -74,7 +76,7 @@ def withdraw(recipe: Finetune) -> None:
 
 def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> dict[str, object]:
     """Write RUN/model/, greyness and temperature folded in; the facts of its block `fer_scale`."""
-    grey = _only_grey(laid, recipe) and len({*begun.mean}) == len({*begun.std}) == 1 and fold.grey(teacher)
+    grey = sees_grey(begun, laid, recipe) and fold.grey(teacher)
     folded, whence = _temperature(begun, teacher, laid, recipe, here)  # of the network as it is published: grey
     if whence != "none":
         fold.temperature(teacher, folded)
@@ -95,6 +97,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
             "labels": laid.split.facts["labels"],
             "target": recipe.supervised.target,
             "crop_of": recipe.augment.crop_of,
+            "before": list(begun.trained_on),
         },
     }
     said = encoder.make_config(
@@ -139,11 +142,12 @@ def _withdraw_evaluation(run: Path, folded: float) -> None:
         shutil.rmtree(run / "evaluation")
 
 
-def _only_grey(laid: Table, recipe: Finetune) -> bool:
-    """Whether all pictures that were trained on are grey: made so, or the set's channels are equal."""
+def sees_grey(begun: Start, laid: Table, recipe: Finetune) -> bool:
+    """Whether all that was trained on is grey, made so or by the set: then the published model sees nothing else."""
     index = laid.shard_set.index
     # A set that was packed without the decode check knows no colours: not known to be grey.
-    return recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index["std"]}) == 1)
+    only = recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index["std"]}) == 1)
+    return only and len({*begun.mean}) == len({*begun.std}) == 1
 
 
 def _temperature(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune, here: Processes) -> tuple[float, str]:

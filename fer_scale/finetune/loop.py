@@ -267,7 +267,7 @@ def _log(run: Run, sums: steps.Sums, lr: float, norm: float, guessed: list[Batch
     run.journal.metrics(**row)
     if run.here.is_main:
         total = recipe.supervised.steps + recipe.semi.steps
-        left = log.duration((total - run.step) * (batch + unlabeled) / speed)
+        left = log.duration((_faces_until(recipe, total) - _faces_until(recipe, run.step)) / speed)
         more = "".join(f"  {what} {row[what]:.0%}" for what in ("kept", "precision") if row.get(what) is not None)
         log.say(
             f"step {run.step:>{len(str(total))}}/{total}  stage {row['stage']}  loss {loss:.4f}  lr {lr:.2e}  "

@@ -21,6 +21,8 @@ from shards.errors import UserError
 from shards.index import INDEX, ShardSet
 from shards.remote import is_far, open_set
 
+_GIVEN = {"data.shards": "--data", "data.split": "--labels", "model.start_from": "--from", "run.out": "--out"}
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -44,6 +46,9 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[s
         raise UserError("--data packs and splits, which one process does; do these first, then finetune on several")
     if wish.out.exists() and not wish.out.is_dir():
         raise UserError(f"{wish.out}: is a file; give a folder for the run")
+    for word in (*overrides, *(changes or ())):
+        if (key := word.partition("=")[0]) in _GIVEN:
+            raise UserError(f"{word}: --data gives {key} itself; use {_GIVEN[key]}")
     set_path = _packed(wish)
     split_file = wish.out / "split.json"
     if not _drawn(split_file, set_path, wish):

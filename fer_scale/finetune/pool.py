@@ -16,7 +16,7 @@ from fer_scale.finetune import framing
 from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.sampling import Sampled
 from fer_scale.loader import Batch, Faces
-from fer_scale.log import Ticker, progress
+from fer_scale.log import progress
 from fer_scale.readers import ahead
 from shards.boxes import Box
 from shards.errors import UserError
@@ -91,23 +91,19 @@ class Pool:
 
     def keep(self, title: str) -> tuple[str, ...]:
         """Decode all faces and keep them; what could not be read, and was replaced."""
-        with progress(title) as tick:
-            self._kept = self.everything(tick)
-        return self._kept.bad
-
-    def everything(self, tick: Ticker = lambda done, total: None) -> Batch:
-        """All faces as one batch."""
         batches = []
-        for start in range(0, len(self), _CHUNK):
-            batches.append(self._read(np.arange(start, min(start + _CHUNK, len(self)))))
-            tick(min(start + _CHUNK, len(self)), len(self))
-        return Batch(
+        with progress(title) as tick:
+            for start in range(0, len(self), _CHUNK):
+                batches.append(self._read(np.arange(start, min(start + _CHUNK, len(self)))))
+                tick(min(start + _CHUNK, len(self)), len(self))
+        self._kept = Batch(
             torch.cat([b.pixels for b in batches]),
             np.concatenate([b.sizes for b in batches]),
             np.concatenate([b.keys for b in batches]),
             np.concatenate([b.ids for b in batches]),
             tuple(text for b in batches for text in b.bad),
         )
+        return self._kept.bad
 
     @property
     def kept(self) -> bool:

@@ -146,6 +146,12 @@ def drawn_as(facts: dict[str, Any], wish: dict[str, Any], shard_set: ShardSet) -
     return bool(was == (sizes, wish["seed"], test_seed))
 
 
+def is_other(trained: dict[str, Any], shard_set: ShardSet, drawn: Split | None) -> bool:
+    """Whether a training, as a model's config tells of it, was on this set by another split (None: any split is)."""
+    same = trained.get("fingerprint") == shard_set.fingerprint
+    return same and (drawn is None or trained.get("split") != drawn.sha256)
+
+
 def read(path: Path, shard_set: ShardSet) -> Split:
     """The split in a file, which must be one of ours, undamaged, and made for `shard_set`."""
     try:

@@ -31,6 +31,7 @@ class Start:
     base_model: str | None  # the address with its commit; None from scratch
     licence: str | None
     base_licence: str | None  # of base_model and of what that began with
+    trained_on: tuple[dict[str, Any], ...] = ()  # what base_model, and what that began with, learned labels of
 
     @property
     def layers(self) -> int:
@@ -49,6 +50,8 @@ def start(recipe: Model, classes: int, seed: int, address: str = "") -> Start:
     if recipe.pool != "encoder":
         if not isinstance(begun.model, VisionTransformer):
             raise ConfigError(f"model.pool: only a ViT has a choice of what its head sees, not {begun.architecture}")
+        if recipe.pool == "token" and begun.model.cls_token is None:
+            raise ConfigError(f"model.pool: {begun.architecture} has no class token here; use avg")
         begun.model.global_pool = begun.model_args["global_pool"] = recipe.pool
         # Left open, timm would decide by the pool which norm there is, and find the other one's weights.
         begun.model_args["fc_norm"] = not isinstance(begun.model.fc_norm, nn.Identity)
@@ -77,7 +80,20 @@ def _from_folder(recipe: Model, address: str, classes: int) -> Start:
         pulled.address,
         pretrained.get("license"),
         artifact.licence(pulled.folder, config),
+        trainings(config),
     )
+
+
+def trainings(config: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """What a model's labels were of, and before that those of the model it began with: set, fingerprint, split.
+
+    None for an encoder. The config may be a stranger's.
+    """
+    last = config.get("fer_scale", {}).get("trained_on")
+    if not last:
+        return ()
+    before = last.get("before", [])
+    return ({k: v for k, v in last.items() if k != "before"}, *(x for x in before if isinstance(x, dict)))
 
 
 def _from_scratch(recipe: Model, classes: int) -> Start:

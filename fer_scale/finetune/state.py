@@ -8,6 +8,7 @@ progress.json holds the step over both stages, the labeler's statistics, the rec
 
 import shutil
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -139,3 +140,9 @@ def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str
         if progress["made_for"].get(what) != value:
             raise CheckpointError(f"{out}: holds a run with another {what} ({_KEYS[what]}); use another run.out")
     config.refuse_another(out / "recipe.toml", recipe, changes)
+    before, now = tomllib.loads(progress["recipe"])["supervised"]["steps"], recipe.supervised.steps
+    if before != now and progress["step"] > min(before, now):
+        raise CheckpointError(
+            f"{out}: is at step {progress['step']}, past the end of stage 2 by supervised.steps = {min(before, now)}; "
+            "that can only be changed before; use another run.out"
+        )

@@ -33,14 +33,15 @@ def sweep(wish: Wish) -> dict[str, Any]:
     """Run what is not there yet, write the table; its content, and what failed under "failed"."""
     _refuse_list(wish)
     whole, begun = _places(wish)
+    facts = _facts(whole, begun)
     cells = [cell_of(whole, labels, seed) for labels in whole.labels for seed in whole.seeds]
     rows = rows_of(whole, begun)
-    _claim(whole, begun, write=False)
+    _claim(whole, facts, write=False)
     plans = {(row, cell): _plan(whole, row, cell) for cell in cells for row in rows}  # all mistakes before any work
     _refuse_twice([(row.name, plans[row, cells[0]][-1].makes) for row in rows[-len(names(whole)) - len(whole.more) :]])
     whole.out.mkdir(parents=True, exist_ok=True)
     with jobs.alone(whole.out):
-        _claim(whole, begun, write=True)
+        _claim(whole, facts, write=True)
         planned = itertools.chain([_draw(whole, cell) for cell in cells], *plans.values())
         work: dict[Path, Job] = {}
         for job in planned:
@@ -49,7 +50,7 @@ def sweep(wish: Wish) -> dict[str, Any]:
         made = {(row.name, cell.labels, cell.seed): plan[-1].makes for (row, cell), plan in plans.items()}
         splits = {(cell.labels, cell.seed): cell.split for cell in cells}
         titles = [row.name for row in rows]
-        facts = _facts(whole, begun) | {"votes": [row.name for row in rows if _votes(whole, row)]}
+        facts |= {"votes": [row.name for row in rows if _votes(whole, row)]}
         table = sweep_table.write(whole.out, titles, names(whole)[0], made, splits, facts)
         sweep_table.seconds(whole.out, table, made)
     return table | {"failed": failed}
@@ -124,11 +125,11 @@ def _votes(wish: Wish, row: Row) -> bool:
     return not row.baseline and load(wish, row).supervised.target == "votes"
 
 
-def _claim(wish: Wish, begun: dict[str, Any], *, write: bool) -> None:
+def _claim(wish: Wish, facts: dict[str, Any], *, write: bool) -> None:
     """Make DIR this sweep's; refuse to mix it with what is about other faces or another encoder."""
     file = wish.out / "sweep.json"
-    facts = {name: _facts(wish, begun)[name] for name in ("set", "fingerprint", "test", "test_seed", "valid")}
-    facts["encoder"] = begun.get("sha256")
+    encoder = facts["encoder"] and facts["encoder"]["sha256"]
+    facts = {name: facts[name] for name in ("set", "fingerprint", "test", "test_seed", "valid")} | {"encoder": encoder}
     if not file.exists():
         there = wish.out.iterdir() if wish.out.is_dir() else ()
         if found := [path.name for path in there if path.name != jobs.LOCK]:
@@ -158,8 +159,9 @@ def _plan(wish: Wish, row: Row, cell: Cell) -> list[Job]:
     """The jobs that end in the row's figures for a draw of labels, the last one in the metrics.json itself."""
     of = f"{cell.labels} seed {cell.seed}"
     if row.baseline:
-        folder = cell.runs / row.baseline
-        measure = _measure(wish, f"baseline:{row.baseline}", cell, folder)
+        crop_of = load(wish, row, cell).augment.crop_of
+        folder = cell.runs / (row.baseline if crop_of == "picture" else f"{row.baseline}-{crop_of}")
+        measure = (*_measure(wish, f"baseline:{row.baseline}", cell, folder), "--crop-of", crop_of)
         makes = _evaluation(wish, folder) / "metrics.json"
         return [Job(row.name, of, makes, (measure,), folder / "said.txt", needs=(cell.split,))]
     recipe = load(wish, row, cell)

@@ -43,7 +43,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table: a baseline, or a recipe with its overrides."""
+    """A row of the table: a recipe with its overrides, or a baseline that is cut pictures as by this recipe."""
 
     name: str
     baseline: str = ""
@@ -78,9 +78,11 @@ def rows_of(wish: Wish, begun: dict[str, Any]) -> list[Row]:
 
 def _ladder(wish: Wish, begun: dict[str, Any], first: Row) -> list[Row]:
     """What the row `first` must be read against."""
-    rungs = [Row("majority", "majority"), Row("logistic regression on pixels", "pixels")]
+    names = (("majority", "majority"), ("logistic regression on pixels", "pixels"))
+    rungs = [replace(first, name=name, baseline=baseline) for name, baseline in names]
     none = (*first.overrides, *SCRATCH, "semi.steps=0")
-    whole = f"batch.micro={load(wish, replace(first, overrides=none + CNN)).supervised.batch}"
+    batch = load(wish, replace(first, overrides=none + CNN)).supervised.batch
+    whole = f"batch.micro={batch + batch % 2}"
     rungs.append(replace(first, name="small CNN from scratch (resnet10t)", overrides=(*none, *CNN, whole)))
     if begun:
         rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))

@@ -1,5 +1,6 @@
 """How good the teacher is on a split's list `valid` while it learns: for people to see, nothing is chosen by it."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fer_scale.config import ConfigError
-from fer_scale.finetune import apply, metrics, targets
+from fer_scale.finetune import apply, finish, fold, metrics, targets
 from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.start import Start
@@ -30,6 +31,7 @@ class Validation:
     as_input: Input
     classes: NDArray[np.int64]  # [N], -1 for an expression that the model does not know
     names: list[str]
+    grey: bool  # as the published model will see them
 
     def figures(self, model: nn.Module, device: torch.device, asked: Callable[[], int]) -> dict[str, Any] | None:
         """valid_accuracy, valid_uar and valid_recall of each expression, as `fer-scale evaluate` measures them.
@@ -44,6 +46,8 @@ class Validation:
             if asked():
                 raise _Asked
 
+        if self.grey:
+            fold.grey(model := copy.deepcopy(model))
         try:
             answers = apply.ask(model, self.pool, self.as_input, device, tick)
         except _Asked:
@@ -51,7 +55,7 @@ class Validation:
         counted = (self.classes >= 0) & answers.sound
         if not counted.any():
             return None
-        predicted = answers.logits.double().softmax(dim=1).numpy().argmax(axis=1)
+        predicted = answers.logits.argmax(dim=1).numpy()
         matrix = metrics.confusion(self.classes[counted], predicted[counted], len(self.names))
         found = [None if np.isnan(share) else float(share) for share in metrics.recall(matrix)]
         return {
@@ -75,4 +79,5 @@ def of_run(recipe: Finetune, laid: Table, begun: Start) -> Validation | None:
         )
     pool = Pool(laid.shard_set, laid.split.lists["valid"], slot_px=SLOT_PX, crop_of=recipe.augment.crop_of)
     as_input = Input(begun.image_px, begun.mean, begun.std, recipe.model.crop_pct)
-    return Validation(pool, as_input, targets.classes(pool.known(), laid.names), laid.names)
+    classes = targets.classes(pool.known(), laid.names)
+    return Validation(pool, as_input, classes, laid.names, finish.sees_grey(begun, laid, recipe))

@@ -131,7 +131,9 @@ def test_a_person_reads_a_column_for_each_stage(
     assert main(["check", str(recipe())]) == 0
     said = capsys.readouterr().out
     assert "labels   24: 8 neutral, 8 happiness, 8 surprise" in said
-    assert next(line for line in said.splitlines() if line.startswith("views")).split() == ["views", "84", "300"]
+    rows = {line[:26].strip(): line[26:].split() for line in said.splitlines()}
+    assert rows["views"] == ["84", "300"]
+    assert rows["most decay of the average"] == ["0.4", "0.571"]  # 6/15, 12/21: ema_decay = 0.999 is far
     assert "--try measures" in said and "h100 at its peak" in said
     assert main(["check", str(recipe()), "--ranks", "2"]) == 2
     assert "is for fine-tuning" in capsys.readouterr().err

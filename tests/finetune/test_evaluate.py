@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from fer_scale import encoder
 from fer_scale.__main__ import main
-from fer_scale.finetune import worst
+from fer_scale.finetune import baselines, worst
 from fer_scale.finetune.apply import ask
 from fer_scale.finetune.evaluate import EvaluationError, evaluate, summary
 from fer_scale.finetune.evaluate import _probabilities as of_both
@@ -29,6 +30,7 @@ from fer_scale.finetune.oneshot import Wish, oneshot
 from fer_scale.finetune.pool import Pool
 from fer_scale.finetune.split import split
 from fer_scale.finetune.steps import Input
+from fer_scale.loader import Batch
 from fer_scale.log import progress, rows
 from shards.errors import UserError
 from shards.remote import open_set
@@ -135,6 +137,27 @@ def test_faces_the_model_may_have_seen_are_warned_of(
     assert "'valid' were used in making" in named["warning"]
 
 
+def test_faces_that_what_a_model_began_with_may_have_seen_are_warned_of(
+    model: str, recipe: Callable[..., Path], labeled_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split(labeled_set, labels="24", seed=5, test="25%", out=tmp_path / "other.json")
+    from_model = [f"model.start_from={model}", "model.architecture=", "model.image_px=0", "model.patch_px=0"]
+    for run, start in (
+        ("first", from_model),
+        ("second", [f"model.start_from={tmp_path}/first/model", *from_model[1:]]),
+    ):
+        finetune(recipe(steps=2, semi=0, out=run), [*start, f"data.split={tmp_path / 'other.json'}"])
+        assert "learned labels of this set by another split, perhaps of its list test" in capsys.readouterr().err
+        AcceleratorState._reset_state(True)
+        said = evaluate(
+            str(tmp_path / run / "model"), labeled_set, tmp_path / f"ev-{run}", split_file=tmp_path / "other.json"
+        )
+        assert said["warning"] == (
+            "what the model began with was trained on faces of this set by another split than this: "
+            "it may have seen these faces"
+        )
+
+
 def test_faces_of_an_expression_the_model_does_not_know_are_left_out_and_counted(
     model: str, labeled_set: Path, split_file: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +176,26 @@ def test_the_baselines_learn_from_the_same_labels(labeled_set: Path, split_file:
     assert pixels["accuracy"] > 0.6  # grey values hardly tell the colours apart
     again = evaluate("baseline:pixels", labeled_set, tmp_path / "c", split_file=split_file)
     assert again["confusion"] == pixels["confusion"]
+
+
+def test_a_baseline_reads_faces_in_parts_and_learns_of_a_stand_in_what_it_shows(
+    labeled_set: Path, split_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard_set = open_set(labeled_set)
+    pool = Pool(shard_set, json.loads(split_file.read_text())["labeled"], slot_px=24)
+    whole, numbers = baselines._pixels(pool)
+    assert numbers.tolist() == list(range(24))
+    monkeypatch.setattr(baselines, "_AT_ONCE", 5)
+    read, asked = pool.batch, []
+
+    def batch(ids: np.ndarray) -> Batch:
+        asked.append(len(ids))
+        return replace(read(np.where(ids == 7, 3, ids)), bad=("face 7",) if 7 in ids else ())
+
+    monkeypatch.setattr(pool, "batch", batch)
+    parts, numbers = baselines._pixels(pool)
+    assert asked == [5, 5, 5, 5, 4] and numbers.tolist() == [*range(7), 3, *range(8, 24)]
+    assert torch.allclose(parts, whole[numbers]) and "unreadable, replaced: face 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -251,6 +294,9 @@ def test_a_split_drawn_anew_does_not_fit_a_run_that_goes_on(
     split(labeled_set, labels="24", seed=5, out=tmp_path / "other.json")
     finetune(recipe(), ["run.stop_after_steps=2"])
     AcceleratorState._reset_state(True)
+    for word, option in (("run.out=elsewhere", "--out"), ("model.start_from=none", "--from")):
+        with pytest.raises(UserError, match=f"{word}: --data gives .* itself; use {option}"):
+            oneshot(recipe(), [word], Wish(labeled_set, tmp_path / "none", None, "24"))
     with pytest.raises(UserError, match="holds a run with another split"):
         finetune(recipe(), [f"data.split={tmp_path / 'other.json'}"])
 

@@ -107,11 +107,24 @@ def test_a_loose_crop_gives_the_pixels_of_the_tight_one(labeled_set: Path, loose
     template = loose.index["template_box"]
     assert template == [0.0, 0.0, 1.0, 1.0]
     keys = [key for shard in range(len(tight.counts)) for key in tight.keys(shard)]
-    whole = Pool(tight, keys, slot_px=64).everything()
+    every = np.arange(len(keys))
+    whole = Pool(tight, keys, slot_px=64).batch(every)
     framed = Pool(loose, keys, slot_px=64, crop_of="face")
-    assert np.array_equal(framed.everything().sizes, whole.sizes)
-    assert torch.equal(framed.everything().pixels[:, :24, :24], whole.pixels)
+    assert np.array_equal(framed.batch(every).sizes, whole.sizes)
+    assert torch.equal(framed.batch(every).pixels[:, :24, :24], whole.pixels)
     assert framed.boxes(framed.known()).tolist() == [[0, 0, 1, 1]] * 120
+
+
+def test_a_baseline_is_cut_as_what_it_is_compared_with(
+    labeled_set: Path, split_file: Path, loose_set: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tight = evaluate("baseline:pixels", labeled_set, tmp_path / "tight", split_file=split_file)
+    at = {"split_file": loose_set[1]}
+    face = evaluate("baseline:pixels", loose_set[0], tmp_path / "face", crop_of="face", **at)
+    picture = evaluate("baseline:pixels", loose_set[0], tmp_path / "picture", **at)
+    assert face["nll"] == pytest.approx(tight["nll"], abs=1e-3) and picture["nll"] != pytest.approx(
+        tight["nll"], abs=0.05
+    )
 
 
 def test_a_run_on_loose_crops_is_the_run_on_tight_ones_and_is_measured_alike(

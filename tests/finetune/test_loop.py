@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from fer_scale import checkpoint
+from fer_scale.checkpoint import CheckpointError
 from fer_scale.config import ConfigError
 from fer_scale.finetune.loop import TrainingError, finetune
 from fer_scale.log import rows
@@ -140,6 +141,17 @@ def test_another_recipe_is_refused_by_its_keys_and_let_through_by_change(recipe:
     assert finetune(recipe(), [], ["supervised.lr=0.001"])["outcome"] == "done"
 
 
+@pytest.mark.parametrize(("stop", "steps"), [(3, 2), (5, 6)])
+def test_the_end_of_stage_2_is_not_moved_under_a_run_that_is_past_it(
+    recipe: Callable[..., Path], stop: int, steps: int
+) -> None:
+    """Shorter, stage 3 would go on where it had not begun; longer, stage 2 with the student of stage 3."""
+    file = recipe(steps=4, semi=4)
+    finetune(file, [f"run.stop_after_steps={stop}"])
+    with pytest.raises(CheckpointError, match=rf"at step {stop}, past the end of stage 2 by supervised.steps = "):
+        finetune(file, [], [f"supervised.steps={steps}"])
+
+
 def test_a_finished_run_started_again_does_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
     finetune(recipe(steps=2, semi=2), [])
     before = weights(tmp_path / "run")
@@ -211,6 +223,8 @@ def test_batch_norm_is_refused_where_the_batch_is_cut(recipe: Callable[..., Path
     scratch = ["model.architecture=resnet10t", "model.image_px=32", "model.patch_px=0"]
     with pytest.raises(TrainingError, match=r"resnet10t has batch norm.*batch.micro=20"):
         finetune(recipe(steps=2, semi=1), [*scratch, "batch.micro=8"])
+    with pytest.raises(TrainingError, match=r"batch.micro=16"):  # pairs: of 15 pictures at 15 one would stand alone
+        finetune(recipe(steps=2, semi=0), [*scratch, "supervised.batch=15", "batch.micro=15"])
     assert finetune(recipe(steps=2, semi=1), scratch)["outcome"] == "done"
 
 

@@ -1,5 +1,6 @@
 """Targets, the teacher's average, the temperature, keyed drop path, and the recipe's errors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,14 @@ def test_any_architecture_starts_from_scratch_with_keyed_drop_path(architecture:
     pairs = zip(begun.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert begun.base_model is None and begun.layers == 0
+
+
+def test_a_head_on_a_token_that_is_not_there_is_refused() -> None:
+    """It could be trained, and the result not be loaded again."""
+    there = Model(start_from="none", architecture="vit_tiny_patch16_224", image_px=32, patch_px=8, pool="token")
+    assert start(there, 3, 0).model_args["global_pool"] == "token"
+    with pytest.raises(ConfigError, match=r"model\.pool: vit_dpwee\w+ has no class token here; use avg"):
+        start(replace(there, architecture="vit_dpwee_patch16_reg1_gap_256"), 3, 0)
 
 
 def test_an_unknown_architecture_is_named_with_what_is_near() -> None:

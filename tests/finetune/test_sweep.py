@@ -94,6 +94,11 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
     assert names(wide)[1] == "run semi.labeler=fixed augment.crop_scale=[0.7,1]" and len(names(wide)) == 4
     assert "model.architecture=32x2x2" in rows[3].overrides and "model.patch_px=8" in rows[3].overrides
     assert "batch.micro=14" in rows[2].overrides  # batch norm sees whole batches
+    odd = rows_of(replace(wish, overrides=["supervised.batch=13"]), begun)[2]
+    assert "batch.micro=14" in odd.overrides  # which are cut into pairs
+    loose = rows_of(replace(wish, overrides=["augment.crop_of=face"]), begun)[1]
+    [job] = _plan(wish, loose, cell_of(wish, "24", 0))
+    assert job.commands[0][-2:] == ("--crop-of", "face") and job.makes.parent.parent.name == "pixels-face"
     steep = ["supervised.lr=0.3", "supervised.start_lr=0.1", "supervised.end_lr=0.02"]
     scratch = [load(wish, row).supervised for row in rows_of(replace(wish, overrides=steep), begun)[2:4]]
     assert [(p.start_lr, p.lr, p.end_lr, p.layer_decay) for p in scratch] == [(0, 1e-3, 0, 1.0)] * 2

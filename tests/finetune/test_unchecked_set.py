@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fer_scale.__main__ import main
-from fer_scale.finetune.finish import _only_grey
+from fer_scale.finetune.finish import sees_grey
 from shards.index import ShardSet
 
 
@@ -25,8 +25,7 @@ def test_a_split_of_it_is_refused_with_a_way_out(
 @pytest.mark.parametrize(("grey", "only"), [(1.0, True), (0.2, False)])
 def test_it_is_not_taken_for_grey(grey: float, only: bool) -> None:
     """A split file of the set with the same tars that was checked fits it, so it can be trained on."""
-    laid, recipe = (
-        SimpleNamespace(shard_set=SimpleNamespace(index={})),
-        SimpleNamespace(augment=SimpleNamespace(grey=grey)),
-    )
-    assert _only_grey(laid, recipe) is only  # type: ignore[arg-type]
+    begun = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    laid = SimpleNamespace(shard_set=SimpleNamespace(index={}))
+    recipe = SimpleNamespace(augment=SimpleNamespace(grey=grey))
+    assert sees_grey(begun, laid, recipe) is only  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from fer_scale import checkpoint, record
 from fer_scale.__main__ import main
 from fer_scale.config import ConfigError
+from fer_scale.finetune.evaluate import evaluate
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.split import split
 from fer_scale.life import life
@@ -57,6 +58,16 @@ def test_measuring_changes_no_bit_and_says_what_evaluate_says(
         "what a run says of its time is as before"
     )
     assert (seen / "curves.png").stat().st_size > (plain / "curves.png").stat().st_size
+
+
+def test_pictures_are_measured_in_grey_where_the_model_will_see_grey(
+    recipe: Callable[..., Path], labeled_set: Path, split_file: Path, tmp_path: Path
+) -> None:
+    """The blobs' expression is their colour."""
+    finetune(recipe(steps=12, semi=0), ["augment.grey=1", "run.evaluate_every_steps=12"])
+    said = evaluate(str(tmp_path / "run/model"), labeled_set, tmp_path / "ev", split_file=split_file, list_name="valid")
+    [line] = measured(tmp_path / "run")
+    assert line["valid_recall"] == {name: row["recall"] for name, row in said["per_class"].items()}
 
 
 def test_two_processes_measure_once_and_a_resumed_run_has_each_line_once(
