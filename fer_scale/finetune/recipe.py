@@ -143,7 +143,7 @@ class Supervised:
     weight_decay: float = knob(0.05, help="of matrices; both stages (He et al. Table 9)")
     warmup_steps: int = knob(100, help="steps from start_lr to the peak")
     clip_norm: float = knob(1.0, help="of the whole gradient, both stages; 0 turns clipping off")
-    ema_decay: float = knob(0.999, help="most decay of the average that is kept (the authors' value), reached after 9,000 steps; see ema.py")
+    ema_decay: float = knob(0.999, help="most decay of the average (the authors' value), after 9,000 steps; see ema.py")
     target: Literal["argmax", "votes"] = knob(
         "argmax", help="the label, or the annotators' votes; two tracks, both stages"
     )
