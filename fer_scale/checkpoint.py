@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +70,7 @@ def write_part(
     name = f"state-{writer:02d}-of-{writers:02d}.safetensors"
     pieces = tensors.serialised(state, {"format": "pt"})
     try:
-        return _put(folder / name, _until(given_up, pieces) if given_up else pieces)
+        return put(folder / name, _until(given_up, pieces) if given_up else pieces)
     except UserError as error:
         raise CheckpointError(f"{error}; such a state is not saved") from None
 
@@ -91,12 +90,12 @@ def finish(
     may: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Write progress and, last, the manifest, then give the folder its name; False if it `may` not be any more."""
-    files = [*files, _put(part / "progress.json", [json.dumps(progress, indent=2).encode()])]
+    files = [*files, put(part / "progress.json", [json.dumps(progress, indent=2).encode()])]
     manifest = {"version": VERSION, "files": {f["name"]: {"bytes": f["bytes"], "sha256": f["sha256"]} for f in files}}
     _sync(part)  # the names of what the manifest lists
     if not may():
         return False
-    _put(part / "manifest.json", [json.dumps(manifest, indent=2).encode()])
+    put(part / "manifest.json", [json.dumps(manifest, indent=2).encode()])
     _sync(part)
     _name(part, place)
     return True
@@ -109,7 +108,7 @@ def _name(part: Path, place: Path) -> None:
     _sync(place.parent)
 
 
-def _put(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+def put(file: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
     """Write a file to the disk, hashed on the way; its line of the manifest. It is its folder that appears whole."""
     total, length = hashlib.sha256(), 0
     with file.open("wb") as out:
@@ -137,10 +136,15 @@ def complete(run: Path) -> list[Path]:
     return [f for f in found if f.name.removeprefix("step_").isdecimal() and (f / "manifest.json").exists()]
 
 
-def newest(run: Path, *, verify: bool = False, but: Collection[Path] = ()) -> tuple[Path | None, list[Damaged]]:
-    """The newest whole checkpoint of a run that is not in `but`, and the damaged ones passed over to find it.
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint that `complete` has found."""
+    return int(folder.name.removeprefix("step_"))
 
-    Whole by its sizes; with `verify` by its hashes too. TooNew where another program's form is met.
+
+def newest(run: Path, *, but: Collection[Path] = ()) -> tuple[Path | None, list[Damaged]]:
+    """The newest checkpoint of a run, whole by its sizes, not in `but`; and the damaged ones passed over to find it.
+
+    TooNew where another program's form is met.
 
     A folder without a manifest is no damage: a save or a deletion was killed in it, and nothing counted on it.
     """
@@ -149,10 +153,7 @@ def newest(run: Path, *, verify: bool = False, but: Collection[Path] = ()) -> tu
         if folder in but:
             continue
         try:
-            files = manifest(folder)
-            for name, sha256 in files.items() if verify else ():
-                with (folder / name).open("rb") as file:
-                    _same(folder / name, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+            manifest(folder)
             return folder, passed
         except TooNew:
             raise
@@ -195,22 +196,22 @@ def manifest(folder: Path) -> dict[str, str]:
         size = (folder / name).stat().st_size if (folder / name).is_file() else -1
         if size != length:
             raise CheckpointError(f"{folder / name}: {size} bytes, not {length}; use another step")
-    there = (file.name for file in folder.iterdir() if not file.name.startswith("."))  # .nfs0001: deleted, still open
-    if extra := sorted({*there} - {*files, "manifest.json"}):
+    if extra := foreign(folder, files):
         raise CheckpointError(f"{folder}: {', '.join(extra)} is not in its manifest; use another step")
     return {name: sha256 for name, (_, sha256) in files.items()}
+
+
+def foreign(folder: Path, files: Collection[str]) -> list[str]:
+    """State files that a manifest's `files` lack: of another save. What else lies there, as notes, does no harm."""
+    return sorted(file.name for file in folder.glob("state-*") if file.name not in files)
 
 
 def read_file(folder: Path, name: str, sha256: str) -> bytes:
     """One file's bytes, checked against the manifest."""
     data = (folder / name).read_bytes()
-    _same(folder / name, hashlib.sha256(data).hexdigest(), sha256)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); use another step")
     return data
-
-
-def _same(file: Path, sha256: str, listed: str) -> None:
-    if sha256 != listed:
-        raise CheckpointError(f"{file}: damaged (another sha256 than its manifest's); use another step")
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
@@ -219,17 +220,6 @@ def progress_of(folder: Path) -> dict[str, Any]:
     if folder.name.startswith("step_") and folder.name != folder_of(folder, progress["step"]).name:
         raise CheckpointError(f"{folder}: holds step {progress['step']}, so it was renamed; use another step")
     return progress
-
-
-def recipe_in(progress: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The recipe that a checkpoint's progress.json holds, by its sections; CheckpointError where it is no TOML."""
-    try:
-        return tomllib.loads(progress["recipe"])
-    except tomllib.TOMLDecodeError as error:
-        raise CheckpointError(
-            f"{folder}: the recipe in its progress.json cannot be read ({error}): an older fer_scale wrote texts of "
-            "several lines so; `fer-scale checkpoint extract --weights` still has the weights"
-        ) from None
 
 
 def state_files(folder: Path) -> list[str]:
@@ -262,7 +252,7 @@ def prune(run: Path, keep: int, keep_every_steps: int | None = None, but: Collec
     Nothing is deleted while the newest is not whole: those before it may be all that there is.
     """
     found, damaged = newest(run)
-    steps = {folder: int(folder.name.removeprefix("step_")) for folder in complete(run)}
+    steps = {folder: step_of(folder) for folder in complete(run)}
     stay = {*but} | (for_good(steps.values(), keep_every_steps) if keep_every_steps else set())
     for folder in list(steps)[keep:] if found and not damaged else ():
         if steps[folder] not in stay:

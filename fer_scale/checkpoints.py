@@ -6,6 +6,7 @@ No DeepSpeed, no GPU. Files are read one after another and in pieces, tensors on
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -39,7 +40,9 @@ def find(place: Path) -> Path:
 
 
 def _is_checkpoint(place: Path) -> bool:
-    return place.is_dir() and (place.name.startswith("step_") or (place / "progress.json").exists())
+    """By its name, which says a step, or by what lies in it; a run may be called step_decay."""
+    named = re.match(r"step_\d+(\.|$)", place.name) or (place / "progress.json").exists()
+    return place.is_dir() and bool(named) and not (place / "checkpoints").is_dir()
 
 
 def _run(place: Path) -> Path:
@@ -150,9 +153,8 @@ def damages(folder: Path, tick: Tick, *, values: bool = True) -> Iterator[str]:
     """A line for each file of a checkpoint, and with `values` each tensor, that is not as it must be."""
     try:
         listed = checkpoint.listed(folder)
-        for file in sorted(folder.iterdir()):
-            if file.name not in (*listed, "manifest.json") and not file.name.startswith("."):
-                yield f"{file}: is not in manifest.json"
+        for name in checkpoint.foreign(folder, listed):
+            yield f"{folder / name}: is not in manifest.json"
     except TooNew:  # no damage
         raise
     except (CheckpointError, OSError) as error:

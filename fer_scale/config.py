@@ -108,6 +108,17 @@ def dump(recipe: Any) -> str:
     return "\n".join(lines)
 
 
+def of_checkpoint(progress: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The sections of the recipe in a checkpoint's progress.json; ConfigError where that is no TOML."""
+    try:
+        return tomllib.loads(progress["recipe"])
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{folder}: the recipe in its progress.json cannot be read ({error}): an older fer_scale wrote texts of "
+            "several lines so; `fer-scale checkpoint extract --weights` still has the weights"
+        ) from None
+
+
 def keys(schema: type) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
     """Every `section.key` of a recipe with its field, in order."""
     for name, section in typing.get_type_hints(schema).items():

@@ -7,9 +7,7 @@
 A run that goes on from it, `run.resume_from`, copies the checkpoint to its own folder, and is a run like any other.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import tomllib
@@ -46,17 +44,14 @@ def push(source: Path, step: int | None, address: str) -> str:
     if not hub.is_remote(address):
         raise UserError(f"{address}: a training state goes to a repository of its own, hf://ORG/NAME")
     place = checkpoints.find(source if step is None else checkpoint.folder_of(source, step))
-    listed = checkpoint.manifest(place)
-    for name, sha256 in listed.items():
-        if artifact.sha256(place / name) != sha256:
-            raise CheckpointError(f"{place / name}: damaged (another sha256 than its manifest's); use another step")
+    checkpoints.refuse_damaged(place, lambda _: None)
     step = checkpoint.progress_of(place)["step"]
     rows = [row for row in log.rows(place.parent.parent / "metrics.jsonl") if row["step"] <= step]
     with scratch.folder() as made:
         beside = {_METRICS: json.dumps(rows), artifact.CARD: _CARD.format(step=step, address=address)}
         for name, text in beside.items():
             (made / name).write_text(text)
-        files = {f"{_PLACE}/{name}": place / name for name in [*listed, "manifest.json"]}
+        files = {f"{_PLACE}/{name}": place / name for name in [*checkpoint.listed(place), "manifest.json"]}
         files |= {name: made / name for name in beside}
         return hub.push_files(files, address, message=f"Training state, step {step:,}", private=True)
 
@@ -107,7 +102,7 @@ def adopt(state: State, attempt: Attempt) -> None:
     listed = checkpoint.manifest(folder)
     files = []
     for name in checkpoint.state_files(folder):
-        files.append(line := _copied(folder / name, part / name))
+        files.append(line := checkpoint.put(part / name, _pieces(folder / name)))
         if line["sha256"] != listed[name]:
             raise CheckpointError(f"{folder / name}: damaged (another sha256 than its manifest's); pull it again")
     if not attempt.is_newest():
@@ -116,19 +111,6 @@ def adopt(state: State, attempt: Attempt) -> None:
     disk.put(run / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in state.metrics))
     if not checkpoint.finish(part, place, files, state.progress, attempt.is_newest):
         raise attempt.superseded()
-
-
-def _copied(source: Path, target: Path) -> dict[str, Any]:
-    """Copy a file to the disk; its line of the manifest."""
-    total, length = hashlib.sha256(), 0
-    with target.open("wb") as out:
-        for piece in _pieces(source):
-            out.write(piece)
-            total.update(piece)
-            length += len(piece)
-        out.flush()
-        os.fsync(out.fileno())
-    return {"name": target.name, "bytes": length, "sha256": total.hexdigest()}
 
 
 def _pieces(file: Path) -> Iterator[bytes]:

@@ -52,6 +52,8 @@ def read(run: Path) -> Record:
     starts = {int(f.name): f for f in sorted((run / "attempts").glob("[0-9]*")) if f.name.isdecimal()}
     claims = {number: _json(folder / "claim.json") for number, folder in starts.items()}
     stages = [recipe.get(name, {}).get("steps", 0) for name in ("supervised", "semi")]
+    # As checkpoint.complete has it, which needs torch.
+    steps = (file.parent.name.removeprefix("step_") for file in run.glob("checkpoints/step_*/manifest.json"))
     metrics = run / "metrics.jsonl"
     return Record(
         recipe=recipe,
@@ -64,7 +66,7 @@ def read(run: Path) -> Record:
         signs={number: _last_sign(folder) for number, folder in starts.items()},
         stacks={number: sorted(file.name for file in folder.glob("*.stacks")) for number, folder in starts.items()},
         outcome=_json(run / "outcome.json"),
-        saved=sorted(int(file.parent.name[5:]) for file in run.glob("checkpoints/step_*[0-9]/manifest.json")),
+        saved=sorted(int(step) for step in steps if step.isdecimal()),
         alive=_is_alive(claims[max(claims)]) if claims else None,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fer_scale import checkpoint, log
+from fer_scale import checkpoint, checkpoints, log
 from fer_scale.checkpoint import CheckpointError, Damaged
 from fer_scale.ending import Attempt
 from fer_scale.peers import Peers, by_main
@@ -88,12 +88,7 @@ def _newest(out: Path, passed: list[Damaged]) -> Path | None:
 
 def _verifies(folder: Path) -> bool:
     """Whether the main rank finds nothing wrong with it."""
-    try:
-        for name, sha256 in checkpoint.manifest(folder).items():
-            checkpoint.read_file(folder, name, sha256)
-        return bool(checkpoint.progress_of(folder))
-    except (CheckpointError, OSError):
-        return False
+    return not any(checkpoints.damages(folder, lambda _: None, values=False))
 
 
 def load(folder: Path, us: Peers, readers: list[int]) -> tuple[dict[str, Tensor], dict[str, Any]]:

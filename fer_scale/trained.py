@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fer_scale import artifact, card_facts, checkpoint, decoder, encoder, log, model_config, tensors
 from fer_scale.card_facts import Facts
+from fer_scale.config import of_checkpoint as recipe_of_checkpoint
 from fer_scale.markdown import one_line
 from shards.errors import UserError
 
@@ -68,7 +69,7 @@ def find(source: Path, step: int | None, with_decoder: bool | None) -> Trained:
 
 def _checkpoint_of(run: Path, step: int | None) -> Path:
     """The newest complete checkpoint of a run, or that of a step."""
-    steps = [int(place.name[5:]) for place in sorted((run / "checkpoints").glob("step_*")) if place.name[5:].isdigit()]
+    steps = sorted(map(checkpoint.step_of, checkpoint.complete(run)))
     if not steps:
         raise PublishError(f"{run}: no checkpoint, and no model; give a run, one of its checkpoints, or a model folder")
     if step is None:
@@ -87,7 +88,7 @@ def _of_checkpoint(place: Path, with_decoder: bool | None) -> Trained:
     """The encoder in a checkpoint of pre-training, and its decoder where it is asked for."""
     try:
         progress = checkpoint.progress_of(place)
-        recipe = checkpoint.recipe_in(progress, place) if "recipe" in progress else {}
+        recipe = recipe_of_checkpoint(progress, place) if "recipe" in progress else {}
         if with_decoder is None:
             with_decoder = "decoder" in str(recipe.get("publish", {}).get("parts", ""))
         whole = _weights(place, with_decoder)

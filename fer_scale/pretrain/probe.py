@@ -99,7 +99,7 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
     if not (rec := read(recipe, overrides, out)):
         return Needs(str(out)) if out else None
     run, weights = rec.run, setup.shape_of(rec).trained
-    there = sum(not folder.suffix for folder in (run.out / "checkpoints").glob("step_*"))
+    there = len(checkpoint.complete(run.out))
     for_good = 0
     if run.keep_every_steps and run.steps:
         last = min(run.steps, run.stop_after_steps or run.steps)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fer_scale import checkpoint, config, disk, encoder, log
+from fer_scale import config, disk, encoder, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
 from fer_scale.pretrain.cost import Shape
@@ -158,7 +158,7 @@ def same_run(
         raise CheckpointError(
             f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"
         )
-    if (was := checkpoint.recipe_in(progress, folder)["model"].get("start_from")) != rec.model.start_from:
+    if (was := config.of_checkpoint(progress, folder)["model"].get("start_from")) != rec.model.start_from:
         raise config.ConfigError(
             f"model.start_from: the weights of {rec.run.out} are in its checkpoint, and it began with "
             f"{was or 'none'}; give that again, or use another run.out to start from {rec.model.start_from or 'none'}"

@@ -50,7 +50,7 @@ class Life:
         return self.said
 
     def check(self) -> None:
-        found, passed = checkpoint.newest(self.run, verify=True)
+        found, passed = checkpoint.newest(self.run)
         assert not passed, passed
         step = int(found.name.removeprefix("step_")) if found else -1
         assert step >= self.saved, f"step {self.saved} was saved and is gone; {step} is the newest"

@@ -94,6 +94,13 @@ def test_ls_tells_by_sizes_what_is_complete_incomplete_damaged_or_set_aside(run:
     assert len(lines) == 8 and lines[1].endswith("kB  complete") and "damaged: progress.json: 2 bytes, not" in lines[5]
 
 
+@pytest.mark.parametrize("name", ["step_decay", "step_2"])
+def test_a_run_may_be_called_as_a_checkpoint(run: Path, said: SAID, name: str) -> None:
+    run = run.rename(run.with_name(name))
+    assert len(json.loads(said(0, "ls", run, "--json"))) == 2
+    assert f"extracted          {run}.safetensors" in said(0, "extract", run, f"{run}.safetensors")
+
+
 def test_what_is_whole_is_verified_to_the_last_byte(run: Path, said: SAID) -> None:
     found = json.loads(said(0, "verify", run, "--json"))
     assert found["damaged"] == [] and found["checkpoints"] == 2
@@ -105,13 +112,14 @@ def test_every_damage_is_named_and_not_the_first_alone(run: Path, said: SAID) ->
     first, second = run / "checkpoints/step_00000010", run / "checkpoints/step_00000020"
     flip(first / "state-00-of-02.safetensors", -1)
     (first / "state-01-of-02.safetensors").write_bytes(b"")
-    (first / "extra.txt").write_text("?")
+    (first / "state-02-of-03.safetensors").write_text("?")
     (second / "progress.json").unlink()
-    (first / ".nfs0001").touch()  # deleted, and still open somewhere: no damage, as little as the next
+    (first / ".nfs0001").touch()  # deleted, and still open somewhere: no damage, as little as the next two
+    (first / "SHA256SUMS").touch()
     unfinished(run, 30)
     lines = said(2, "verify", run).splitlines()
     assert [line.strip() for line in lines[-4:]] == [
-        f"{first}/extra.txt: is not in manifest.json",
+        f"{first}/state-02-of-03.safetensors: is not in manifest.json",
         f"{first}/state-00-of-02.safetensors: another sha256 than its manifest's",
         f"{first}/state-01-of-02.safetensors: 0 bytes, not {(second / 'state-01-of-02.safetensors').stat().st_size:,}",
         f"{second}/progress.json: is missing",

@@ -318,15 +318,14 @@ def test_a_clock_that_jumped_back_makes_no_time_negative() -> None:
     assert min(value for name, value in told["time"].items() if name.endswith("_s")) >= 0
 
 
-def test_files_cut_short_by_a_kill_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+def test_files_cut_short_by_a_kill_are_read_as_far_as_they_go_and_copies_are_no_checkpoints(tmp_path: Path) -> None:
     first = tmp_path / "attempts" / "0001"
     first.mkdir(parents=True)
     (first / "claim.json").write_text('{"attempt": 1, "ho')
     (tmp_path / "attempts" / "0001.f00d").mkdir()  # what a rank says that does not share the folder
     (tmp_path / "events.jsonl").write_text(json.dumps(EVENTS[0]) + '\n{"time"')
-    (tmp_path / "checkpoints" / "step_00000015").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "step_00000020.part").mkdir()
-    for folder in ("step_00000015", "step_00000020.part"):
+    for folder in ("step_00000015", "step_00000020.part", "step_00000015_2", "step_00000015-copy2"):
+        (tmp_path / "checkpoints" / folder).mkdir(parents=True)
         (tmp_path / "checkpoints" / folder / "manifest.json").touch()
     found = record.read(tmp_path)
     assert found.claims == {1: {}} and len(found.events) == 1 and list(found.saved) == [15]

@@ -79,7 +79,7 @@ def save_checkpoint(run: Path, step: int, *, broken: bool = False) -> dict[str, 
     if broken:  # as another program may have written it: ours refuses to
         whole["w.encoder.norm.bias"][3] = float("nan")
         lines = [
-            checkpoint._put(part / line["name"], [save({name: whole[name] for name in names[k::2]}, {"format": "pt"})])
+            checkpoint.put(part / line["name"], [save({name: whole[name] for name in names[k::2]}, {"format": "pt"})])
             for k, line in enumerate(lines)
         ]
     progress = {"step": step, "images": step * 16, "adam_step": step, "recipe": (run / "recipe.toml").read_text()}

@@ -9,7 +9,7 @@ from damage import flip
 from hub import client
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from fer_scale import checkpoint, config, ending, log, portable
+from fer_scale import checkpoint, checkpoints, config, ending, log, portable
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from fer_scale.pretrain import begin
@@ -66,7 +66,8 @@ def test_another_recipe_or_other_images_are_refused_and_nothing_is_taken_over(ol
         begin.bring(other, ["optim.lr=1e-3"], ["another"], new)
     assert {f.name for f in new.out.iterdir()} == {"attempts"}
     begin.bring(other, ["optim.lr=1e-3"], ["print"], new)
-    assert checkpoint.newest(new.out, verify=True) == (checkpoint.folder_of(new.out, 3), [])
+    assert checkpoint.newest(new.out) == (place := checkpoint.folder_of(new.out, 3), [])
+    assert not list(checkpoints.damages(place, lambda _: None))
 
 
 @pytest.mark.parametrize("name", ["state-00-of-01.safetensors", "progress.json", "manifest.json"])

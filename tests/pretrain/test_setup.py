@@ -30,7 +30,7 @@ def test_a_run_of_fine_tuning_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_recipe_cannot_be_read_is_named(tmp_path: Path) -> None:
     progress = {"step": 3, "shards": ["a"], "recipe": '[card]\ncontact = "two\nlines"\n'}
-    with pytest.raises(CheckpointError, match=r"step_00000003: the recipe in its progress.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"step_00000003: the recipe in its progress.json cannot be read"):
         setup.same_run(recipe(tmp_path), progress, ["a"], [], tmp_path / "checkpoints" / "step_00000003")
 
 
