@@ -31,6 +31,7 @@ from shards.sources.scratch import Scratch
 from shards.tar import BLOCK
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_KNOWN = (*_IMAGES, "json", "cls")
 _READ = (".tar", ".tar.gz", ".tgz")
 _REFUSED = (".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4", ".tzst", ".txz", ".tbz2")
 
@@ -68,7 +69,7 @@ class _Members(Lazy):
 def entries(src: Path) -> Listing:
     """The images in the tars at `src`, in their order."""
     tars = _tars(src)
-    packed = [tar for tar in tars if _is_gzip(tar)]
+    packed = {tar for tar in tars if _is_gzip(tar)}
     scratch = Scratch(src, sum(map(_unpacked_bytes, packed))) if packed else None
     read: list[_Read] = [scratch if scratch and tar in packed else partial(read_span, str(tar)) for tar in tars]
     found, left_out = _Members(tars, read), list[LeftOut]()
@@ -79,7 +80,8 @@ def entries(src: Path) -> Listing:
             if fault:
                 left_out.append(LeftOut(f"{tar.name}/{key}", fault, True))
     if not len(found):
-        raise ShardError(f"{src}: no images in its tars ({', '.join(_IMAGES)})")
+        why = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
+        raise ShardError(f"{src}: no images in its tars ({', '.join(_IMAGES)}){why}")
     return Listing(found, left_out)
 
 
@@ -118,6 +120,8 @@ def _key(name: str) -> tuple[str, str]:
 
 def _add(found: _Members, number: int, read: _Read, members: list[tarfile.TarInfo]) -> str | None:
     """Add a sample's image; returns why not, where it cannot be one."""
+    if not all(member.isfile() for member in members):
+        return "a link inside of the tar; make the tar anew, with tar --dereference --hard-dereference"
     parts = {_key(member.name)[1]: member for member in members}
     images = [parts[extension] for extension in _IMAGES if extension in parts]
     if len(images) != 1:
@@ -160,7 +164,7 @@ def _members(tar: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                if member.isfile():
+                if member.isfile() or (member.linkname and _key(member.name)[1] in _KNOWN):
                     yield member
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps them all
             end = archive.offset
@@ -169,3 +173,9 @@ def _members(tar: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     file.seek(end)
     if file.read(BLOCK) != bytes(BLOCK):
         raise ShardError(f"{tar}: damaged or cut short at byte {end - start}; what follows is lost, get it again")
+    while rest := file.read(1 << 20):  # usually some padding
+        if rest.count(0) != len(rest):
+            raise ShardError(
+                f"{tar}: more follows behind its end, which is at byte {end - start}: damaged, or several tars in one; "
+                "get it again, or unpack it with tar --ignore-zeros and make one of it"
+            )

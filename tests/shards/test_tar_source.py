@@ -101,6 +101,48 @@ def test_long_names_and_links_and_folders_of_a_foreign_tar_are_read(tmp_path: Pa
     ]
 
 
+def add_link(archive: tarfile.TarFile, name: str, kind: bytes, leads_to: str) -> None:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = kind, leads_to
+    archive.addfile(link)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_place_of_an_image_is_named_and_one_to_anything_else_passed_over(tmp_path: Path, kind: bytes) -> None:
+    write(tmp_path / "a.tar", many(3))
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        add_link(archive, "0007.jpg", kind, "0001.jpg")
+        add_link(archive, "today", kind, "yesterday")
+    assert len(listed(tmp_path).entries) == 3
+    (left,) = listed(tmp_path).left_out
+    assert left.path == "a.tar/0007" and left.reason.startswith("a link inside of the tar") and left.counts
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("how", ["a block of zeros", "two in one"])
+def test_what_lies_behind_the_end_of_a_tar_is_not_lost_in_silence(tmp_path: Path, how: str, compressed: bool) -> None:
+    one = write(tmp_path / "a.tar", [(f"{n:04d}.jpg", b"x" * 700) for n in range(20)])  # 1536 bytes a member
+    broken = one + one if how == "two in one" else one[:15360] + bytes(512) + one[15872:]
+    (tmp_path / "a.tar").write_bytes(gzip.compress(broken) if compressed else broken)
+    place = 30720 if how == "two in one" else 15360
+    with pytest.raises(
+        ShardError, match=rf"a\.tar: more follows behind its end, which is at byte {place}: damaged, or"
+    ):
+        listed(tmp_path)
+
+
+def test_any_padding_of_zeros_may_follow_a_tar(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.tar", many(3))
+    (tmp_path / "a.tar").write_bytes(data + bytes(3_000_017))
+    assert len(listed(tmp_path).entries) == 3
+
+
+def test_tars_without_a_usable_image_say_why_the_first_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", [("1.jpg", b"1"), ("1.json", b'{"expression": "glee"}')])
+    with pytest.raises(ShardError, match=r"no images in its tars \(.*\); the first: a\.tar/1: its json: unknown expr"):
+        listed(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------ compressed
 
 
