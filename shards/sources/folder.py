@@ -5,7 +5,7 @@
         {"path": "Ada_Lovelace/0001.jpg", "expression": "happiness", "box": [0.1, 0.1, 0.9, 0.9]}
 
 `box` says where the face is, as shares of width and height; without it the face is the whole image. Images
-that labels.jsonl does not name are unlabeled.
+that labels.jsonl does not name are unlabeled. Hidden files and folders, whose names begin with a dot, are no images.
 """
 
 import json
@@ -79,7 +79,9 @@ def _walk(root: bytes, below: bytes, above: tuple[tuple[int, int], ...]) -> Iter
             found = sorted(scan, key=lambda file: file.name)
         for file in found:
             path = os.path.join(below, file.name)
-            if file.is_dir():
+            if file.name.startswith(b"."):  # also folders: .snapshot, .ipynb_checkpoints, .Trash-1000
+                yield path, None
+            elif file.is_dir():
                 yield from _walk(root, path, (*above, (status.st_dev, status.st_ino)))
             elif not _is_image(file.name):
                 if path != os.fsencode(LABELS):
@@ -98,7 +100,7 @@ def _size(file: "os.DirEntry[bytes]") -> int:
 
 
 def _is_image(name: bytes) -> bool:
-    return not name.startswith(b".") and os.path.splitext(os.fsdecode(name))[1].lower() in _IMAGES
+    return os.path.splitext(os.fsdecode(name))[1].lower() in _IMAGES
 
 
 def _labels(src: Path) -> dict[str, Face]:
@@ -108,8 +110,9 @@ def _labels(src: Path) -> dict[str, Face]:
         return faces
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            path = os.path.normpath(json.loads(line)["path"])
-            faces[path] = from_json(line)
+            path, face = os.path.normpath(json.loads(line)["path"]), from_json(line)
+            if faces.setdefault(path, face) != face:
+                raise ValueError(f"another line says otherwise of {path}; take one of them out")
         except (ValueError, KeyError, TypeError) as error:
             what = 'has no "path"' if isinstance(error, KeyError) else str(error)
             raise ShardError(f"{file}:{number}: {what}") from None

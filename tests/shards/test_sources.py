@@ -57,6 +57,24 @@ def test_folder_names_files_that_are_no_images_without_counting_them(tmp_path: P
     assert not any(left.counts for left in listing.left_out)
 
 
+def test_hidden_folders_are_named_and_not_walked(tmp_path: Path) -> None:
+    for path in ("a/1.jpg", ".snapshot/hourly.0/a/1.jpg", "a/.ipynb_checkpoints/1-checkpoint.jpg"):
+        touch(tmp_path / path)
+    listing = listed("folder", tmp_path)
+    assert origins(listing) == ["a/1.jpg"]
+    assert set(reasons(listing)) == {".snapshot", "a/.ipynb_checkpoints"}
+
+
+def test_two_labels_that_contradict_each_other_are_refused_and_a_label_said_twice_is_one(tmp_path: Path) -> None:
+    touch(tmp_path / "1.jpg")
+    lines = ['{"path": "1.jpg", "expression": "fear"}', '{"path": "./1.jpg", "expression": "fear"}']
+    touch(tmp_path / "labels.jsonl", "\n".join(lines).encode())
+    assert [entry.face for entry in listed("folder", tmp_path).entries] == [Face("fear")]
+    touch(tmp_path / "labels.jsonl", "\n".join([*lines, '{"path": "1.jpg"}']).encode())
+    with pytest.raises(ShardError, match=r"labels\.jsonl:3: another line says otherwise of 1\.jpg"):
+        listed("folder", tmp_path)
+
+
 def test_folder_follows_links_but_not_in_a_circle(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere" / "1.jpg")
     src = tmp_path / "src"
