@@ -20,6 +20,7 @@ from shards.boxes import Box, box_from
 from shards.expressions import expression_from
 
 EXTENSIONS = ("jpg", "png", "webp")
+_NUMBER = int | float | str  # others write them as texts, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def from_json(data: bytes) -> Face:
         raise ValueError(f"a face is a JSON object, not {type(fields).__name__}")
     expression, votes, box = (fields.get(name) for name in ("expression", "votes", "box"))
     made, faces = fields.get("made"), fields.get("faces")
-    if votes is not None and not isinstance(votes, dict):
+    if votes is not None and not (isinstance(votes, dict) and all(isinstance(n, _NUMBER) for n in votes.values())):
         raise ValueError(f"votes are a JSON object of name: number, not {votes!r}")
     return Face(
         expression=None if expression is None else expression_from(expression),

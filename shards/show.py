@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw
 from shards.errors import ShardError
 from shards.expressions import EXPRESSIONS
 from shards.index import ShardSet
-from shards.pixels import decode
+from shards.pixels import BadImage, Pixels, decode
 from shards.remote import open_set
 from shards.sample import Sample
 
@@ -26,13 +27,15 @@ def show(path: Path | str) -> dict[str, Any]:
 
 def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
     """Write a picture of `count` samples from all over the set, by expression, with boxes other than the template."""
-    samples = sorted(_spread(open_set(path), count), key=_by_expression)
+    samples = sorted(_spread(open_set(path), count), key=lambda one: _by_expression(one[0]))
+    if not samples:
+        raise ShardError(f"{path}: none of {count} images can be decoded; pack the set again, with the decode check")
     columns = math.ceil(math.sqrt(len(samples)))
     rows = -(-len(samples) // columns)
     width, height = _TILE_PX + _GAP_PX, _TILE_PX + _CAPTION_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
-    for i, sample in enumerate(samples):
-        sheet.paste(_tile(sample), (_GAP_PX + i % columns * width, _GAP_PX + i // columns * height))
+    for i, (sample, pixels) in enumerate(samples):
+        sheet.paste(_tile(sample, pixels), (_GAP_PX + i % columns * width, _GAP_PX + i // columns * height))
     try:
         sheet.save(file)
     except ValueError as error:  # Pillow knows the format by the name's ending
@@ -41,13 +44,15 @@ def contact_sheet(path: Path | str, file: Path | str, count: int = 64) -> None:
         raise ShardError(f"{file}: the sheet cannot be written ({error.strerror}); give another place") from None
 
 
-def _spread(shards: ShardSet, count: int) -> Iterator[Sample]:
-    """`count` samples at equal distances, or all there are."""
+def _spread(shards: ShardSet, count: int) -> Iterator[tuple[Sample, Pixels]]:
+    """`count` samples with their pixels at equal distances, or all there are; without what cannot be decoded."""
     count = max(1, min(count, shards.samples))
     wanted = [i * shards.samples // count for i in range(count)]
     first = 0
     for shard, n in enumerate(shards.counts):
-        yield from (shards.read(shard, i - first) for i in wanted if first <= i < first + n)
+        for sample in (shards.read(shard, i - first) for i in wanted if first <= i < first + n):
+            with suppress(BadImage):  # in a set that was packed without the decode check
+                yield sample, decode(sample.image)
         first += n
 
 
@@ -56,10 +61,10 @@ def _by_expression(sample: Sample) -> int:
     return EXPRESSIONS.index(known) if known else len(EXPRESSIONS)
 
 
-def _tile(sample: Sample) -> Image.Image:
+def _tile(sample: Sample, pixels: Pixels) -> Image.Image:
     """The face at the size of a tile, its box unless that is the template's, and its expression below."""
     tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _CAPTION_PX), "white")
-    face = Image.fromarray(decode(sample.image))
+    face = Image.fromarray(pixels)
     scale = _TILE_PX / max(face.size)
     face = face.resize((max(1, round(face.width * scale)), max(1, round(face.height * scale))))
     draw = ImageDraw.Draw(face)

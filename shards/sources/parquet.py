@@ -118,6 +118,10 @@ def _columns(file: Path, schema: Any) -> _Columns:
         what = "several columns" if images else "no column"
         raise ShardError(f"{file}: {what} of images (image: {{bytes, path}}) among {', '.join(types)}; leave it one")
     label = next((name for name in _LABELS if name in types), None)
+    if label and pyarrow.types.is_nested(types[label]):
+        raise ShardError(
+            f"{file}: its column {label} holds {types[label]}; a label is a number or a text: leave it out"
+        )
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     classes = about.get("info", {}).get("features", {}).get(label, {}).get("names") or []
     others = [name for name in classes if not _is_expression(name)]

@@ -241,3 +241,13 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(parquet, "pyarrow", None)
     with pytest.raises(ShardError, match=r"needs pyarrow: pip install 'fer_scale\[parquet\]'"):
         listed(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[[1], [2, 3]], [{"id": 1}, {"id": 2}]])
+def test_a_label_of_several_parts_is_refused(tmp_path: Path, labels: list[Any]) -> None:
+    table = pyarrow.table({"jpg": pyarrow.array([b"one", b"two"]), "label": pyarrow.array(labels)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(
+        ShardError, match=r"a\.parquet: its column label holds (list|struct)<.*>; a label is a number or"
+    ):
+        listed(tmp_path)

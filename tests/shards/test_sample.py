@@ -51,6 +51,8 @@ def test_tars_are_plain_ustar_of_nobody_and_no_time(tmp_path: Path) -> None:
         (b'{"box": [0.5, 0, 0.5, 1]}', "x1 < x2"),
         (b'{"box": [0, 0, 100, 100]}', "shares of width and height"),
         (b'{"votes": [1, 2]}', "votes are a JSON object"),
+        (b'{"votes": {"happiness": null}}', "votes are a JSON object of name: number, not {'happiness': None}"),
+        (b'{"votes": {"happiness": "many"}}', "could not convert string to float: 'many'"),
         (b"[1]", "a face is a JSON object"),
         (b"{", "Expecting property name"),
     ],
