@@ -1,6 +1,7 @@
 """index.json of a packed set, out of its plan and the rows of its shards (index.py says what it is for)."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from shards.sources import SOURCES
 from shards.sources.listing import LeftOut, Listing
 from shards.tally import add_up
 
+_NUMBER = re.compile(r"(?<![;\d])\d[\d,]*+(?!-bit)")  # but not that of "mode I;16" and "8-bit RGB"
 Row = dict[str, Any]  # what writer.write_shard returns
 
 
@@ -23,8 +25,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
     samples = sum(shard["samples"] for shard in shards)
     if not samples:
         raise ShardError(f"no image can be packed; the first: {left_out[0].path}: {left_out[0].reason}")
-    # Each copy names another image; counted they are one kind.
-    reasons = Counter(f"{SAME} another" if left.reason.startswith(SAME) else left.reason for left in left_out)
+    reasons = Counter(map(_kind, left_out))
     return {
         "format": FORMAT,
         "name": about["name"],
@@ -57,6 +58,13 @@ def left_out_of(listing: Listing, rows: Iterable[Row]) -> list[LeftOut]:
     """What the source left out, and what could not be packed, sorted by path."""
     damaged = [LeftOut(path, reason, True) for row in rows for _, path, reason in row["left_out"]]
     return sorted(listing.left_out + damaged, key=lambda left: left.path)
+
+
+def _kind(left: LeftOut) -> str:
+    """A reason without what each file has of its own, or there were as many kinds as files; left_out.jsonl has it."""
+    if left.reason.startswith(SAME):
+        return f"{SAME} another"
+    return _NUMBER.sub("N", left.reason) if left.counts else left.reason
 
 
 def _identities(listing: Listing, plan: Plan, rows: list[Row]) -> int | None:

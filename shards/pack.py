@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from shards.sources import SOURCES, entries
 from shards.sources.listing import Listing
 from shards.unfinished import Unfinished
 from shards.workers import spread
-from shards.writer import Task, write_shard
+from shards.writer import Task, to_disk, write_shard
 
 Progress = Callable[[int, int], None]  # images done, of how many
 
@@ -223,19 +223,20 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
 def _finish(work: _Work, rows: list[Row], index: dict[str, Any], *, report: bool) -> None:
     """Write what stands beside the shards, and let the set appear."""
     left_out = left_out_of(work.listing, rows)
-    with (work.at.set / "left_out.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(left.line() for left in left_out)  # there may be as many as images
-    beside = ["left_out.jsonl"]
+    beside: dict[str, Iterator[str]] = {"left_out.jsonl": (left.line() for left in left_out)}
     if report:
-        beside.append(copies.REPORT)
-        with (work.at.set / copies.REPORT).open("w", encoding="utf-8") as file:
-            file.writelines(copies.report(work.listing.entries, _hashes(work, rows)))
-    index["files"] = {name: sha256(work.at.set / name) for name in beside}
-    with (work.at.set / INDEX).open("w", encoding="utf-8") as file:
-        file.write(to_text(index))
-        file.flush()
-        os.fsync(file.fileno())
+        beside[copies.REPORT] = copies.report(work.listing.entries, _hashes(work, rows))
+    index["files"] = {name: _write(work.at.set / name, lines) for name, lines in beside.items()}
+    _write(work.at.set / INDEX, [to_text(index)])
     work.at.put_in_place()
+
+
+def _write(file: Path, lines: Iterable[str]) -> str:
+    """Write lines, of which there may be as many as images, through to the disk; returns the file's sha256."""
+    with file.open("w", encoding="utf-8") as opened:
+        opened.writelines(lines)
+        to_disk(opened)
+    return sha256(file)
 
 
 def _hashes(work: _Work, rows: list[Row]) -> copies.Bytes:

@@ -81,13 +81,15 @@ class Unfinished:
         shutil.rmtree(self.parts, ignore_errors=True)
         file = self.folder / "plan.json"
         begun = any(self.rows.iterdir()) or any(self.hashes.iterdir())
-        if begun and file.exists() and file.read_text() != plan:
+        if file.exists() and file.read_text() == plan:
+            return
+        if begun and file.exists():
             raise ShardError(
                 f"{self.folder}: unfinished shards of another packing (other images or settings); remove the folder "
                 "to begin anew, or finish that one first"
             )
         part = file.with_suffix(".part")
-        part.write_text(plan)
+        write_through(part, plan.encode())
         part.replace(file)
 
     def go_on_with(self, chosen: bytes) -> None:

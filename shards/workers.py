@@ -66,7 +66,8 @@ def _in_processes(
     except BrokenProcessPool:
         raise ShardError(
             "a packing process was killed, perhaps for want of memory; run the same command again with fewer "
-            "--workers, what is finished is kept"
+            '--workers, what is finished is kept. (A script that calls pack() needs `if __name__ == "__main__":` '
+            "before it: each packing process imports the script)"
         ) from None
     finally:
         stop.value = 1  # whatever the reason for leaving: what is unfinished is not wanted any more

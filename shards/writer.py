@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BufferedIOBase
+from io import BufferedIOBase, TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> list[tuple[int, int]]:
             place += len(span)
         end = 2 * BLOCK  # and then up to a whole record of tar
         file.write(bytes(end + -(place + end) % tarfile.RECORDSIZE))
-        _to_disk(file)
+        to_disk(file)
     return spans
 
 
@@ -174,10 +174,11 @@ def write_through(path: Path, data: bytes) -> str:
     """Write a file through to the disk; returns its sha256."""
     with path.open("wb") as file:
         file.write(data)
-        _to_disk(file)
+        to_disk(file)
     return hashlib.sha256(data).hexdigest()
 
 
-def _to_disk(file: BufferedIOBase) -> None:
+def to_disk(file: BufferedIOBase | TextIOBase) -> None:
+    """Have what was written to a file on its disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -101,13 +101,14 @@ def _part(file: BinaryIO, offset: int) -> tuple[int, int]:
 
 
 def _list(found: _Records, number: int, rec: Path) -> int:
-    """Add a file's images; returns how many of its records have none. ShardError where the file is cut short.
+    """Add a file's images; returns how many of its records have none. ShardError where file or .idx is cut short.
 
     What is wrong with one record shows when it is read, and costs that image.
     """
     size, without, end, offset = rec.stat().st_size, 0, 0, 0
     with rec.open("rb", buffering=1 << 20) as file:
         for key, offset in _places(rec, file, size):
+            _check_gap(rec, file, end, offset)
             kind, length = _part(file, offset)
             flag, label, _, _ = _HEAD.unpack(file.read(_HEAD.size).ljust(_HEAD.size, b"\0"))
             image = length - _HEAD.size - _LABEL.size * flag
@@ -117,9 +118,25 @@ def _list(found: _Records, number: int, rec: Path) -> int:
                 own = _LABEL.unpack(file.read(_LABEL.size).ljust(_LABEL.size, b"\0"))[0] if flag else label
                 found.append(number, key, offset, max(image, 0), own)
             end = offset + _PART.size + length
+        _check_gap(rec, file, end, size)
     if end > size:
         raise ShardError(f"{rec}: ends at byte {size}, within or before the record at byte {offset}; get it again")
     return without
+
+
+def _check_gap(rec: Path, file: BinaryIO, place: int, stop: int) -> None:
+    """ShardError where a record begins between these places: the .idx, which does not name it, was cut short."""
+    place += -place % 4
+    while place < stop:  # rarely: only behind the first part of a record of several
+        kind, length = _part(file, place)
+        if kind in (0, 1):
+            idx = rec.with_suffix(".idx")
+            raise ShardError(
+                f"{idx}: does not name the record at byte {place} of {rec.name}; get it again, or remove it"
+            )
+        if kind == _WRONG:
+            return
+        place += _PART.size + length + -length % 4
 
 
 def _places(rec: Path, file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:

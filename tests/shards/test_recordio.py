@@ -201,7 +201,7 @@ def test_a_wrong_magic_ends_a_file_without_an_idx_and_costs_one_image_with_it(
     with pytest.raises(BadImage, match=reason):
         listed(rec.parent).entries[3].read()
     shards = pack(rec.parent, tmp_path / "set", source="recordio", max_left_out="1", workers=2)
-    assert shards.index["left_out"] == {reason: 1} and shards.index["identities"] == 10
+    assert shards.index["left_out"] == {"no part of a record at byte N": 1} and shards.index["identities"] == 10
     packed = {origin: sample.image for origin, sample in zip(shards.origins(0), shards.samples_in_order(), strict=True)}
     assert packed == {f"src:train.rec#{n}": images[n] for n in range(20) if n != 3}
     rec.with_suffix(".idx").unlink()
@@ -228,6 +228,19 @@ def test_an_idx_of_anything_else_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "t.rec", [(0, payload(b"image", 1))])
     (tmp_path / "t.idx").write_text(text)
     with pytest.raises(ShardError, match=r"t\.idx: not a key and an offset a line .*; get it again, or remove it"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("missing", [0, 2, 3, 5])
+def test_an_idx_that_was_cut_short_is_an_error_that_says_what_it_lacks(tmp_path: Path, missing: int) -> None:
+    images = [b"a", b"bc", b"def", MAGIC + b"several parts", b"after", b"last!"]
+    offsets = write(tmp_path / "t.rec", [(n, payload(image, 1)) for n, image in enumerate(images)])
+    assert len(found(tmp_path)) == 6
+    lines = (tmp_path / "t.idx").read_text().splitlines()
+    del lines[missing]
+    (tmp_path / "t.idx").write_text("\n".join(lines))
+    message = rf"t\.idx: does not name the record at byte {offsets[missing]} of t\.rec; get it again, or remove it"
+    with pytest.raises(ShardError, match=message):
         listed(tmp_path)
 
 
