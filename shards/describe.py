@@ -14,7 +14,6 @@ from shards.sources import SOURCES
 from shards.sources.listing import LeftOut, Listing
 from shards.tally import add_up
 
-_NUMBER = re.compile(r"(?<![;\d])\d[\d,]*+(?!-bit)")  # but not that of "mode I;16" and "8-bit RGB"
 Row = dict[str, Any]  # what writer.write_shard returns
 
 
@@ -25,7 +24,6 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
     samples = sum(shard["samples"] for shard in shards)
     if not samples:
         raise ShardError(f"no image can be packed; the first: {left_out[0].path}: {left_out[0].reason}")
-    reasons = Counter(map(_kind, left_out))
     return {
         "format": FORMAT,
         "name": about["name"],
@@ -42,7 +40,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
         "template_box": list(SOURCES[about["source"]].template),
         **({"detector": about["detector"]} if about["detector"] else {}),
         **({} if about["decode_check"] else {"hashes": False}),
-        "left_out": dict(sorted(reasons.items())),
+        "left_out": dict(sorted(_counted(left_out).items())),
         "shards": shards,
     }
 
@@ -60,11 +58,25 @@ def left_out_of(listing: Listing, rows: Iterable[Row]) -> list[LeftOut]:
     return sorted(listing.left_out + damaged, key=lambda left: left.path)
 
 
-def _kind(left: LeftOut) -> str:
-    """A reason without what each file has of its own, or there were as many kinds as files; left_out.jsonl has it."""
-    if left.reason.startswith(SAME):
-        return f"{SAME} another"
-    return _NUMBER.sub("N", left.reason) if left.counts else left.reason
+def _counted(left_out: list[LeftOut]) -> Counter[str]:
+    """How often each reason is given, the copies' as one, and as one those of damage that differ in numbers alone.
+
+    There could be as many kinds as files else; left_out.jsonl has each as it is.
+    """
+    damaged = {left.reason for left in left_out if left.counts}
+    kinds, alike = Counter[str](), Counter(map(_without_numbers, damaged))
+    for left in left_out:
+        reason, form = left.reason, _without_numbers(left.reason)
+        if reason.startswith(SAME):
+            reason = f"{SAME} another"
+        elif left.counts and alike[form] > 1:
+            reason = form
+        kinds[reason] += 1
+    return kinds
+
+
+def _without_numbers(reason: str) -> str:
+    return re.sub(r"\d[\d,]*", "N", reason)
 
 
 def _identities(listing: Listing, plan: Plan, rows: list[Row]) -> int | None:

@@ -4,7 +4,6 @@ import errno
 import gc
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -108,7 +107,7 @@ def test_a_broken_image_is_left_out_by_name_and_leaves_a_gap(packed: ShardSet, f
     other = packing(faces, tmp_path / "other", max_left_out="2%")
     line = json.loads((other.path / "left_out.jsonl").read_text())
     assert line["path"] == path and line["reason"].startswith("cannot decode")
-    assert other.samples == 59 and other.index["left_out"] == {re.sub(r"\d+", "N", line["reason"]): 1}
+    assert other.samples == 59 and other.index["left_out"] == {line["reason"]: 1}
     assert not other.keys(0)[5].endswith("5") and other.keys(1)[0] == packed.keys(1)[0]
     keys = [key for shard in range(len(other.counts)) for key in other.keys(shard)]
     assert keys == [sample.key for sample in other.samples_in_order()] and other.index["shards"][0]["gaps"] == [5]
