@@ -26,6 +26,7 @@ from shards.pixels import BadImage, pixel_hash
 from shards.plan import Chosen
 from shards.prepare import UNREADABLE, Rules, is_readable, load
 from shards.sources.listing import Entry, LeftOut
+from shards.unfinished import Unfinished
 from shards.workers import Step, spread
 from shards.writer import write_through
 
@@ -45,22 +46,22 @@ class Piece:
 
     entries: Sequence[Entry]
     file: Path  # of their hashes; it is there when they are done
+    parts: Path  # where what is not finished lies
     rules: Rules
 
 
 def hash_all(
-    entries: Sequence[Entry], rules: Rules, folder: Path, workers: int, progress: Callable[[int], None]
+    entries: Sequence[Entry], rules: Rules, at: Unfinished, workers: int, progress: Callable[[int], None]
 ) -> Bytes:
     """The pixel hashes [N, 16] of all entries; zeros for an image that cannot be packed.
 
     Finished files are kept, but for those with an image that could not be read then and can be now.
     """
-    folder.mkdir(exist_ok=True)
     cuts = [*range(0, len(entries), _AT_ONCE), len(entries)]
-    ranges = [(folder / f"{start:012d}", np.arange(start, stop)) for start, stop in pairwise(cuts)]
+    ranges = [(at.hashes / f"{start:012d}", np.arange(start, stop)) for start, stop in pairwise(cuts)]
     todo = [(file, places) for file, places in ranges if not _is_done(file, Chosen(entries, places))]
     before = len(entries) - sum(len(places) for _, places in todo)
-    pieces = (Piece(Chosen(entries, places), file, rules) for file, places in todo)
+    pieces = (Piece(Chosen(entries, places), file, at.parts, rules) for file, places in todo)
     for _ in spread(hash_piece, pieces, min(workers, len(todo)), lambda done: progress(before + done)):
         pass
     found = np.concatenate([_hashes_in(file) for file, _ in ranges])
@@ -93,7 +94,7 @@ def hash_piece(piece: Piece, step: Step) -> None:
             assert image.pixels is not None, "copies are found among decoded images"
             hashes.append(pixel_hash(image.pixels))
         step()
-    part = piece.file.with_suffix(f".{os.getpid()}")  # a packer that was killed may have left others
+    part = piece.parts / f"{piece.file.name}-{os.getpid()}"
     write_through(part, b"".join(hashes))
     part.replace(piece.file)
 

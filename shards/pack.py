@@ -104,7 +104,7 @@ def pack(
     with at.claimed(name, digest, int(sizes.sum())):
         if duplicates in ("drop", "conflicts"):
             before, total = images, 2 * images
-            hashes = copies.hash_all(listing.entries, rules, at.hashes, workers, lambda done: progress(done, total))
+            hashes = copies.hash_all(listing.entries, rules, at, workers, lambda done: progress(done, total))
             kept, dropped = copies.choose(listing.entries, hashes, duplicates)
             at.go_on_with(kept.tobytes())
             listing = replace(listing, entries=Chosen(listing.entries, kept), left_out=listing.left_out + dropped)

@@ -79,6 +79,7 @@ class Unfinished:
 
     def _begin_or_go_on(self, plan: str) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir(exist_ok=True)
         file = self.folder / "plan.json"
         begun = any(self.rows.iterdir()) or any(self.hashes.iterdir())
         if file.exists() and file.read_text() == plan:

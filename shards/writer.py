@@ -50,7 +50,7 @@ def write_shard(task: Task, step: Callable[[], None]) -> dict[str, Any]:
     `step` is called after each image. The files appear in their place when all are written; an OSError of
     writing passes through.
     """
-    parts = task.parts / f"{task.name}-{os.getpid()}"  # a packer that was killed may have left others
+    parts = task.parts / f"{task.name}-{os.getpid()}"
     parts.mkdir(parents=True)
     row = _write_files(task, parts / task.name, step)
     for kind in kinds(row["shard"]):

@@ -17,12 +17,10 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
+from shards.sources.listing import IMAGE_ENDINGS, Entry, Lazy, LeftOut, Listing, Names, read_span
 
 LABELS = "labels.jsonl"
-# Tried as images: by their name, or having no ending at all. What they are is seen when they are decoded.
-_IMAGES = {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".mpo", ".gif", ".bmp", ".tif", ".tiff"}
-_IMAGES |= {".avif", ".heic", ".heif", ".pgm", ".ppm", ".pnm", ".jp2"}
+_IMAGES = {"", *IMAGE_ENDINGS}  # or having no ending at all
 
 
 class _Files(Lazy):

@@ -9,14 +9,13 @@ from PIL import Image
 
 from shards.boxes import box_from
 from shards.errors import ShardError
+from shards.pixels import ORIENTATION
 from shards.sample import Face
-from shards.sources.listing import Entry, LeftOut, Listing, read_span
+from shards.sources.listing import IMAGE_ENDINGS, Entry, LeftOut, Listing, read_span
 
 Found = Entry | LeftOut
 
 _FOLDERS = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-_ORIENTATION = 0x0112  # the tag of EXIF
 
 
 def listing(src: Path, split: str | None, parts: Mapping[str, Iterable[Found]]) -> Listing:
@@ -54,7 +53,7 @@ def class_folders(src: Path, below: str, expression: Callable[[str], str]) -> It
                 raise ShardError(f"{folder}: {error}") from None
             for file in sorted(folder.iterdir()):
                 path = file.relative_to(src).as_posix()
-                if file.suffix.lower() in _IMAGES and not file.name.startswith("."):
+                if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."):
                     yield labeled(src, path, face, folder.name)
                 else:
                     yield LeftOut(path, "not an image, by its name", False)
@@ -84,7 +83,7 @@ def face_with_box(expression: str, image: Path, corners: tuple[float, float, flo
     try:
         with Image.open(image) as picture:
             width, height = picture.size
-            turned = {"exif", "xmp"} & picture.info.keys() and picture.getexif().get(_ORIENTATION, 1) != 1
+            turned = {"exif", "xmp"} & picture.info.keys() and picture.getexif().get(ORIENTATION, 1) != 1
         x1, y1, x2, y2 = corners
         box = box_from((max(0, x1 / width), max(0, y1 / height), min(1, x2 / width), min(1, y2 / height)))
     except Exception:  # whatever a damaged header provokes: the packer will look at the image and name it

@@ -9,6 +9,10 @@ from typing import overload
 
 from shards.sample import Face
 
+# Files that are tried as images, by their name. What they are is seen when they are decoded.
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".mpo", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_ENDINGS |= {".avif", ".heic", ".heif", ".pgm", ".ppm", ".pnm", ".jp2"}
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -142,6 +142,23 @@ def test_progress_goes_through_both_passes(laid: Path, tmp_path: Path) -> None:
     assert [total for _, total in seen] == [24] * 12 + [18] * 7
 
 
+def test_nothing_is_left_of_hashes_that_were_not_finished(
+    laid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, data: bytes) -> str:
+        path.write_bytes(data[:7])
+        raise KeyboardInterrupt
+
+    at = tmp_path / "set.unfinished"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(copies, "write_through", killed)
+        packing(laid, tmp_path / "set", duplicates="drop")
+    assert len(list((at / "parts").iterdir())) == 1 and list((at / "hashes").iterdir()) == []
+    with pytest.raises(ShardError, match="cannot be packed"):
+        packing(laid, tmp_path / "set", duplicates="drop", max_left_out="1")
+    assert list((at / "parts").iterdir()) == []
+
+
 def test_groups_are_found_among_many(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 256, (5000, 16), dtype=np.uint8)

@@ -505,6 +505,15 @@ def test_jaffe_says_who_and_what_in_its_names(tmp_path: Path) -> None:
         listed("jaffe", tmp_path)
 
 
+def test_a_folder_of_a_class_takes_for_images_what_a_folder_of_people_does(tmp_path: Path) -> None:
+    names = ["1.jfif", "2.gif", "3.avif", "4.PPM", "5.png", "Thumbs.db", "notes.txt"]
+    for name in names:
+        write(tmp_path / "Train" / "Angry" / name, "x")
+    classes, people = listed("sfew", tmp_path), listed("folder", tmp_path)
+    assert list(labels(classes)) == list(labels(people)) == [f"Train/Angry/{name}" for name in names[:5]]
+    assert left_out(classes) == left_out(people)
+
+
 def test_sfew_has_a_train_and_a_valid_part(tmp_path: Path) -> None:
     for number, folder in enumerate(("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")):
         picture(tmp_path / "Train" / folder / f"{number}.png")
