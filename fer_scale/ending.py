@@ -18,11 +18,13 @@ outcome.json says how, since a launcher's exit code says nothing (deepspeed answ
 RUN/outcome.json and RUN/first_failure.json are those of the newest start.
 """
 
+import errno
 import itertools
 import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import socket
 import threading
@@ -51,6 +53,15 @@ class Preempted(Exception):
     def __init__(self, reason: str, step: int, *, again: bool = True):
         super().__init__(reason)
         self.reason, self.step, self.again = reason, step, again
+
+    @property
+    def way_on(self) -> str:
+        return way_on(self.reason)
+
+
+def way_on(reason: str) -> str:
+    """What goes on with a run that was stopped for this reason."""
+    return "a larger run.stop_after_steps, or none," if reason.startswith("run.stop_after") else "the same command"
 
 
 class Superseded(UserError):
@@ -138,11 +149,16 @@ def claim(out: Path) -> Attempt:
         nonce = secrets.token_hex(8)
         facts = {"attempt": number, "host": socket.gethostname(), "pid": os.getpid(), "nonce": nonce}
         facts |= {"time": datetime.now(UTC).isoformat(timespec="seconds")} | this_process()
-        (folder / "claim.json").write_text(json.dumps(facts) + "\n")
+        try:
+            (folder / "claim.json").write_text(json.dumps(facts) + "\n")
+        except OSError:  # it would look like a start that was killed
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         for name in ("outcome.json", "first_failure.json"):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"run.out: {where}: {error.strerror}; give another folder") from None
+        todo = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another folder"
+        raise UserError(f"run.out: {where}: {error.strerror}; {todo}") from None
     return Attempt(out, number, nonce, folder)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from fer_scale.ending import way_on
 from fer_scale.log import duration, plural, size
 from fer_scale.record import Row, seconds_of
 
@@ -67,7 +68,7 @@ def to_do(run: Path, life: Row) -> str:
     if life["state"] == "failed" and not life["restart"]:
         return f"put that right (first_failure.json and {logs} say more); then the same command {on}"
     where = f" ({logs} has its last words)" if life["state"] in ("killed", "failed") else ""
-    return f"the same command {on}{where}"
+    return f"{way_on(life['reason'])} {on}{where}"
 
 
 def _time(life: Row) -> Iterator[str]:

@@ -43,7 +43,7 @@ def finetune(recipe_file: Path, overrides: list[str], changes: list[str] | None 
             by_main(here, lambda: finish.publishable(run.start, run.teacher, run.table, recipe, here))
     except Preempted as stopped:
         if here.is_main:
-            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
+            log.say(f"stopped at step {stopped.step} ({stopped.reason}); {stopped.way_on} goes on from there")
         return done | {"outcome": "preempted", "step": stopped.step, "reason": stopped.reason}
     return done | {"outcome": "done", "step": run.step, "model": str(recipe.run.out / "model")}
 

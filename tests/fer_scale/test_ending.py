@@ -1,5 +1,6 @@
 """How a run is asked to end, what it leaves about how it ended, and which of its starts counts."""
 
+import errno
 import json
 import os
 import signal
@@ -171,6 +172,22 @@ def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
     for out in (tmp_path / "file" / "run", tmp_path / "other"):
         with pytest.raises(UserError, match="give another folder"):
             ending.claim(out)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "make room there"), (errno.EDQUOT, "make room there"), (errno.EIO, "another")]
+)
+def test_a_claim_that_cannot_be_written_is_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def fails(file: Path, _: str) -> None:
+        file.touch()  # and not a byte more
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", fails)
+    with pytest.raises(UserError, match=f"{os.strerror(number)}; .*{words}"):
+        ending.claim(tmp_path)
+    assert list((tmp_path / "attempts").iterdir()) == []
 
 
 def test_each_start_has_a_folder_of_its_own_that_says_whose_it_is(tmp_path: Path) -> None:

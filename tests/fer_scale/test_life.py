@@ -161,6 +161,14 @@ def test_a_mistake_has_to_be_put_right_before_the_same_command_helps() -> None:
     assert words.count("optim.lr") == 2, "beside the --change of the second start"
 
 
+def test_a_run_that_was_to_stop_at_a_step_is_not_said_to_go_on_by_the_same_command() -> None:
+    stopped = {"outcome": "preempted", "reason": "run.stop_after_steps = 25", "time": at(201), "restart": False}
+    _, words = third(outcome=stopped)
+    assert "to do         a larger run.stop_after_steps, or none, goes on from step" in words
+    _, words = third(outcome=stopped | {"reason": "signal SIGTERM"})
+    assert "to do         the same command goes on from step" in words
+
+
 def test_a_start_that_another_one_took_over_from_has_not_failed() -> None:
     taken = {"outcome": "failed", "reason": "Superseded: start 2 has begun", "time": at(120), "restart": False}
     run = Record(recipe=RECIPE, events=EVENTS, claims=TWO.claims, outcomes={1: taken, 2: STOPPED}, signs=TWO.signs)
