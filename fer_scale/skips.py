@@ -66,11 +66,11 @@ class Skips:
         log.say(f"step {facts['step']} skipped: {what} is not finite; its {facts['samples']} samples{where}")
 
     def refuse_more(self, step: int, lr: float, lr_key: str, clip_key: str) -> None:
-        """End the run where nothing has been learned for too long; `lr_key` and `clip_key` are the recipe's."""
+        """End the run where nothing has been learned for too long; `lr`, its key and `clip_key` are the recipe's."""
         if self.in_a_row >= self.most:
             raise UserError(
                 f"{self.in_a_row} steps in a row were skipped, up to step {step}: loss or gradient is not finite, "
                 "nothing is learned any more.\nThe same command goes on from the newest checkpoint, of before. "
-                f"Try a lower learning rate (now {lr:.2g}) by --change {lr_key}=..., a lower {clip_key} or "
+                f"Try a lower learning rate (now {lr:g}) by --change {lr_key}=..., a lower {clip_key} or "
                 f"run.precision=fp32, and look at the samples: {self.folder}/skipped-*.txt"
             )

@@ -142,7 +142,19 @@ def go_on(wanted: Pretrain, changes: list[str], prints: list[str], us: World, re
     by_main(us, lambda: _may(wanted, changes, prints, found))
     if us.is_main:
         resume.set_aside(found, log.Journal(wanted.run.out))
+        _say_another_place(wanted, found)
     return found
+
+
+def _say_another_place(wanted: Pretrain, found: Found) -> None:
+    """A place in the data is the number of a step: in batches of another size it is another one."""
+    if found.folder:
+        before, now = config.of_checkpoint(found.progress, found.folder)["batch"]["size"], wanted.batch.size
+        if before != now:
+            log.say(
+                f"note     batch.size {before} -> {now}: the place in the data is that of step "
+                f"{found.progress['step']:,} of batches of {now}, so some images come again sooner, others later"
+            )
 
 
 def bring(wanted: Pretrain, changes: list[str], prints: list[str], attempt: Attempt) -> None:

@@ -4,6 +4,7 @@ All ranks run this file. They decide alike because what they decide by is the sa
 what `World.agree` says.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ def _run(wanted: Pretrain, changes: list[str], us: World, begun: Begun, publishe
                 _train(run, tick)
     except Preempted as stopped:
         if us.is_main:
-            log.say(f"stopped at step {stopped.step} ({stopped.reason}); the same command goes on from there")
+            log.say(f"stopped at step {stopped.step} ({stopped.reason}); {stopped.way_on} goes on from there")
         return "preempted", not stopped.again
     if us.is_main and not wanted.publish.to:
         log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
@@ -114,7 +115,7 @@ def _set_up(
         publisher.saved(step)  # by a start that did not come to publish it
     return Run(
         wanted, plan, us, engine, faces, order, journal, prints, stop, skips, saver, publisher, watchdog, slow, weights,
-        step=step,
+        step=step, before=progress.get("images", 0),
     )  # fmt: skip
 
 
@@ -138,6 +139,7 @@ class Run:
     stragglers: Stragglers
     start: dict[str, Any] | None  # which weights it began with; see start.py
     step: int
+    before: int  # images, read by the starts that this one goes on from
     read: int = 0  # images, since the start of this process
     bad: int = 0  # of these, the unreadable ones, over all ranks
     saved: int = -1  # step of the newest checkpoint that this process has begun
@@ -177,7 +179,7 @@ def _train(run: Run, tick: log.Ticker) -> None:
             _report_bad(run, bad)
         samples = (run.faces.where(number) for batch in batches for number in batch.ids.tolist())
         if skipped := run.skips.seen(stepped.grad_norm, stepped.loss, run.step, us, samples):
-            _report_skipped(run, skipped, lr)
+            _report_skipped(run, skipped)
         for slow, host in run.stragglers.after(waited, took):
             _report_slow(run, slow, host)
         run.read += rec.batch.size
@@ -223,7 +225,7 @@ def _log(run: Run, lr: float, seen: dict[str, Any]) -> None:
         return
     speed, wait = meter.images / meter.seconds, meter.waited / meter.seconds
     skipped = run.step - run.engine.adam_step
-    row = {"step": run.step, "loss": loss if loss == loss else None, "lr": lr} | meter.row() | seen
+    row = {"step": run.step, "loss": loss if math.isfinite(loss) else None, "lr": lr} | meter.row() | seen
     row |= {"skipped_steps": skipped, "unreadable": run.bad} | on_a_gpu(run.recipe, run.us, speed)
     run.journal.metrics(**row)
     left = log.duration((plan.steps - run.step) * meter.seconds / meter.steps)
@@ -260,11 +262,12 @@ def _report_slow(run: Run, slow: Slow, host: str) -> None:
     run.journal.event("slow", step=run.step, rank=slow.rank, host=host, what=slow.what, ratio=slow.ratio)
 
 
-def _report_skipped(run: Run, facts: dict[str, Any], lr: float) -> None:
+def _report_skipped(run: Run, facts: dict[str, Any]) -> None:
     if run.us.is_main:
         run.skips.say(facts)
     run.journal.event("skipped", **facts)
-    run.skips.refuse_more(run.step, lr, "optim.lr", "optim.clip_norm")
+    key, lr = run.recipe.optim.lr_given
+    run.skips.refuse_more(run.step, lr, f"optim.{key}", "optim.clip_norm")
 
 
 def _save(run: Run, *, wait: bool) -> None:
@@ -272,7 +275,7 @@ def _save(run: Run, *, wait: bool) -> None:
     _saved(run, run.saver.finish())
     run.saver.begin({
         "step": run.step,
-        "images": run.step * run.recipe.batch.size,
+        "images": run.before + run.read,
         "shards": run.prints,
         "start": run.start,
         "recipe": config.dump(run.recipe),

@@ -1,5 +1,6 @@
 """How fast a run is: what a line of its metrics says of the steps since the last one."""
 
+import math
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Meter:
         return {
             "images_per_s": round(self.images / self.seconds, 1),
             "data_wait": round(self.waited / self.seconds, 4),
-            "grad_norm": self.grad_norm if self.grad_norm == self.grad_norm else None,
+            "grad_norm": self.grad_norm if math.isfinite(self.grad_norm) else None,
         }
 
 

@@ -160,6 +160,11 @@ class Optim:
             *at_least(self, 0, "weight_decay", "warmup_steps", "warmup_epochs", "clip_norm"),
         )
 
+    @property
+    def lr_given(self) -> tuple[str, float]:
+        """The key by which the recipe gives the learning rate, and its value."""
+        return ("lr", self.lr) if self.lr is not None else ("base_lr", self.base_lr or 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:

@@ -120,7 +120,8 @@ def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(words: list[str], tmp_
 def test_another_recipe_is_refused_in_one_message_and_a_change_is_recorded(
     words: list[str], tmp_path: Path, launch: Any
 ) -> None:
-    launch(2, *words, "run.stop_after_steps=3").wait()
+    stopped = launch(2, *words, "run.stop_after_steps=3").wait()
+    assert "(run.stop_after_steps = 3); a larger run.stop_after_steps, or none, goes on from there" in stopped
     assert outcome(tmp_path)["outcome"] == "preempted"
     refused = launch(2, *words, "optim.lr=1e-3", "data.workers=1")
     said = [p.communicate(timeout=100)[0] for p in refused.processes]
@@ -128,9 +129,11 @@ def test_another_recipe_is_refused_in_one_message_and_a_change_is_recorded(
     text = "".join(said)
     assert text.count("holds a run with another recipe:\n  optim.lr: 0.005 -> 0.001\n") == 1
     assert "--change optim.lr=" in text and "Traceback" not in text
-    launch(1, *words, "--change", "optim.lr=1e-3").wait()
+    said = launch(1, *words, "--change", "optim.lr=1e-3", "--change", "batch.size=50").wait()
     resumed = [e for e in log.rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
-    assert resumed[-1]["changes"] == ["optim.lr=1e-3"] and resumed[-1]["step"] == 3
+    assert resumed[-1]["changes"] == ["optim.lr=1e-3", "batch.size=50"] and resumed[-1]["step"] == 3
+    assert "batch.size 25 -> 50: the place in the data is that of step 3 of batches of 50" in said
+    assert checkpoint.progress_of(checkpoint.folder_of(tmp_path / "run", 6))["images"] == 3 * 25 + 3 * 50
 
 
 def begun(words: list[str], tmp_path: Path) -> dict[str, bytes]:
