@@ -20,6 +20,7 @@ from torch import nn
 from fer_scale import artifact, decoder, encoder, hub, log
 from fer_scale.config import did_you_mean
 from fer_scale.encoder import EncoderError
+from fer_scale.peers import by_main
 from fer_scale.pretrain.mae import MaskedAutoencoder
 from fer_scale.pretrain.recipe import Model
 from fer_scale.pretrain.world import World
@@ -33,19 +34,10 @@ def begin(model: MaskedAutoencoder, wanted: Model, us: World) -> dict[str, Any]:
 
     The others wait for it no longer than run.hang_seconds: over a slow network, `fer-scale pull` the weights before.
     """
-    told: dict[str, Any] | UserError | None = None
-    if us.is_main:
-        try:
-            told = load(model.encoder, wanted, model)
-        except UserError as error:
-            told = error
-    told = us.tell(told)
-    if isinstance(told, UserError):
-        raise told
-    assert told is not None
+    facts = by_main(us, lambda: load(model.encoder, wanted, model))
     for tensor in (model if wanted.start_decoder else model.encoder).state_dict().values():
         tensor.copy_(us.broadcast(tensor, of=0))
-    return told
+    return facts
 
 
 def load(vit: VisionTransformer, wanted: Model, whole: MaskedAutoencoder | None = None) -> dict[str, Any]:
