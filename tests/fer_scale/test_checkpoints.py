@@ -118,6 +118,7 @@ def test_every_damage_is_named_and_not_the_first_alone(run: Path, said: SAID) ->
     (first / "SHA256SUMS").touch()
     unfinished(run, 30)
     lines = said(2, "verify", run).splitlines()
+    assert "SHA256SUMS" not in "".join(lines)
     assert [line.strip() for line in lines[-4:]] == [
         f"{first}/state-02-of-03.safetensors: is not in manifest.json",
         f"{first}/state-00-of-02.safetensors: another sha256 than its manifest's",

@@ -320,7 +320,7 @@ def _empty(pretrained: Path) -> Path:
 def _of_several_lines(pretrained: Path) -> Path:
     file = pretrained / "recipe.toml"
     whole = file.read_text()
-    file.write_text(f'{whole}\n[card]\ncontact = "two\nlines"\n')
+    file.write_text(f'{whole}\n[more]\ncontact = "two\nlines"\n')
     save_checkpoint(pretrained, 30)
     file.write_text(whole)
     return pretrained
