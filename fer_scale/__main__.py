@@ -5,10 +5,12 @@ message and 75 (EX_TEMPFAIL of sysexits.h, which launch/node.sh starts again); o
 """
 
 import errno
+import io
 import os
 import select
 import sys
 from argparse import Namespace
+from contextlib import suppress
 
 from fer_scale import command_line
 from fer_scale.command_line import VERBS
@@ -29,6 +31,9 @@ _WAYS_OUT = {
 
 
 def main(argv: list[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no text, or none of this terminal's
+        with suppress(OSError):  # a pipe that was a file before does not know its place; that comes last
+            sys.stdout.reconfigure(errors="backslashreplace")
     args, code = command_line.parse(VERBS, argv), 0
     try:
         code = args.run(args) or 0

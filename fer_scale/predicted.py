@@ -57,13 +57,12 @@ def as_json(photo: Photo) -> str:
 
 
 def as_text(photo: Photo) -> list[str]:
-    """A line a face, for a person; bytes of a file's name that are no UTF-8 as \\udc.., for any terminal."""
-    name = photo.name.encode(errors="backslashreplace").decode()
+    """A line a face, for a person."""
     if len(photo.faces) == 1:
         more = f"  (the largest of {photo.found} faces)" if photo.found > 1 else ""
-        return [f"{name}  {in_words(photo.faces[0])}{more}"]
+        return [f"{photo.name}  {in_words(photo.faces[0])}{more}"]
     places = [" ".join(f"{x:.0f}" for x in face.box) for face in photo.faces]
-    return [f"{name}  {in_words(face)}  at {at}" for face, at in zip(photo.faces, places, strict=True)]
+    return [f"{photo.name}  {in_words(face)}  at {at}" for face, at in zip(photo.faces, places, strict=True)]
 
 
 def in_words(face: Face) -> str:

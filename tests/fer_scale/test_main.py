@@ -51,6 +51,11 @@ def test_one_line_and_a_code_that_says_whether_the_same_command_may_help(error: 
     assert ended((), "pretrain", what) == (code, "fer-scale pretrain: a reader was killed; start again\n")
 
 
+def test_a_name_that_is_no_text_is_said_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    assert ended((), "show", r"print('b\udcff.jpg', 'ä.jpg')") == (0, "")
+
+
 def test_a_bug_of_ours_shows_its_traceback() -> None:
     code, said = ended((), "pretrain", "{}['step']")
     assert code == 1 and said.startswith("Traceback") and said.endswith("KeyError: 'step'\n")

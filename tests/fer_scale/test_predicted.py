@@ -31,8 +31,6 @@ def test_a_table_is_whole_or_not_there_whatever_ends_it(tmp_path: Path) -> None:
     with predicted.table(file, ["fear"]) as add:
         add(photo)
     assert r"b\udcff.jpg" in file.read_text() and len(list(tmp_path.iterdir())) == 1
-    shown = Face((0, 0, 9, 9), None, "fear", 1.0, {"fear": 1.0})
-    assert "".join(predicted.as_text(Photo("b\udcff.jpg", (9, 9), (shown,), 1))).encode()
 
 
 def test_a_table_lies_where_a_link_leads_or_comes_row_by_row_where_stdout_goes(
