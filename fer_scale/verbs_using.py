@@ -8,14 +8,15 @@ from typing import Any
 
 from fer_scale.verbs import PROBLEM, imports, result
 from shards.boxes import WHOLE
+from shards.errors import UserError
 
 
 def _predict(args: Namespace) -> int:
+    which = _looked_for(args, args.box)
     with imports():
         from fer_scale import drawn, log, photos, predict, predicted
 
     files, failed, taken = photos.listed(args.photos), 0, dict[str, int]()
-    which: predict.Faces = "whole" if args.box else args.faces
     model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
     box = tuple(args.box) if args.box else None
     answers = model.stream(files, box=box, min_confidence=args.min_confidence)
@@ -33,7 +34,18 @@ def _predict(args: Namespace) -> int:
     return PROBLEM if failed else 0
 
 
+def _looked_for(args: Namespace, box: object = None) -> Any:
+    """Which faces of a photo are looked for; UserError for an option that would do nothing."""
+    if box and args.faces == "all":
+        raise UserError("--box is the one face in each photo, and --faces all are more; leave one of them out")
+    which = "whole" if box else args.faces
+    if which == "whole" and args.detector:
+        raise UserError("--detector finds faces, and with --box or --faces whole none are looked for; leave it out")
+    return which
+
+
 def _explain(args: Namespace) -> int:
+    _looked_for(args)
     with imports():
         from fer_scale import explain, faces, log, photos
         from fer_scale.pretrain import painted
@@ -128,6 +140,7 @@ def _report(args: Namespace) -> None:
 
 
 def _app(args: Namespace) -> None:
+    _looked_for(args)
     with imports():
         from fer_scale import app
 
