@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -208,21 +208,30 @@ def put(source: Path, place: Path) -> None:
 
     An older model of ours is replaced; a folder that holds anything else is left alone, and that is an error.
     """
-    offered, place = files(source), place.resolve()
+    offered = files(source)
+    with disk_errors(place):
+        if _same(offered, place):
+            return
+    with in_place(place, refuse_to_replace) as beside:
+        for name, path in offered.items():
+            shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
+
+
+@contextmanager
+def in_place(place: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder to fill, which is then put at `place` by renames; before, `refuse` says what may not be replaced."""
+    place = place.resolve()
     beside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         if old.exists() and not place.exists():
             old.rename(place)  # killed between the two renames below
-        if _same(offered, place):
-            return
-        refuse_to_replace(place)
+        refuse(place)
         for rest in (beside, old):
             shutil.rmtree(rest, ignore_errors=True)
         try:
             beside.mkdir()
-            for name, path in offered.items():
-                shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
+            yield beside
             if place.exists():
                 place.rename(old)
             beside.rename(place)
@@ -251,6 +260,7 @@ def disk_errors(place: Path) -> Iterator[None]:
             errno.EPERM: "no right to write there; choose another folder",
             errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
             errno.EEXIST: "a file stands where a folder is needed; choose another folder",
+            errno.EBUSY: "is a mount point, which nothing can take the place of; give a folder in it",
         }.get(error.errno or 0)
         if words is None:
             raise
@@ -265,6 +275,7 @@ def _same(offered: dict[str, Path], place: Path) -> bool:
 
 def refuse_to_replace(place: Path) -> None:
     """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home."""
+    refuse_fixed(place)
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not place.is_dir():
@@ -276,3 +287,10 @@ def refuse_to_replace(place: Path) -> None:
             f"{place}: is not empty and holds what was not published there ({', '.join(others[:5])}); nothing was "
             "written; give another folder, or empty this one first"
         )
+
+
+def refuse_fixed(place: Path) -> None:
+    """ArtifactError for a folder that no other can take the place of."""
+    if place.exists() and (place.samefile(".") or place.is_mount()):
+        what = "where you are" if place.samefile(".") else "a mount point"
+        raise ArtifactError(f"{place}: is {what}, and another folder would take its place; give a folder in it")

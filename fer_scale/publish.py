@@ -78,6 +78,8 @@ def publish(
     if unknown := sorted({*parts} - {*PARTS}) or ["no encoder"] * (bool(parts) and "encoder" not in parts):
         named = ", ".join(name or "a name is missing" for name in unknown)
         raise PublishError(f"--parts: {named}: write encoder, or encoder,decoder")
+    if not hub.is_remote(to):
+        artifact.refuse_to_replace(Path(to))
     if artifact.published(source):
         if licence or title or step is not None or pictures or contact or data or overlap or len(parts) > 1:
             raise PublishError(

@@ -87,8 +87,8 @@ def publish(model: str, to: str, *, title: str | None = None, private: bool = Fa
     if hub.is_remote(to) and not to.startswith(SPACE):
         raise SpaceError(f"{to}: is no Space; one on the Hub is {SPACE}ORG/NAME")
     folder = None if to.startswith(SPACE) else Path(to)
-    if folder and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise SpaceError(f"{folder}: is there already, and a Space is written anew; remove it, or name another folder")
+    if folder:
+        _refuse_taken(folder)
     with log.progress(f"pulling {model}", "bytes") as tick:
         pulled = hub.pull(model, progress=tick)
     with scratch.folder() as made:
@@ -100,9 +100,15 @@ def publish(model: str, to: str, *, title: str | None = None, private: bool = Fa
                 return hub.push_files(
                     files, to, message="Publish a page with fer_scale", private=private, progress=tick
                 )
-        with artifact.disk_errors(folder):
-            _put(space, folder)
+        with artifact.in_place(folder, _refuse_taken) as beside:
+            shutil.copytree(space, beside, dirs_exist_ok=True)
     return str(folder)
+
+
+def _refuse_taken(folder: Path) -> None:
+    artifact.refuse_fixed(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise SpaceError(f"{folder}: is there already, and a Space is written anew; remove it, or name another folder")
 
 
 def _write(space: Path, pulled: hub.Pulled, title: str | None) -> None:
@@ -170,16 +176,3 @@ def _readme(pulled: hub.Pulled, config: dict[str, Any], card: CardSaid, title: s
     )  # fmt: skip
     front_matter.check(text)
     return text
-
-
-def _put(space: Path, folder: Path) -> None:
-    """The Space at its place, by a rename."""
-    place = folder.resolve()
-    beside = place.with_name(f".{place.name}.part")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        shutil.copytree(space, beside)
-        beside.rename(place)  # over an empty folder, too
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -156,12 +156,14 @@ def _publish_space(args: Namespace) -> None:
 
 
 def _pull(args: Namespace) -> None:
-    from fer_scale import hub, log
+    from fer_scale import artifact, hub, log
     from shards import pull, transfer
 
     is_set = transfer.holds_sets(args.source)
     if is_set and args.key:
         raise UserError(f"{args.source}: holds a shard set; --key is for models")
+    if not is_set:
+        artifact.refuse_to_replace(args.folder)  # before any byte travels
     with log.progress(f"pulling {args.source}", "bytes") as tick:
         fetch = pull.pull if is_set else partial(hub.pull, key=args.key)
         pulled = fetch(args.source, args.folder, progress=tick)

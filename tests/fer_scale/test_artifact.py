@@ -254,6 +254,32 @@ def test_a_full_disk_leaves_the_older_model_and_nothing_beside_it(
     assert not list(tmp_path.glob(".place*"))
 
 
+def test_a_mount_point_and_the_folder_where_one_is_are_not_replaced_even_if_they_are_empty(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for place, told in ((Path("."), "here: is where you are"), (Path("/proc"), "/proc: is a mount point")):
+        with pytest.raises(ArtifactError, match=f"{told}, and another .* would take its place; give a folder in it"):
+            artifact.put(encoder_folder, place)
+    artifact.put(encoder_folder, Path("inside"))
+    assert contents(tmp_path / "here" / "inside") == contents(encoder_folder)
+
+
+def test_a_folder_that_is_mounted_from_the_same_disk_is_told_when_it_cannot_be_renamed(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "place").mkdir()
+
+    def busy(place: Path, to: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(ArtifactError, match="place: is a mount point, which nothing can take the place of"):
+        artifact.put(encoder_folder, tmp_path / "place")
+    assert [path.name for path in tmp_path.iterdir() if path != encoder_folder] == ["place"]
+
+
 def test_whoever_is_killed_between_the_two_renames_finds_the_old_model_again(
     encoder_folder: Path, tmp_path: Path
 ) -> None:

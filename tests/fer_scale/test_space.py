@@ -80,8 +80,11 @@ def test_code_is_pushed_to_spaces_alone_and_never_pulled(hub_server: Hub, tmp_pa
 
 
 def test_what_is_no_published_expression_model_makes_no_space(
-    model: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    model: Path, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     unpublished = model.parent / "run" / "model"
@@ -90,6 +93,8 @@ def test_what_is_no_published_expression_model_makes_no_space(
         ([unpublished, tmp_path / "space"], "has no card; publish it first"),
         ([model, "hf://lab/faces"], "hf://lab/faces: is no Space; one on the Hub is hf://spaces/ORG/NAME"),
         ([model, tmp_path / "full"], "is there already, and a Space is written anew"),
+        ([model, "."], ".: is where you are, and another folder would take its place; give a folder in it"),
+        ([model, "/proc"], "/proc: is a mount point"),
         ([model, tmp_path / "space", "--licence", "mit"], "a Space says what the model's card says"),
     ):
         assert main(["publish", *map(str, words), "--space"]) == 2
