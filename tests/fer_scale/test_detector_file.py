@@ -9,6 +9,8 @@ from hub.server import Hub
 
 from fer_scale.__main__ import main
 from fer_scale.demo.face import act, draw_face, person
+from fer_scale.faces import finder
+from shards.detector import DETECTOR
 from shards.index import ShardSet
 
 ADDRESS, FILE = "hf://opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
@@ -48,6 +50,13 @@ def test_the_detector_comes_from_the_hub_once_and_then_from_the_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     again = ["pack", str(faces), str(faces.parent / "again"), "--source", "folder", "--workers", "1"]
     assert main([*again, "--detector", ADDRESS]) == 0 and not hub_server.requests
+
+
+def test_whoever_looks_for_faces_by_it_asks_the_hub_once(hub_server: Hub, yunet: Path) -> None:
+    publish(hub_server, yunet.read_bytes())
+    assert finder(ADDRESS).name == DETECTOR and hub_server.requests
+    hub_server.requests.clear()
+    assert finder(ADDRESS).name == DETECTOR and not hub_server.requests
 
 
 def test_other_bytes_under_its_name_are_refused(
