@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -191,7 +192,8 @@ def _run(page: Any, listening: socket.socket, *, local: bool, show: bool) -> Non
     print(url, flush=True)
     log.say("Ctrl-C ends it")
     if show:
-        webbrowser.open(url)  # which waits until it is served
+        # It waits until the page is served, and some, as w3m, until they are ended.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     _lying_apart()
     config = uvicorn.Config(_guarded(app, local=local), log_level="warning", timeout_graceful_shutdown=_CLOSING_S)
     uvicorn.Server(config).run(sockets=[listening])

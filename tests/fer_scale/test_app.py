@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -51,12 +54,17 @@ def face(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Page]:
-    words = ("app", str(model), "--port", "0", "--detector", "haar", "--min-confidence", "0")
+    """The page, opened in a browser that waits until it is ended."""
+    words = ("app", str(model), "--port", "0", "--detector", "haar", "--min-confidence", "0", "--open")
     folder = tmp_path_factory.mktemp("page")
+    os.mkfifo(folder / "end")
+    browser = f"sh -c 'echo $0 > {folder}/said; mv {folder}/said {folder}/opened; cat {folder}/end' %s"
     (folder / "run.py").write_text("import sys; from fer_scale.__main__ import main; sys.exit(main())")
-    page = served.Page(folder, folder / "run.py", *words, PYTHONPATH=str(served.ROOT))
+    page = served.Page(folder, folder / "run.py", *words, PYTHONPATH=str(served.ROOT), BROWSER=browser)
     yield page
     page.kill()
+    with suppress(OSError):  # nobody reads: it was never opened
+        os.close(os.open(folder / "end", os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,13 @@ def test_the_page_says_what_predict_says_and_keeps_nothing(
     assert hosts == {url.removeprefix("http://")} and not tab.errors
     assert not page.left()
     assert not Axe().run(tab.page).response["violations"]
+
+
+def test_the_page_is_served_while_the_browser_that_it_opened_is_there(page: served.Page, url: str) -> None:
+    until = time.monotonic() + 30
+    while not (page.folder / "opened").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (page.folder / "opened").read_text().strip() == url
 
 
 @in_a_browser
