@@ -18,6 +18,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fer_scale import log
 from shards.errors import UserError
 from shards.pixels import UPRIGHT, orientation
 
@@ -27,6 +28,7 @@ Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
 MOST_PIXELS = 200_000_000  # of a photo; 48 megapixel telephones exist
 MOST_BYTES = 1_000_000_000  # of its file
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_UNREAD = {".heic", ".heif", ".hif", ".avif"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _TURNS = threading.Lock()
 
@@ -38,26 +40,36 @@ class PhotoError(UserError):
 def listed(paths: Iterable[str | Path]) -> list[Path]:
     """The photos that files, folders and globs stand for, each once, in the order given.
 
-    Of folders, with all below them, and of globs (`**` goes through folders) those files that are named like pictures,
-    sorted; a file that is named itself is taken whatever its name. UserError where a folder or glob holds no picture.
+    Of folders, with all below them that is not hidden, and of globs (`**` goes through folders) those files that are
+    named like pictures, sorted; a file that is named itself is taken whatever its name. UserError where a folder or
+    glob holds no picture; of pictures of a telephone's that are not read it is said how many they are.
     """
     found: dict[Path, None] = {}
     for path in paths:
         place = Path(path)
         if place.is_dir():
-            inside = (file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+            inside = [file for file in place.rglob("*") if not _is_hidden(file.relative_to(place))]
         elif glob.has_magic(str(path)) and not place.exists():
-            matches = map(Path, glob.iglob(str(path), recursive=True))
-            inside = (file for file in matches if file.suffix.lower() in SUFFIXES)
+            inside = [Path(name) for name in glob.iglob(str(path), recursive=True)]
         else:
             found[place] = None
             continue
-        files = sorted(file for file in inside if file.is_file())
+        files, unread = (
+            sorted(file for file in inside if file.suffix.lower() in named and file.is_file())
+            for named in (SUFFIXES, _UNREAD)
+        )
+        if unread:
+            log.say(f"note     {path}: HEIC and AVIF are not read ({log.plural(len(unread), 'file')}); convert to jpg")
         if not files:
             named = " ".join(sorted(SUFFIXES))
             raise PhotoError(f"{path}: no pictures there (files named {named}); is it the right place?")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def _is_hidden(file: Path) -> bool:
+    """Whether a file or a folder around it is, as thumbnails are, and what a Mac leaves beside a picture."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 def upright(picture: Picture) -> Pixels:

@@ -79,6 +79,17 @@ def test_folders_and_globs_give_their_pictures_sorted_and_each_once(tmp_path: Pa
             names(nothing)
 
 
+def test_of_a_folder_what_is_hidden_is_left_out_and_what_is_not_read_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / ".mine" / "album"
+    for name in (".thumbnails/a.jpg", "b/._1.jpg", "b/1.jpg", "b/2.HEIC", "3.avif", ".trash/4.heic"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    assert listed([place]) == [place / "b/1.jpg"]
+    assert f"{place}: HEIC and AVIF are not read (2 files); convert to jpg" in capsys.readouterr().err.replace("\n", "")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_what_pillow_reads_whichever_way_up_it_is(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
