@@ -2,7 +2,8 @@
 
 import errno
 
-_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
+# What a disk, or the network before it, says of trouble that may pass.
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
 
 
 class UserError(ValueError):
@@ -23,4 +24,4 @@ class Unread(ShardError, Broken):
 
 def unread(error: Exception) -> type[ShardError]:
     """What to raise where a shard cannot be read because of this."""
-    return Unread if isinstance(error, OSError) and error.errno in _PASSING else ShardError
+    return Unread if isinstance(error, OSError) and error.errno in PASSING else ShardError

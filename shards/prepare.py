@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from shards.errors import Broken
+from shards.errors import PASSING, Broken
 from shards.pixels import (
     FORMATS,
     MAX_FILE_BYTES,
@@ -54,8 +54,7 @@ _OTHERS = {
 }
 _MORE_MODES = ("RGBX", "YCbCr", "PA", "I;16", "I;16L", "I;16B", "I;16N")
 UNREADABLE = "cannot read"  # how the reason of a file begins that may be readable another time
-_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
-_PASSING = (*_DISK, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it is not this one file's fault, and may pass
+_PASSING = (*PASSING, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it is not this one file's fault, and may pass
 _PAUSES_S = (0.5, 1, 2, 4)
 _BYTES_PX = 2  # faces of 32 to 112 px take 0.5 to 1.4 bytes a pixel as jpg of quality 95, 1.5 to 2.3 as png (LFW)
 _ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from shards.boxes import box_from
-from shards.errors import ShardError
+from shards.errors import PASSING, Broken, ShardError
 from shards.pixels import ORIENTATION
 from shards.sample import Face
 from shards.sources.listing import IMAGE_ENDINGS, Entry, LeftOut, Listing, read_span
@@ -86,6 +86,10 @@ def face_with_box(expression: str, image: Path, corners: tuple[float, float, flo
             turned = {"exif", "xmp"} & picture.info.keys() and picture.getexif().get(ORIENTATION, 1) != 1
         x1, y1, x2, y2 = corners
         box = box_from((max(0, x1 / width), max(0, y1 / height), min(1, x2 / width), min(1, y2 / height)))
-    except Exception:  # whatever a damaged header provokes: the packer will look at the image and name it
+    except Exception as error:  # whatever a damaged header provokes: the packer will look at the image and name it
+        if isinstance(error, OSError) and error.errno in PASSING:  # the box would be lost
+            raise Broken(
+                f"{image}: {error.strerror}; look after the disk or its network and run the same command again"
+            ) from None
         return Face(expression)
     return Face(expression) if turned else Face(expression, box=box, box_source="annotation")

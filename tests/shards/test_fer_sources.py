@@ -1,6 +1,8 @@
 """The labeled datasets, as small trees in their published layouts."""
 
+import errno
 import io
+import os
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.errors import ShardError
+from shards.errors import Broken, ShardError
 from shards.expressions import EXPRESSIONS
 from shards.index import ShardSet
 from shards.pack import pack
 from shards.pixels import decode
 from shards.sources import SOURCES, entries
+from shards.sources.labeled import face_with_box
 from shards.sources.listing import Listing
 
 NAMES = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
@@ -503,6 +506,19 @@ def test_jaffe_says_who_and_what_in_its_names(tmp_path: Path) -> None:
     picture(tmp_path / "KA.XX1.39.tiff")
     with pytest.raises(ShardError, match=r"KA\.XX1\.39\.tiff: unknown class 'XX'"):
         listed("jaffe", tmp_path)
+
+
+def test_a_disk_that_fails_while_boxes_are_listed_costs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Broken, match=r"1\.jpg: Stale file handle; .*same command again"),
+    ):
+        patch.setattr(Image, "open", fails)
+        face_with_box("fear", tmp_path / "1.jpg", (0, 0, 5, 5))
+    assert face_with_box("fear", picture(tmp_path / "1.jpg"), (0, 0, 5, 5)).box == (0, 0, 0.25, 0.5)
 
 
 def test_a_folder_of_a_class_takes_for_images_what_a_folder_of_people_does(tmp_path: Path) -> None:
