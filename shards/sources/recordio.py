@@ -2,7 +2,7 @@
 
     SRC/train.rec    records end to end, each at a multiple of 4 bytes; all numbers are little-endian
         u32 magic, u32 kind << 29 | length      then so many bytes, and zeros up to a multiple of 4
-    SRC/train.idx    "key offset" a line, in any order; without it records are numbered as they lie
+    SRC/train.idx    "key offset" a line, in any order, of all records; without it they are numbered as they lie
 
 Kind 0 is a whole record. One whose bytes held the magic at a multiple of 4 was cut there: its parts are of kind 1,
 2, ..., 2, 3, and the magic comes back between them. A record's bytes are

@@ -7,7 +7,8 @@ Members that follow each other and share a key (the name up to the first dot of 
     KEY.cls                           a number: who it is (face recognition's classes are identities)
 
 Long names and PAX headers are read as Python's tarfile does. But it, and so webdataset, takes a damaged header for
-the end of the archive and says nothing. Here that is an error: how much was lost cannot be known.
+the end of the archive and says nothing. Here that is an error, as is whatever follows the end: how much was lost cannot
+be known. Links inside of a tar are not followed; one that stands for a part of a sample costs that sample.
 
 A compressed tar can only be read from its start to its end, so it is unpacked once, into scratch.py's file.
 """
