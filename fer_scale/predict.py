@@ -86,7 +86,11 @@ class Model:
     def stream(
         self, pictures: Iterable[Picture], *, box: Rectangle | None = None, min_confidence: float = 0.0
     ) -> Iterator[Photo]:
-        """The same, each photo as soon as it is known; what can be said of the arguments is said at once."""
+        """The same while photos are still being given; what can be said of the arguments is said at once.
+
+        Up to some 128 photos are read ahead, and 64 faces pass through the network together: to answer each photo
+        before the next is there, as of a camera, ask predict([photo]).
+        """
         if not 0 <= min_confidence <= 1:
             raise PredictError(f"min_confidence {min_confidence:g}: must be a probability, from 0 to 1")
         if _is_one(pictures):
