@@ -139,8 +139,16 @@ def describe(schema: type) -> list[tuple[str, str, str, str]]:
             default = "must be given"
         else:
             default = "-" if field.default is None else _toml(field.default)
-        rows.append((name, default, field.metadata["kind"], field.metadata["help"]))
+        options = " | ".join(map(str, _options(schema, name)))
+        rows.append((name, default, field.metadata["kind"], field.metadata["help"] + (options and f" [{options}]")))
     return rows
+
+
+def _options(schema: type, name: str) -> tuple[Any, ...]:
+    """The values that a key may have, where they are named; else none."""
+    section, key = name.split(".")
+    hint = typing.get_type_hints(typing.get_type_hints(schema)[section])[key]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def differences(old: Any, new: Any, kind: Kind = "maths") -> list[str]:

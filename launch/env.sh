@@ -22,7 +22,8 @@ use_venv() {
 # may be JSON for a script.
 install() {
     local target=.${1:+[$1]} python
-    if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
+    # An environment without pip, as uv makes them, is not thrown away: it gets one.
+    if ! .venv/bin/python -m pip --version &> /dev/null && ! .venv/bin/python -m ensurepip &> /dev/null; then
         python=$(find_python)
         echo "making .venv with $("$python" --version) ..." >&2
         "$python" -m venv --clear .venv ||
@@ -49,12 +50,13 @@ stop() {
     exit 2
 }
 
-# The NVIDIA cards that a process started here would see.
+# The NVIDIA cards that a process started here would see. CUDA heeds the variable up to the first number that is none; what
+# nvidia-smi says of a driver that does not answer, or of a card's parts, is no card.
 count_gpus() {
     if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-        tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c . || true
+        tr ',' '\n' <<< "$CUDA_VISIBLE_DEVICES" | sed '/^ *-/,$d; /^NoDevFiles/,$d' | grep -c . || true
     else
-        { nvidia-smi --list-gpus 2> /dev/null || true; } | grep -c . || true
+        { nvidia-smi --list-gpus 2> /dev/null || true; } | grep -c '^GPU ' || true
     fi
 }
 
@@ -91,12 +93,14 @@ environment() {
 take_options() {
     supervisor=(python -m fer_scale.supervise) restarts=0 min_nodes=
     while [[ ${1:-} == --* ]]; do
-        [[ ${2:-} =~ ^[0-9.]+$ ]] || stop "$1: needs a number"
+        case $1 in
+            --restarts | --back-off | --min-nodes) [[ ${2:-} =~ ^[0-9.]+$ ]] || stop "$1: needs a number, as $1 3" ;;
+            *) stop "$1: unknown; before the verb may stand --restarts N, --back-off SECONDS and, for node.sh, --min-nodes M" ;;
+        esac
         case $1 in
             --restarts) supervisor+=("$1" "$2") restarts=$2 ;;
             --back-off) supervisor+=("$1" "$2") ;;
             --min-nodes) min_nodes=$2 ;;
-            *) stop "$1: unknown; before the verb may stand --restarts N, --back-off SECONDS and, for node.sh, --min-nodes M" ;;
         esac
         shift 2
     done

@@ -20,6 +20,9 @@ environment
 take_options "$@"
 main=${MAIN:-localhost:29500}
 [[ $main =~ ^.+:[0-9]+$ ]] || stop "MAIN=$main: write HOST:PORT"
+# Node 0 finds itself; any other would wait at itself for hours.
+[[ ${NODES:-1} == 1 || (-n ${NODE:-} && ($NODE == 0 || -n ${MAIN:-})) ]] ||
+    stop "NODES=$NODES: say also which of them this is, NODE=0, 1, ..., and where node 0 is, MAIN=HOST:PORT"
 if [[ ${NODE:-0} != 0 ]]; then
     supervisor+=(--main "$main")
 fi

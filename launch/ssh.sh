@@ -14,6 +14,7 @@ use_venv
 environment
 take_options "$@"
 [[ -z $min_nodes ]] || stop "--min-nodes: DeepSpeed's launcher starts all hosts or none; use node.sh on every host"
+[[ ${MAIN:-} != *:* || $MAIN == *:*:* ]] || stop "MAIN=$MAIN: is an address alone here; its port is PORT=${MAIN##*:}"
 hosts=${HOSTFILE:-launch/hostfile}
 [[ -f $hosts ]] || stop "no $hosts: copy launch/hostfile.example and name your hosts in it"
 # pdsh takes hardly any variables along: DeepSpeed sets its own choice (MLFLOW...) on every host, and those of this file.

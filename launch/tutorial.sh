@@ -8,23 +8,25 @@
 #            Without it a small network learns from nothing, and loses to the rival of step 6: see there.
 #
 #   OUT  where all of it goes (runs/tutorial)             TO       where to publish: a folder (OUT/model), or hf://ORG/NAME
-#   STEPS  of stage 2; stage 3 has half as many (400)     LICENCE  of your pictures, which the model inherits (apache-2.0)
+#   STEPS  of stage 2; stage 3 has half as many (400)     LICENCE  of your pictures, which the model inherits; say it
 set -euo pipefail
 pictures=${1:+$(realpath "$1")} encoder=${2:-none}
 [[ ! -d $encoder ]] || encoder=$(realpath "$encoder")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 setup
-out=${OUT:-runs/tutorial} steps=${STEPS:-400} licence=${LICENCE:-apache-2.0}
+out=${OUT:-runs/tutorial} steps=${STEPS:-400} licence=${LICENCE:-apache-2.0} # of the drawings, which are this program's
 to=${TO:-$out/model} set=$out/set split=$out/split.json run=$out/run
 [[ -z $pictures || -d $pictures ]] || stop "$pictures: no such folder"
+[[ -z $pictures || -n ${LICENCE:-} ]] || stop "say what others may do with your pictures, and so with the model: LICENCE=cc-by-nc-4.0"
 [[ ! -e $out ]] || stop "$out is there already; remove it, or choose another OUT"
 mkdir -p "$out/faces"
 
-# Prints a command before it runs it, so that you can type it yourself next time.
+# Prints a command before it runs it, so that you can type it yourself next time; of a program on stdin, that it is here.
 step() {
     printf '\n$'
     printf ' %q' "$@"
+    [[ ${2:-} != - ]] || printf ' < the lines in launch/tutorial.sh'
     echo
     "$@"
 }
@@ -57,23 +59,22 @@ import json
 import sys
 from pathlib import Path
 from shards.expressions import expression_called
+from shards.sources.folder import entries  # what pack will take for pictures
 
 pictures, faces = (Path(place).resolve() for place in sys.argv[1:])
-lines, told = [], {}
-for folder in sorted(place for place in pictures.iterdir() if place.is_dir()):
+told = {}
+for folder in sorted(place for place in pictures.iterdir() if place.is_dir() and place.name[0] != "."):
     (faces / folder.name).symlink_to(folder)
     try:
-        expression = expression_called(folder.name)
+        told[folder.name] = expression_called(folder.name)
     except ValueError:
-        told[folder.name] = "no label"
-        continue
-    told[folder.name] = expression
-    for file in sorted(folder.rglob("*.*")):
-        lines.append({"path": f"{folder.name}/{file.relative_to(folder)}", "expression": expression})
+        told[folder.name] = None
+labeled = [entry for entry in entries(faces).entries if told.get(entry.identity)] if any(told.values()) else []
+lines = [{"path": entry.origin, "expression": told[entry.identity]} for entry in labeled]
 if not lines:
     sys.exit(f"{pictures}: no folder in it is named by an expression, as happiness")
 (faces / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-print(f"{len(lines)} labels:", ", ".join(f"{name} ({what})" for name, what in told.items()))
+print(f"{len(lines)} labels:", ", ".join(f"{name} ({what})" for name, what in told.items()).replace("(None)", "(no label)"))
 END
 
 # 3. Pack them into a shard set: tars that any WebDataset reader reads, each byte with a checksum, and the licence in the
@@ -114,7 +115,7 @@ step fer-scale publish "$run" "$to" --licence "$licence"
 # 8. Use it. --faces whole: these pictures are faces already; leave it out for photos, in which they are looked for. In
 # Python: fer_scale.load(TO).predict([...]). A label says what a face shows to a stranger, and not what somebody feels.
 # explain hides one part of a face after the other, and draws where that takes the label away: is it the mouth, or the hat?
-mapfile -t some < <(find -L "$out/faces" -type f ! -name labels.jsonl | sort | head -n 3)
+mapfile -t some < <(find -L "$out/faces" -type f ! -name '.*' \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort | head -n 3)
 step fer-scale predict "$to" "${some[@]}" --faces whole --csv "$out/predictions.csv"
 step fer-scale explain "$to" "${some[@]}" --faces whole --out "$out/explained"
 

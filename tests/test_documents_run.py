@@ -186,13 +186,17 @@ def test_what_is_only_read_is_there() -> None:
 
 @pytest.mark.slow
 def test_the_tutorial_makes_a_model_of_a_folder_of_pictures(tmp_path: Path) -> None:
-    """Folders as people name them, one without labels, and a name with a space in it."""
+    """Folders as people name them, one without labels, a name with a space in it, and files that are no pictures."""
     rng = np.random.default_rng(0)
     for number in range(120):
         expression = ("happiness", "sadness", "anger")[number % 3]
         folder = tmp_path / "my faces" / (("Happy", "sad", "ANGER")[number % 3] if number < 90 else "others")
         folder.mkdir(parents=True, exist_ok=True)
         draw_face(person(rng), act(expression, rng), rng)[0].save(folder / f"{number}.jpg", quality=95)
+    for folder in (tmp_path / "my faces").iterdir():  # what lies beside pictures
+        (folder / ".DS_Store").write_bytes(b"Bud1")
+        (folder / "Thumbs.db").write_bytes(bytes(8))
+    (tmp_path / "my faces" / ".ipynb_checkpoints").mkdir()
     out = tmp_path / "out"
     environment = os.environ | {"OUT": str(out), "STEPS": "20", "LICENCE": "cc-by-4.0"}
     done = subprocess.run(

@@ -200,7 +200,9 @@ class Run:
         25, kind="watch", help="seconds in which a stop must have been saved; a slower save is reported"
     )
     hang_seconds: float | tuple[str, ...] = knob(
-        (), kind="watch", help=f"when a phase hangs and the run ends: a number for all, or a list, as {limits.SAID}"
+        (),
+        kind="watch",
+        help=f'when a phase hangs and the run ends: a number for all, or ["step=60", "save=600"]; else {limits.SAID}',
     )
     max_skipped: int = knob(20, kind="watch", help="steps in a row with a loss or gradient that is not finite end it")
     profile_steps: int = knob(0, kind="watch", help="so many steps of rank 0 are profiled, to RUN/trace.json.gz")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fer_scale import config
 from fer_scale.config import ConfigError, knob
+from fer_scale.finetune.recipe import Finetune
 from fer_scale.pretrain.recipe import Pretrain
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "pretrain").glob("*.toml"))
@@ -103,3 +104,8 @@ def test_every_key_says_what_it_is() -> None:
     rows = config.describe(Pretrain)
     assert len(rows) > 50
     assert all(text and kind in ("maths", "layout", "watch") for _, _, kind, text in rows)
+    texts = {key: text for key, _, _, text in config.describe(Finetune)}
+    assert texts["semi.labeler"].endswith(" [fixed | softmatch | soft]") and texts["facemix.stages"].endswith(
+        "[both | 2]"
+    )
+    assert "[" not in texts["semi.steps"]

@@ -27,6 +27,13 @@ def output(*command: str | Path, cwd: Path = ROOT, **env: str) -> str:
     return done.stdout.strip()
 
 
+def refused(script: str, *words: str, **env: str) -> str:
+    command = ["bash", f"launch/{script}", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and not done.stdout
+    return done.stderr
+
+
 def exported(name: str, **env: str) -> str:
     return output("bash", "-c", f'set -euo pipefail; source launch/env.sh; environment; echo "${{{name}:-}}"', **env)
 
@@ -74,7 +81,7 @@ def test_nodes_that_may_be_fewer_meet_at_the_first_of_them() -> None:
 
 @pytest.mark.parametrize("number", ["0", "1"])
 def test_nodes_wait_for_a_lost_one_over_a_night_where_the_run_is_to_restart(number: str) -> None:
-    env = {"DRY_RUN": "1", "NODES": "2", "NODE": number}
+    env = {"DRY_RUN": "1", "NODES": "2", "NODE": number, "MAIN": "node0:29500"}
     waits, as_ever = (output("bash", "launch/node.sh", *more, *RECIPE, **env) for more in (["--restarts", "3"], []))
     assert " --rdzv-conf timeout=86400 " in waits and "timeout" not in as_ever
 
@@ -83,15 +90,26 @@ def test_nodes_wait_for_a_lost_one_over_a_night_where_the_run_is_to_restart(numb
     ("script", "words", "said"),
     [
         ("node.sh", ["--restart", "3"], "--restart: unknown"),
+        ("node.sh", ["--help"], "--help: unknown; before the verb may stand"),
         ("node.sh", ["--restarts", "pretrain"], "--restarts: needs a number"),
         ("ssh.sh", ["--min-nodes", "1"], "starts all hosts or none"),
     ],
 )
 def test_an_option_that_means_nothing_is_refused(script: str, words: list[str], said: str) -> None:
-    done = subprocess.run(
-        ["bash", f"launch/{script}", *words, *RECIPE], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 2 and said in done.stderr
+    assert said in refused(script, *words, *RECIPE)
+
+
+@pytest.mark.parametrize("where", [{}, {"NODE": "1"}, {"MAIN": "node0:29500"}])
+def test_a_node_that_does_not_know_which_it_is_or_where_the_first_is_does_not_wait_for_itself(
+    where: dict[str, str],
+) -> None:
+    assert "NODES=2: say also which of them this is" in refused("node.sh", *RECIPE, NODES="2", **where)
+    assert "--node-rank 0" in output("bash", "launch/node.sh", *RECIPE, DRY_RUN="1", NODES="2", NODE="0")
+
+
+def test_an_address_with_a_port_is_no_address_for_deepspeeds_launcher() -> None:
+    said = refused("ssh.sh", *RECIPE, MAIN="node0:1234", HOSTFILE="launch/hostfile.example")
+    assert said == "ssh.sh: MAIN=node0:1234: is an address alone here; its port is PORT=1234\n"
 
 
 def test_scripts_work_from_any_folder(tmp_path: Path) -> None:
@@ -135,6 +153,41 @@ def test_ssh_without_a_hostfile_says_how_to_get_one() -> None:
 def test_without_a_graphics_card_deepspeed_is_told_so_and_with_one_it_is_not() -> None:
     assert exported("DS_ACCELERATOR") == "cpu"
     assert exported("DS_ACCELERATOR", CUDA_VISIBLE_DEVICES="0,1") == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "said", "cards"),
+    [
+        ("0,1", "", 2),
+        ("GPU-8932f937", "", 1),
+        ("1,-1,0", "", 1),
+        ("-1", "", 0),
+        ("NoDevFiles", "", 0),
+        (None, "GPU 0: NVIDIA H100 (UUID: GPU-1)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n", 2),
+        (None, "GPU 0: NVIDIA H100 (UUID: GPU-1)\n  MIG 3g.40gb Device 0: (UUID: MIG-1)\n", 1),
+        (None, "No devices were found\n", 0),
+        (None, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", 0),
+    ],
+)
+def test_cards_are_counted_and_not_what_is_said_of_them(
+    visible: str | None, said: str, cards: int, tmp_path: Path
+) -> None:
+    told = tmp_path / "nvidia-smi"
+    told.write_text(f"#!/bin/sh\ncat << 'END'\n{said}END\n")
+    told.chmod(0o755)
+    variable = "unset CUDA_VISIBLE_DEVICES" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
+    script = f"set -euo pipefail; source launch/env.sh; {variable}; count_gpus"
+    assert output("bash", "-c", script, PATH=f"{tmp_path}:{os.environ['PATH']}") == str(cards)
+
+
+def test_an_environment_without_pip_is_given_one_and_not_thrown_away(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    (tmp_path / ".venv/keep").touch()
+    (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "none"\n')
+    script = f"set -euo pipefail; source {ROOT}/launch/env.sh; setup"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "pip could not install ." in done.stderr  # which is no project
+    assert (tmp_path / ".venv/keep").exists() and (tmp_path / ".venv/bin/pip3").exists()
 
 
 def test_ranks_share_the_cores_and_a_value_that_is_set_stays() -> None:
