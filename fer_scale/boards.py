@@ -8,6 +8,7 @@ The token of W&B (WANDB_API_KEY, or `wandb login`) is read by W&B alone.
 import secrets
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,9 +36,12 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter  # an extra; only where it is asked for
         except ImportError:
             raise UserError("run.tensorboard: needs TensorBoard: pip install tensorboard") from None
-        self._writer = SummaryWriter(folder / "tensorboard")
+        self._open = partial(SummaryWriter, folder / "tensorboard")
+        self._writer: Any = None
 
     def draw(self, step: int, numbers: dict[str, float]) -> None:
+        if self._writer is None:  # a resumed run computes steps again that are drawn already: these are taken back
+            self._writer = self._open(purge_step=step)
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 

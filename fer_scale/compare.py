@@ -139,11 +139,17 @@ def _table(groups: list[Row]) -> Iterator[str]:
     width = max([len(group["name"]) for group in groups], default=0)
     yield f"{'tensors':<9} {'':<{width}} {'count':>6} {'values':>13} {'differ':>7} {'largest':>8} {'relative':>8}  in"
     for group in groups:
-        share = f"{group['differ'] / group['values']:.0%}" if group["values"] else "0%"
-        largest, relative = (f"{group[name]:.1e}" if group[name] else "0" for name in ("largest", "relative"))
+        part = group["differ"] / group["values"] if group["values"] else 0
+        share = "<1%" if 0 < part < 0.005 else f"{part:.0%}"
+        largest, relative = (_small(group[name]) for name in ("largest", "relative"))
         strange = f"{group['not_finite']:,} values are not finite on one side  " if group["not_finite"] else ""
         numbers = f"{group['tensors']:>6,} {group['values']:>13,} {share:>7} {largest:>8} {relative:>8}"
         yield f"{'':<9} {group['name']:<{width}} {numbers}  {strange}{group['at']}".rstrip()
+
+
+def _small(value: float | None) -> str:
+    """None is a change of what was nothing: there is no relative one."""
+    return "-" if value is None else f"{value:.1e}" if value else "0"
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fer_scale import checkpoint, config, images, log, plots, publish, record, shipped
 from fer_scale.finetune import evaluate, loop, split, views
@@ -85,6 +86,8 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
     with tempfile.TemporaryDirectory() as scratch:
         encoder, tuned = f"{scratch}/encoder", f"{scratch}/run"
         try:
+            # Read before the fine-tuning: meanwhile the run may remove the checkpoint, for newer ones.
+            weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
             row["images"] = checkpoint.progress_of(folder)["images"]
             publish.publish(folder, encoder, licence="for measuring here, not for others", parts=["encoder"])
         except (UserError, OSError) as error:  # damaged, or the run has put newer ones in its place
@@ -102,10 +105,10 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
     plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
     log.say(line(row))
     if "accuracy" in row:
-        _picture(run, folder, set_path, split_file)
+        _picture(run, folder.name, weights, set_path, split_file)
 
 
-def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:
+def _picture(run: Path, name: str, weights: dict[str, Tensor], set_path: str, split_file: Path) -> None:
     """The same held-out faces with the same patches hidden, from every checkpoint."""
     rec = config.load(Pretrain, run / "recipe.toml")
     shard_set = open_set(set_path)
@@ -115,10 +118,9 @@ def _picture(run: Path, folder: Path, set_path: str, split_file: Path) -> None:
     faces = views.middle(batch.pixels, batch.sizes, rec.model.image_px)
     faces = images.grey(faces, images.greys(batch.keys, rec.augment.grey))  # as it was trained
     faces = images.normalise(faces, rec.model.mean, rec.model.std)
-    weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
     (run / "watch").mkdir(exist_ok=True)
     hidden = torch.from_numpy(batch.keys.view("int64"))
-    pictures.reconstructions(rec, weights, faces, hidden, run / "watch" / f"{folder.name}.png")
+    pictures.reconstructions(rec, weights, faces, hidden, run / "watch" / f"{name}.png")
 
 
 def line(row: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from fer_scale import __version__, disk
 from fer_scale.report import compare, curves, evaluation, lives
-from fer_scale.report.gather import ODD, ReportError, Sweep, Told
+from fer_scale.report.gather import EVALUATION, ODD, ReportError, Sweep, Told
 from fer_scale.report.markup import NOTHING, Html, el, join
 from fer_scale.report.style import CSS
 
@@ -111,7 +111,7 @@ def _without_faces(runs: Sequence[Told]) -> Html:
 def has_faces(run: Told) -> bool:
     """Whether there are pictures of people in the run's folder, or predictions of which some may be wrong."""
     reconstructions = [run.folder / "reconstructions.png", *run.folder.glob("watch/step_*.png")]
-    return any(place.is_file() for place in (*reconstructions, *run.folder.glob("*/predictions.csv")))
+    return any(place.is_file() for place in (*reconstructions, run.folder / EVALUATION / "predictions.csv"))
 
 
 def write(file: Path, page: str) -> None:

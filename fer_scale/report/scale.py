@@ -61,11 +61,11 @@ def short(value: float, unit: str = "") -> str:
     """A number in few characters: 12k, 0.49, 1e-5, 36 %."""
     if unit == "%":
         return f"{100 * value:.3g} %"
-    size = abs(value)
+    size = abs(float(f"{value:.3g}"))  # 999.6 is written as 1,000 is
     if 0 < size < 1e-4:
         digits, _, power = f"{value:.1e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
-    for least, divisor, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    for least, divisor, letter in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if size >= least:
             return f"{value / divisor:.3g}{letter}"
     return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}"

@@ -189,6 +189,14 @@ def test_a_difference_is_told_by_recipe_progress_and_group_with_the_tensor_where
     assert "1 values are not finite on one side  w.encoder.blocks.1.proj.weight" in words
 
 
+def test_a_change_of_what_was_nothing_and_of_hardly_anything_is_not_told_as_none() -> None:
+    group = {"name": "m.bias", "tensors": 1, "values": 10**6, "differ": 3, "largest": 0.5, "not_finite": 0, "at": ""}
+    [_, row] = compare._table([group | {"relative": None}])
+    assert row.split() == ["m.bias", "1", "1,000,000", "<1%", "5.0e-01", "-"]
+    [_, row] = compare._table([group | {"differ": 0, "largest": 0.0, "relative": 0.0}])
+    assert row.split() == ["m.bias", "1", "1,000,000", "0%", "0", "0"]
+
+
 def test_tensors_are_taken_out_as_they_are(run: Path, tmp_path: Path, said: SAID) -> None:
     said(0, "extract", run, tmp_path / "all.safetensors")
     taken = load_file(tmp_path / "all.safetensors")

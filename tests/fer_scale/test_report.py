@@ -223,6 +223,14 @@ def test_faces_are_shown_to_who_asks_only(faces: Path, tmp_path: Path, capsys: p
     assert "3 of 3 mistakes, the surest first. fear 0.70" in words(root)
 
 
+def test_faces_that_the_page_would_not_show_are_not_offered(tmp_path: Path) -> None:
+    run, out = reported.finetune(tmp_path / "few"), tmp_path / "r.html"
+    (run / "evaluation").rename(run / "evaluation-valid")
+    (run / "evaluation-valid" / "predictions.csv").touch()
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert "--faces" not in words(parsed(out.read_text()))
+
+
 def test_faces_of_another_set_are_not_shown(faces: Path, tmp_path: Path) -> None:
     run = reported.finetune(tmp_path / "few")
     (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace("/data/ferplus", str(faces)))
@@ -358,6 +366,7 @@ def test_ticks_are_round_and_within_the_axis() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "said"),
     [(0, "", "0"), (0.4891, "", "0.489"), (2e-3, "", "0.002"), (1.74e-9, "", "1.7e-9"), (1800, "", "1,800"),
+     (999.6, "", "1,000"), (999_600, "", "1M"), (999_999_000, "", "1G"), (5e12, "", "5T"),
      (12_345, "", "12.3k"), (2.5e6, "", "2.5M"), (0.7275, "%", "72.8 %"), (-0.5, "", "-0.5")],
 )  # fmt: skip
 def test_numbers_are_short(value: float, unit: str, said: str) -> None:

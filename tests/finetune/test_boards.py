@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def test_tensorboard_has_the_curves_of_a_fine_tuning_run(recipe: Callable[..., P
     found = events.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [point.step for point in found.Scalars("loss")] == [1, 2, 3]
     assert [point.step for point in found.Scalars("valid_recall/neutral")] == [3]
+
+
+def test_tensorboard_shows_a_step_once_that_a_resumed_run_has_computed_again(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for steps in (range(1, 6), range(4, 7)):
+        board = boards.TensorBoard(tmp_path)
+        for step in steps:
+            board.draw(step, {"loss": 1 / step})
+        board._writer.close()
+        time.sleep(1.1)  # a file is called by the second it was begun in, and read in that order
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [point.step for point in found.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(("key", "module"), [("wandb=faces", "wandb"), ("tensorboard=true", "torch.utils.tensorboard")])

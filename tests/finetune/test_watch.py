@@ -1,9 +1,11 @@
 """`fer-scale watch`: each checkpoint of a real run is fine-tuned and measured once, beside the run or after it."""
 
 import json
-import time
+import shutil
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from fer_scale import log, watch
 from fer_scale.__main__ import main
+from fer_scale.finetune import loop
 from fer_scale.finetune.split import split
 from shards.errors import UserError
 
@@ -53,6 +56,22 @@ def test_every_checkpoint_is_measured_once_and_beside_a_run_until_its_end(
     assert (before[:third] != before[third : 2 * third]).any() and (before[2 * third :] != after[2 * third :]).any()
 
 
+def test_a_checkpoint_that_the_run_removes_meanwhile_is_measured_and_drawn_to_its_end(
+    words: list[str], labeled_set: Path, split_file: Path, short: Path, tmp_path: Path, launch: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    launch(1, *words, "run.stop_after_steps=3").wait()
+    run, tune = tmp_path / "pre", loop.finetune
+
+    def finetune(*given: Any) -> dict[str, Any]:
+        shutil.rmtree(run / "checkpoints" / "step_00000003")
+        return tune(*given)
+
+    monkeypatch.setattr(loop, "finetune", finetune)
+    [row] = watch.watch(run, str(labeled_set), split_file, once=True, recipe=short)
+    assert row["step"] == 3 and "accuracy" in row and (run / "watch" / "step_00000003.png").exists()
+
+
 def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(
     words: list[str], labeled_set: Path, split_file: Path, short: Path, tmp_path: Path, launch: Any,
     capsys: pytest.CaptureFixture[str],
@@ -82,18 +101,22 @@ def test_what_cannot_be_watched_is_refused_before_anything_is_trained(labeled_se
 
 
 def test_a_run_that_failed_and_is_not_started_again_is_not_waited_for_without_end(
-    labeled_set: Path, split_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    labeled_set: Path, split_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     start = tmp_path / "attempts" / "0001"
     start.mkdir(parents=True)
     (tmp_path / "recipe.toml").touch()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = datetime.now(UTC).replace(microsecond=0)
+    now = begun.isoformat()
     (start / "claim.json").write_text(json.dumps({"attempt": 1, "host": "a", "pid": 1, "time": now}))
     outcome = {"outcome": "failed", "reason": "Hang: rank 1\nmore", "time": now, "restart": True}
     (start / "outcome.json").write_text(json.dumps(outcome))
-    began = time.monotonic()
+    slept = list[float]()
+    clock = SimpleNamespace(time=map(begun.timestamp().__add__, count(1)).__next__, sleep=slept.append)
+    monkeypatch.setattr(watch, "time", clock)
     assert watch.watch(tmp_path, str(labeled_set), split_file, look_s=0.1, patience_s=3) == []
-    assert time.monotonic() - began > 2, "it may be started again"
+    assert slept == [0.1] * 3, "it may be started again"
     waits, ends = capsys.readouterr().err.splitlines()
     assert waits.endswith("stands still (failed: Hang: rank 1); watch waits for it to go on, for 3s at most")
     assert ends.endswith("is not started again (failed): watch ends; started again, it goes on where it was")
