@@ -2,14 +2,16 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fer_scale.demo import draw as drawing
 from fer_scale.demo.draw import draw
-from fer_scale.demo.face import ACTIONS, SIDE_PX, Actions, act, draw_face, person
+from fer_scale.demo.face import ACTIONS, SIDE_PX, Actions, Person, act, draw_face, person
 from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
 
@@ -24,10 +26,14 @@ def test_the_same_seed_draws_the_same_bytes_with_any_number_of_workers(tmp_path:
     assert small(tmp_path / "one", workers=1) == small(tmp_path / "two", workers=2)
 
 
-def test_another_seed_and_another_folder_draw_other_people(tmp_path: Path) -> None:
-    zero, one = small(tmp_path / "zero"), small(tmp_path / "one", seed=1)
-    pictures = [drawn[f"{folder}/00000/0000.jpg"] for drawn in (zero, one) for folder in ("unlabeled", "labeled")]
-    assert len(set(pictures)) == 4
+def test_another_seed_and_another_folder_draw_other_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Person]()
+    monkeypatch.setattr(drawing, "person", lambda rng: seen.append(person(rng)) or seen[-1])
+    for seed in (0, 1):
+        for folder in drawing.FOLDERS:
+            for number in range(4):
+                drawing._draw_person(tmp_path / str(seed), seed, drawing.Task(folder, number, 2))
+    assert len(seen) == len(set(seen)) == 16
 
 
 def test_a_smaller_drawing_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
@@ -67,6 +73,18 @@ def test_the_box_holds_the_face_and_little_else() -> None:
     x1, y1, x2, y2 = np.median(np.array(boxes), axis=0)
     assert (x1 + x2) / 2 == pytest.approx(0.5, abs=0.02) and (y1 + y2) / 2 == pytest.approx(0.5, abs=0.02)
     assert 0.6 < x2 - x1 < 0.8 and 0.75 < y2 - y1 < 0.95
+
+
+def test_the_box_goes_with_the_head() -> None:
+    """Of a face in a colour that is nowhere else."""
+    apart = []
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        picture, (x1, _, x2, _) = draw_face(replace(person(rng), skin=(250, 0, 250), beard=False), Actions(), rng)
+        red, green = np.asarray(picture, int)[..., 0], np.asarray(picture, int)[..., 1]
+        if (columns := np.flatnonzero((red - green > 80).any(axis=0))).size:  # else it is one of the grey ones
+            apart.append((SIDE_PX * x1 - columns[0], SIDE_PX * x2 - columns[-1] - 1))
+    assert len(apart) > 30 and np.median(np.abs(apart), axis=0).max() < 1.5
 
 
 def test_every_expression_has_actions_of_its_own() -> None:
