@@ -214,9 +214,8 @@ def _check_budget(work: _Work, rows: dict[int, Row], budget: int) -> None:
     few = "".join(f"\n  {left.path}: {left.reason}" for left in lost[:5])
     raise ShardError(
         f"{len(lost)} of {len(work.listing.entries)} images cannot be packed, {budget} may be left out "
-        f"(--max-left-out):{few}\n{file} lists them; allow more and run again, or mend them. Once it can be read, "
-        f"what could not be is packed by the same command; a changed picture makes another packing, so remove "
-        f"{work.at.folder} first"
+        f"(--max-left-out):{few}\n{file} lists them; allow more, or make them readable, and run again. A changed "
+        f"picture makes another packing: remove {work.at.folder} first"
     )
 
 

@@ -117,7 +117,7 @@ def test_timm_finds_0_of_100_flipped_bits_of_values(illustrated: Path) -> None:
 LOADS: dict[str, Callable[[str, Path | None], object]] = {
     "pull": lambda address, key: hub.pull(address, key=key),
     "predict": lambda address, key: predict.load(address, key=key),
-    "evaluate": lambda address, key: evaluate._classifier(address, None, None, key),  # type: ignore[arg-type]
+    "evaluate": lambda address, key: evaluate._classifier(address, None, None, key, "picture"),  # type: ignore[arg-type]
     "finetune": lambda address, key: start.start(recipe.Model(start_from=address, start_key=key), 3, 0),
     "pretrain": lambda address, key: begin_with(address, key),
 }
