@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -115,6 +116,7 @@ class Ranks:
 Launch = Callable[..., Ranks]
 # Below what Linux gives to whoever asks for any port, and apart for each process of pytest-xdist.
 _FIRST_PORT = 20000 + 6000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2)
+_LAUNCHES = itertools.count()  # over all tests: what one left behind may still listen
 PLACES = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": PLACES}
 
@@ -143,7 +145,7 @@ def launch(forks: Callable[[], Forks]) -> Iterator[Launch]:
     started: list[Ranks] = []
 
     def start(ranks: int, *command: str, **environment: str) -> Ranks:
-        port = str(_FIRST_PORT + (os.getpid() * 7 + len(started) * 131) % 6000)
+        port = str(_FIRST_PORT + (os.getpid() * 7 + next(_LAUNCHES) * 131) % 6000)
         shared = os.environ | {name: ENVIRONMENT[name] for name in ("OMP_NUM_THREADS", "DS_ACCELERATOR", "PYTHONPATH")}
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)} | environment
         begin = forks().start if read_at_import(shared) == read_at_import(ENVIRONMENT) else _fresh

@@ -5,7 +5,6 @@ for the memory. In a process of its own, so that lack of memory may end it, and 
 """
 
 import json
-import resource
 import statistics
 import sys
 import time
@@ -85,7 +84,8 @@ def _peak_mb(device: torch.device) -> float:
     """The most memory that this process held: of a GPU what torch gave out, else all that lay in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with that of who started this process
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 if __name__ == "__main__":
