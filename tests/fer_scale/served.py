@@ -67,7 +67,8 @@ class Page:
         """End it by a signal; its exit code, and what was overheard."""
         self.process.send_signal(number)
         code = self.process.wait(timeout=60)
-        self._listening.join()
+        self._listening.join(timeout=60)
+        assert not self._listening.is_alive(), "a process that outlives it holds its stderr"
         return code, json.loads(self._notes.read_text())
 
     def kill(self) -> None:

@@ -58,7 +58,8 @@ def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serv
     words = ("app", str(model), "--port", "0", "--detector", "haar", "--min-confidence", "0", "--open")
     folder = tmp_path_factory.mktemp("page")
     os.mkfifo(folder / "end")
-    browser = f"sh -c 'echo $0 > {folder}/said; mv {folder}/said {folder}/opened; cat {folder}/end' %s"
+    quiet = f"exec > {os.devnull} 2>&1"  # it outlives the page, whose stderr is read to its end
+    browser = f"sh -c '{quiet}; echo $0 > {folder}/said; mv {folder}/said {folder}/opened; cat {folder}/end' %s"
     (folder / "run.py").write_text("import sys; from fer_scale.__main__ import main; sys.exit(main())")
     page = served.Page(folder, folder / "run.py", *words, PYTHONPATH=str(served.ROOT), BROWSER=browser)
     yield page
