@@ -80,7 +80,7 @@ def test_what_could_not_be_read_and_now_can_is_packed_by_the_same_command(
     packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents, disk: Disk
 ) -> None:
     disk.fails(packed.origins(2)[3].rpartition("/")[2], errno.EACCES)
-    with pytest.raises(ShardError, match=r"1 of 60 images cannot be packed.*\n.*Permission denied\n.*make them readable"):
+    with pytest.raises(ShardError, match=r"1 of 60 images cannot be packed.*\n.*denied\n.*make them readable"):
         packing(faces, tmp_path / "other", max_left_out="0")
     disk.well()
     packing(faces, tmp_path / "other", max_left_out="0")
