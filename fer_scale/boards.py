@@ -65,7 +65,7 @@ class WandB:
             x_disable_meta=True,
             x_disable_stats=True,
         )
-        where = {"project": project, "id": _id(folder), "name": folder.name, "dir": str(folder)}
+        where: dict[str, Any] = {"project": project, "id": _id(folder), "name": folder.name, "dir": str(folder)}
         self._failures = (wandb.Error, OSError)
         try:
             self._run: Any = wandb.init(**where, resume="allow", reinit="create_new", settings=settings)
