@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From your own pictures of faces to your own published expression model, in nine steps; read along, or take it apart:
-#   bash launch/tutorial.sh [FOLDER [ENCODER]]
+#   [LICENCE=cc-by-nc-4.0] bash launch/tutorial.sh [FOLDER [ENCODER]]
 #
 #   FOLDER   folders named by what the faces in them show (neutral, happiness or happy, anger, ...) with some dozens of pictures
 #            each; pictures in other folders carry no label, and help all the same. Without one, drawn faces stand in.
@@ -8,7 +8,7 @@
 #            Without it a small network learns from nothing, and loses to the rival of step 6: see there.
 #
 #   OUT  where all of it goes (runs/tutorial)             TO       where to publish: a folder (OUT/model), or hf://ORG/NAME
-#   STEPS  of stage 2; stage 3 has half as many (400)     LICENCE  of your pictures, which the model inherits; say it
+#   STEPS  of stage 2; stage 3 has half as many (400)     LICENCE  of your pictures, which the model inherits: with FOLDER
 set -euo pipefail
 pictures=${1:+$(realpath "$1")} encoder=${2:-none}
 [[ ! -d $encoder ]] || encoder=$(realpath "$encoder")
@@ -115,7 +115,8 @@ step fer-scale publish "$run" "$to" --licence "$licence"
 # 8. Use it. --faces whole: these pictures are faces already; leave it out for photos, in which they are looked for. In
 # Python: fer_scale.load(TO).predict([...]). A label says what a face shows to a stranger, and not what somebody feels.
 # explain hides one part of a face after the other, and draws where that takes the label away: is it the mouth, or the hat?
-mapfile -t some < <(find -L "$out/faces" -type f ! -name '.*' \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \) | sort | head -n 3)
+mapfile -t some < <(python -c 'import json, sys
+for line in list(open(sys.argv[1] + "/labels.jsonl"))[:3]: print(sys.argv[1] + "/" + json.loads(line)["path"])' "$out/faces")
 step fer-scale predict "$to" "${some[@]}" --faces whole --csv "$out/predictions.csv"
 step fer-scale explain "$to" "${some[@]}" --faces whole --out "$out/explained"
 
