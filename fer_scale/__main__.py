@@ -15,7 +15,7 @@ from contextlib import suppress
 from fer_scale import command_line
 from fer_scale.command_line import VERBS
 from fer_scale.verbs import PROBLEM
-from shards.errors import Broken, UserError
+from shards.errors import PASSING, Broken, UserError
 
 EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
@@ -27,6 +27,7 @@ _WAYS_OUT = {
     errno.ENOTDIR: "a file is where a folder is needed; give another path",
     errno.EISDIR: "a folder is where a file is needed; give another path",
     errno.EEXIST: "something else is there already; give another path",
+    **dict.fromkeys(PASSING, "look after the disk, or the network before it; the same command may help then"),
 }
 
 
@@ -52,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug or error.errno not in _WAYS_OUT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _mistake(args, f"{where}{error.strerror}; {_WAYS_OUT[error.errno]}")
+        code = EXIT_AGAIN if error.errno in PASSING else EXIT_MISTAKE
+        return _mistake(args, f"{where}{error.strerror}; {_WAYS_OUT[error.errno]}", code)
     except KeyboardInterrupt:
         return _mistake(args, "interrupted; the same command goes on or starts anew", EXIT_INTERRUPTED)
 

@@ -6,7 +6,6 @@ counted where they are not the same, and left out of the rest.
 
 import math
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fer_scale import checkpoint
+from fer_scale import checkpoint, config
 from fer_scale.checkpoints import Tick, counted, find, refuse_damaged, size_of, stored
 from fer_scale.log import Ticker
 from fer_scale.tensors import Stored
@@ -70,8 +69,9 @@ def diff(place_a: Path, place_b: Path, progress: Ticker) -> Row:
     tick = counted(progress, 2 * size_of(a) + 2 * size_of(b))  # each is hashed, then compared
     for folder in (a, b):
         refuse_damaged(folder, tick)
-    told_a, told_b = checkpoint.progress_of(a), checkpoint.progress_of(b)
-    recipes = [_flat(tomllib.loads(told.pop("recipe", ""))) for told in (told_a, told_b)]
+    told = [(checkpoint.progress_of(place), place) for place in (a, b)]
+    recipes = [_flat(config.of_checkpoint({"recipe": ""} | facts, place)) for facts, place in told]
+    others = [_flat({name: value for name, value in facts.items() if name != "recipe"}) for facts, _ in told]
     at_a, at_b = stored(a), stored(b)
     both = [name for name in at_a if name in at_b]
     reshaped = [name for name in both if at_a[name].kind != at_b[name].kind]
@@ -80,7 +80,7 @@ def diff(place_a: Path, place_b: Path, progress: Ticker) -> Row:
         "a": str(a),
         "b": str(b),
         "recipe": _differences(*recipes),
-        "progress": _differences(_flat(told_a), _flat(told_b)),
+        "progress": _differences(*others),
         "only in a": sorted(at_a.keys() - at_b.keys()),
         "only in b": sorted(at_b.keys() - at_a.keys()),
         "other shapes": {name: [at_a[name].kind, at_b[name].kind] for name in reshaped},

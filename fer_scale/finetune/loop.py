@@ -88,7 +88,7 @@ def stage(run: Run, semi: bool, tick: log.Ticker) -> Again | None:
         run.step += 1
         if skipped := run.skips.seen(norm, sums.loss, run.step, here, _samples(run, parts, more)):
             before.put_back(run)
-            _report_skipped(run, skipped, lr, semi)
+            _report_skipped(run, skipped, plan.lr, semi)
         run.meter.steps += 1
         tick(run.step, recipe.supervised.steps + recipe.semi.steps)
         if run.step % recipe.run.log_every_steps == 0 or run.step == last:

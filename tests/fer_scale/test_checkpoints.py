@@ -33,7 +33,9 @@ def state(step: float) -> dict[str, torch.Tensor]:
     }
 
 
-def save(run: Path, step: int, tensors: dict[str, torch.Tensor] | None = None, writers: int = 2, lr: float = 1) -> Path:
+def save(
+    run: Path, step: int, tensors: dict[str, torch.Tensor] | None = None, writers: int = 2, lr: object = 1
+) -> Path:
     """A checkpoint; written by hand, since what trains refuses values that are not finite."""
     place = checkpoint.folder_of(run, step)
     part = place.with_suffix(".part")
@@ -187,6 +189,13 @@ def test_a_difference_is_told_by_recipe_progress_and_group_with_the_tensor_where
     assert "recipe    optim.lr 1 -> 2\nprogress  step 20 -> 30\n" in words
     assert "shape     w.mask_token BF16 [5] -> F32 [6]" in words
     assert "1 values are not finite on one side  w.encoder.blocks.1.proj.weight" in words
+
+
+def test_a_recipe_that_cannot_be_read_is_said_with_the_checkpoint_that_has_it(
+    run: Path, tmp_path: Path, said: SAID
+) -> None:
+    place = save(tmp_path / "other", 20, lr='"a line\nand another"')
+    assert f"{place}: the recipe in its progress.json cannot be read" in said(2, "diff", run, place)
 
 
 def test_a_change_of_what_was_nothing_and_of_hardly_anything_is_not_told_as_none() -> None:

@@ -1,6 +1,7 @@
 """How the command line ends: pipes that break, and what an exit code promises whoever starts it again."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_another_pipe_that_breaks_is_a_failure() -> None:
 def test_one_line_and_a_code_that_says_whether_the_same_command_may_help(error: str, code: int) -> None:
     what = f"from shards import errors; raise errors.{error}('a reader was killed; start again')"
     assert ended((), "pretrain", what) == (code, "fer-scale pretrain: a reader was killed; start again\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [("ESTALE", 75), ("EIO", 75), ("EACCES", 2)])
+def test_what_a_disk_says_is_one_line_and_a_code_that_says_whether_the_same_command_may_help(
+    number: str, code: int
+) -> None:
+    ended_with, said = ended((), "show", f"import errno; raise OSError(errno.{number}, 'no answer', '/faces')")
+    assert ended_with == code and re.fullmatch(r"fer-scale show: /faces: no answer; [^\n]+\n", said)
 
 
 def test_a_name_that_is_no_text_is_said_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
