@@ -102,6 +102,8 @@ def finish(
 
 
 def _name(part: Path, place: Path) -> None:
+    if not part.exists() and (place / "manifest.json").exists():
+        return  # a later start has met it, whole, and named it
     if place.exists():
         _delete(place)  # left by a run that went on from an earlier step; the new one is complete by now
     os.rename(part, place)

@@ -60,7 +60,7 @@ def _run(place: Path) -> Path:
 def ls(run: Path) -> list[Row]:
     """The checkpoints of a run by step; `state` is complete, incomplete, damaged (by sizes), set aside or too new."""
     rows = []
-    for folder in (_run(run) / "checkpoints").glob("step_*"):
+    for folder in filter(Path.is_dir, (_run(run) / "checkpoints").glob("step_*")):
         with suppress(FileNotFoundError):  # the run has deleted it by now
             rows.append(_row(folder))
     return sorted(rows, key=lambda row: (row["step"], row["checkpoint"]))

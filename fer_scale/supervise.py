@@ -14,6 +14,8 @@ on every node alike, whichever of them got the signal. Each node runs one of the
 import argparse
 import os
 import random
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -233,12 +235,13 @@ def _say(text: str) -> None:
 def main() -> int:
     told = _parser().parse_args()
     words = _words(told.command)
+    command = _for_pdsh(told.command) if told.far else told.command
     verb = next(iter(words), "")
     if verb not in _RECIPES or "--data" in words:
         if told.restarts:
             print(f"--restarts: {verb}{' --data' * ('--data' in words)} has no run to go on with", file=sys.stderr)
             return MISTAKE
-        os.execvp(told.command[0], told.command)
+        os.execvp(command[0], command)
     try:
         out, grace_s, publish_s = _run_of(words)
     except UserError as error:
@@ -248,7 +251,7 @@ def main() -> int:
         print(f"fer-scale {verb}: run.out: {error.filename}: {error.strerror}", file=sys.stderr)
         return MISTAKE
     orders = Orders(
-        told.command, out, grace_s, publish_s, told.restarts, told.back_off, told.main, told.meet, told.elastic,
+        command, out, grace_s, publish_s, told.restarts, told.back_off, told.main, told.meet, told.elastic,
         far=told.far or told.requeue, requeued=told.requeue and os.environ.get("SLURM_RESTART_COUNT", "0") != "0",
     )  # fmt: skip
     wish = Wish(out / "stop")
@@ -268,6 +271,16 @@ def main() -> int:
 def _words(command: list[str]) -> list[str]:
     """What our own command line gets of a launcher's."""
     return command[next((n + 2 for n, pair in enumerate(pairwise(command)) if pair in _OURS), len(command)) :]
+
+
+def _for_pdsh(command: list[str]) -> list[str]:
+    """A command of DeepSpeed's launcher, whose words arrive on other hosts as they are here.
+
+    It puts those with a blank between double quotes, others between none; then pdsh replaces %n, and a shell reads.
+    """
+    words = [word.replace("%", "%%") for word in _words(command)]
+    quoted = [re.sub(r"[\\$`]", r"\\\g<0>", word) if " " in word else shlex.quote(word) for word in words]
+    return command[: len(command) - len(words)] + quoted
 
 
 def _run_of(words: list[str]) -> tuple[Path, float, float]:

@@ -169,3 +169,16 @@ def test_the_same_step_again_replaces_the_folder(tmp_path: Path) -> None:
     save(tmp_path, 4)
     state, _ = checkpoint.read(save(tmp_path, 4, writers=1))
     assert list(state) == ["w.0"]
+
+
+def test_a_save_that_a_later_start_has_named_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that was given up still writes: its last sync may take longer than the next start takes to sweep."""
+    synced = checkpoint._sync
+
+    def slowly(folder: Path) -> None:
+        synced(folder)
+        if (folder / "manifest.json").exists():
+            checkpoint.sweep(tmp_path)
+
+    monkeypatch.setattr(checkpoint, "_sync", slowly)
+    assert checkpoint.read(save(tmp_path, 4))[1]["step"] == 4

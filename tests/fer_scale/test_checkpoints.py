@@ -87,6 +87,7 @@ def test_ls_tells_by_sizes_what_is_complete_incomplete_damaged_or_set_aside(run:
     (run / "checkpoints/step_00000040").rename(run / "checkpoints/step_00000040.damaged")
     (run / "checkpoints/step_00000050/progress.json").write_text("{}")
     unfinished(run, 60)
+    (run / "checkpoints/step_00000020.tar").touch()  # a copy that somebody made
     rows = json.loads(said(0, "ls", run, "--json"))
     assert [(row["step"], row["state"]) for row in rows] == [
         (10, "complete"), (20, "complete"), (30, "incomplete"), (40, "set aside"), (50, "damaged"), (60, "incomplete"),

@@ -38,7 +38,7 @@ def test_two_hosts_over_ssh_give_one_curve_and_one_that_loses_its_power_ends_the
     hosts: Any, run: Any, plain: list[float], tmp_path: Path
 ) -> None:
     two = hosts("node1", "node2")
-    job = over_ssh(two, [*run.words, 'run.hang_seconds=["step=15", "save=15"]'], tmp_path)
+    job = over_ssh(two, [*run.words, 'run.hang_seconds=["step=15","save=15"]'], tmp_path)
     run.reach(12, job)
     two.power_off(1)
     ends_within_a_minute(job, run, two[0])

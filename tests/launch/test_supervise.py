@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +164,33 @@ def test_a_recipe_that_cannot_be_read_is_told_without_a_launcher_and_other_verbs
     done = subprocess.run([*command, "-m", "fer_scale", "evaluate"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "--restarts: evaluate has no run to go on with\n")
     assert not (tmp_path / "touched").exists()
+
+
+WORDS = [
+    'data.shards=["/a=0.7","/b=0.3"]',
+    'k=["x", "$HOME \\"]',
+    "100%n",
+    "%%h",
+    "a b`c`",
+    "$(date);&",
+    "",
+    "'",
+    "a\nb",
+    "=.,:/",
+]
+
+
+@pytest.mark.skipif(not shutil.which("pdsh"), reason="needs pdsh")
+def test_words_reach_other_hosts_as_they_are() -> None:
+    """Through DeepSpeed's own quoting, pdsh's, and a shell: all but the way over ssh."""
+    from deepspeed.launcher.multinode_runner import PDSHRunner
+
+    command = ["deepspeed", "--module", "fer_scale", "pretrain", *WORDS]
+    args = SimpleNamespace(user_args=supervise._for_pdsh(command)[4:], user_script="fer_scale", launcher_args="")
+    words = " ".join(PDSHRunner(args, "").parse_user_args())
+    shell = ["pdsh", "-N", "-R", "exec", "-w", "a", "bash", "-c", f"printf '%%s|' {words}"]
+    said = subprocess.run(shell, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
+    assert said == "".join(f"{word}|" for word in WORDS)
 
 
 def test_it_imports_no_torch() -> None:
