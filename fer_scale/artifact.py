@@ -212,14 +212,19 @@ def put(source: Path, place: Path) -> None:
     with disk_errors(place):
         if _same(offered, place):
             return
-    with in_place(place, refuse_to_replace) as beside:
-        for name, path in offered.items():
-            shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
+    with disk_errors(place), disk.alone(place):
+        if not _same(offered, place):  # another process may have put it there by now
+            with in_place(place, refuse_to_replace) as beside:
+                for name, path in offered.items():
+                    shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
 
 
 @contextmanager
 def in_place(place: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
-    """A folder to fill, which is then put at `place` by renames; before, `refuse` says what may not be replaced."""
+    """A folder to fill, which is then put at `place` by renames; before, `refuse` says what may not be replaced.
+
+    For one process at a time: see disk.alone().
+    """
     place = place.resolve()
     beside, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
     with disk_errors(place):

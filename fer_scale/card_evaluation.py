@@ -86,7 +86,8 @@ def _protocol(metrics: Metrics, data: Sequence[dict[str, Any]]) -> str:
     said = f"Measured on {metrics.get('samples', 0):,} images of {inline(metrics.get('set') or 'a set without a name')}"
     if split := metrics.get("split"):
         said += f", list {code(split['list'])} of the split {split['sha256'][:12]}"
-    if protocol := next((row["protocol"] for row in data if row.get("protocol")), None):
+    of_this = [row for row in data if row.get("fingerprint") == metrics.get("fingerprint")]
+    if protocol := next((row["protocol"] for row in of_this if row.get("protocol")), None):
         said += f"; labels by the protocol {code(protocol)}"
     left_out = {reason.replace("_", " "): count for reason, count in (metrics.get("left_out") or {}).items() if count}
     if left_out:

@@ -4,12 +4,14 @@ The line also says whether the same command may help.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from shards.errors import Broken, UserError
 
@@ -56,6 +58,31 @@ def straight(file: Path) -> Path | int | None:
 def end_of(file: Path) -> Path:
     """Where a file's links lead: a new file takes the place of that, not of the link."""
     return Path(os.path.realpath(file))
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Wait until nobody else is in here for the same place. Where the file system has no locks, none is kept out."""
+    file = end_of(place).with_name(f".{end_of(place).name}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = _locked(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.close()
+
+
+def _locked(file: Path) -> IO[str]:
+    """The file, open and locked. Who had it before has removed it, and its name may stand for another file by then."""
+    while True:
+        lock = file.open("w")
+        with suppress(OSError):  # no locks here
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                return lock
+        lock.close()
 
 
 @contextmanager

@@ -16,7 +16,17 @@ from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import hf_raise_for_status, httpx  # type: ignore[attr-defined]  # exported lazily
 
-from fer_scale.hub_errors import HubError, Silent, Strange, asked_pause_s, clean, may_pass, pause_s
+from fer_scale.hub_errors import (
+    LOG_IN,
+    HubError,
+    NotLoggedIn,
+    Silent,
+    Strange,
+    asked_pause_s,
+    clean,
+    may_pass,
+    pause_s,
+)  # fmt: skip
 from shards import access
 from shards.errors import UserError
 
@@ -33,9 +43,18 @@ LONGEST_WAIT_S = 30.0  # if the Hub asks for a longer pause, it is the user's to
 @functools.cache
 def connect() -> HfApi:
     """The Hub's API, over a client whose every request has a time limit (some of its calls ask for none)."""
-    if refused := access.distrust(constants.ENDPOINT):
+    try:
+        refused = access.distrust(constants.ENDPOINT)
+        hooks = list(get_session().event_hooks["request"])
+    except (ImportError, ValueError, OSError) as error:  # it is made of the environment
+        raise HubError(
+            f"no client for the Hub can be made ({clean(str(error))}); look at HF_ENDPOINT, ALL_PROXY, HTTPS_PROXY and "
+            "SSL_CERT_FILE"
+        ) from error
+    if refused:
         raise HubError(refused)
-    hooks = list(get_session().event_hooks["request"])
+    if access.token() is None:
+        raise NotLoggedIn(f"what is set as the Hub's token can be none (quotes, or signs that no token has?); {LOG_IN}")
     ours: dict[str, list[Callable[..., None]]] = {
         "request": [*hooks, _limit],
         "response": [_refuse_strange, _refuse_long_pause, _watch],
@@ -135,13 +154,12 @@ class _Watched(httpx.SyncByteStream):
 
 def patiently(call: Callable[[], Result]) -> Result:
     """The call's result, tried again while what fails may pass."""
-    began = time.monotonic()
     with asking():
         for attempt in range(TRIES - 1):
             try:
                 return once(call)
             except Exception as error:
-                if not may_pass(error) or time.monotonic() - began > PATIENCE_S:
+                if not may_pass(error) or silence_s() > PATIENCE_S:
                     raise
                 wait(attempt, error)
         return once(call)

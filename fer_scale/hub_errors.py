@@ -245,6 +245,8 @@ def _disk(error: Exception) -> HubError | None:
             return DiskFull(
                 f"no room left under {Path(constants.HF_HUB_CACHE)}; free some space, or set HF_HOME to another disk"
             )
+        if isinstance(e, httpx.RequestError):
+            return None  # what is below was refused by the network
         if isinstance(e, OSError) and e.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             return HubError(f"{e.filename or constants.HF_HUB_CACHE}: {e.strerror}; set HF_HOME to another folder")
     return None

@@ -17,7 +17,7 @@ from huggingface_hub import constants, hf_hub_download, is_offline_mode
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported lazily
 from huggingface_hub.utils import tqdm as hub_tqdm  # type: ignore[attr-defined]
 
-from fer_scale import hub_xet, log
+from fer_scale import hub_client, hub_xet, log
 from fer_scale.hub_client import TRIES, alive, patiently
 from fer_scale.hub_errors import Damaged, HubError, NoNetwork
 from fer_scale.hub_tree import (
@@ -142,6 +142,7 @@ def _fetch_all(place: Place, commit: str, entries: list[Entry], progress: Progre
 
 def _fetch(place: Place, commit: str, entry: Entry, progress: Callable[[int], None]) -> Path:
     """The file in the cache, as it arrived or lay there."""
+    hub_client.connect()  # nobody may have, where a listing is remembered
     counter = _counter(progress, entry.size)
     with _lock(
         place, entry.hash, entry.hash

@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils._runtime import is_xet_available
 
 from fer_scale import hub_client, hub_held, hub_xet
-from fer_scale.artifact import CARD
+from fer_scale.artifact import CARD, SIGNATURE
 from fer_scale.hub_client import TRIES, once, patiently
 from fer_scale.hub_errors import Changed, Crowded, HubError, StrangeHub, may_pass, status_of
 from fer_scale.hub_tree import Entry, Place, digest_of, hexadecimal, tree
@@ -46,12 +46,14 @@ def push(
             raise Changed(f"{place}: this tag marks something else already, and a tag never moves; choose a new one")
         return commit
     upload = _Upload(place, files, progress)
-    for attempt in range(TRIES):
+    for attempt in range(TRIES + 1):  # the last only looks
         there = tree(place, head)
         new = _differing(there, local, card=card)
         if not new:
             _tag(place, head)
             return head
+        if attempt == TRIES:
+            break
         hub_held.refuse_others(place, there, hub_held.kinds_of(files))
         stale = sorted(hub_held.held(place, head, there) - files.keys())
         try:
@@ -130,7 +132,7 @@ class _Local:
 
 
 def _differing(there: dict[str, Entry], local: _Local, *, card: bool) -> list[str]:
-    """The names of files to send; none where there is a `card` and only that differs, unless it is wanted.
+    """The names of files to send; not a card that is there, where the model is the same, unless the `card` is wanted.
 
     What is to go is named by a list, which then differs too (hub_held.py).
     """
@@ -141,7 +143,8 @@ def _differing(there: dict[str, Entry], local: _Local, *, card: bool) -> list[st
             new.append(name)
         elif local.hash(name, large=entry.large) != entry.hash:
             new.append(name)
-    return [] if new == [CARD] and CARD in there and not card else new
+    same_model = {*new} <= {CARD, SIGNATURE}  # one signed again has another signature
+    return [name for name in new if name != CARD] if same_model and CARD in there and not card else new
 
 
 def _commit(place: Place, head: str, new: list[CommitOperationAdd], stale: list[str], message: str) -> str:

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fer_scale import __version__, app_page, artifact, card_reading, encoder, front_matter, hub, log, scratch
+from fer_scale import __version__, app_page, artifact, card_reading, disk, encoder, front_matter, hub, log, scratch
 from fer_scale.card_reading import CardSaid
 from fer_scale.markdown import code, inline, one_line
 from shards.errors import UserError
@@ -100,7 +100,7 @@ def publish(model: str, to: str, *, title: str | None = None, private: bool = Fa
                 return hub.push_files(
                     files, to, message="Publish a page with fer_scale", private=private, progress=tick
                 )
-        with artifact.in_place(folder, _refuse_taken) as beside:
+        with artifact.disk_errors(folder), disk.alone(folder), artifact.in_place(folder, _refuse_taken) as beside:
             shutil.copytree(space, beside, dirs_exist_ok=True)
     return str(folder)
 

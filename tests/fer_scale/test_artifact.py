@@ -4,7 +4,9 @@ import errno
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -211,6 +213,26 @@ def test_a_model_put_in_place_replaces_the_older_one(encoder_folder: Path, tmp_p
     artifact.put(encoder_folder, place)
     assert contents(place) == contents(encoder_folder)
     assert [path.name for path in place.parent.iterdir()] == ["place"], "nothing is left beside it"
+
+
+def test_many_who_put_a_model_in_one_place_leave_it_whole(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the jobs of an array that all pull the same model."""
+    place, copies, copied = tmp_path / "place", list[str](), shutil.copyfile
+
+    def slowly(source: Path, target: Path) -> None:
+        time.sleep(0.02)
+        copied(source, target)
+        copies.append(target.name)
+
+    monkeypatch.setattr(shutil, "copyfile", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(artifact.put, encoder_folder, place) for _ in range(4)]:
+            done.result()
+    assert contents(place) == contents(encoder_folder)
+    assert sorted(copies) == sorted(contents(encoder_folder)), "who comes later finds it there"
+    assert [path.name for path in tmp_path.iterdir() if "place" in path.name] == ["place"]
 
 
 def test_a_folder_that_holds_anything_else_is_left_alone(encoder_folder: Path, tmp_path: Path) -> None:

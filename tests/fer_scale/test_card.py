@@ -290,6 +290,10 @@ def test_test_time_flip_has_rows_of_its_own_and_the_surest_half_a_sentence() -> 
         "In the 55.0 % of the images where it is surest (confidence from 0.81 on), it is right in 82.3 %.",
     ):
         assert line in said, line
+    said = card_evaluation.section(metrics | {"fingerprint": "aa"}, [{"protocol": "majority", "fingerprint": "bb"}])
+    assert "protocol" not in said, "of another set"
+    said = card_evaluation.section(metrics | {"fingerprint": "aa"}, [{"protocol": "majority", "fingerprint": "aa"}])
+    assert "labels by the protocol `majority`" in said
     before = card_evaluation.section({key: metrics[key] for key in ("accuracy", "reliability")}, [])
     assert "flip" not in before and "surest" not in before
 

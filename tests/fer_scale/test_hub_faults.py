@@ -1,23 +1,31 @@
 """What push and pull promise when something fails: a moment lost, or plain words; never half, twice or a token."""
 
 import errno
+import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damage import flip
 from hub.looking import commits, contents
 from hub.server import Hub
 from huggingface_hub import constants
+from huggingface_hub.utils import httpx
 
-from fer_scale import hub, hub_client, hub_errors, hub_pull
+from fer_scale import hub, hub_client, hub_errors, hub_pull, hub_push
 from fer_scale.hub import HubError
+from shards import access
 from shards.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
 
+ROOT = Path(__file__).parents[2]
 READER, STRANGER = "hf_alicereadsonly", "hf_bobisastranger"
 COMMIT = r"/commit/main"
 
@@ -95,6 +103,83 @@ def test_a_silent_hub_is_given_up(hub_server: Hub, monkeypatch: pytest.MonkeyPat
     with pytest.raises(HubError, match=r"no answer from http://127.0.0.1:.*; look at network and proxy"):
         hub.pull("hf://lab/faces")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "ALL_PROXY",
+            "socks5://127.0.0.1:1080",
+            "no client for the Hub can be made .*look at HF_ENDPOINT, at the proxies",
+        ),
+        (
+            "ALL_PROXY",
+            "socks://127.0.0.1:1080",
+            "no client for the Hub can be made .*look at HF_ENDPOINT, at the proxies",
+        ),
+        ("SSL_CERT_FILE", "/nowhere.pem", "no client for the Hub can be made .*SSL_CERT_FILE"),
+        ("HF_ENDPOINT", "https://hub.example.com:abc", "no client for the Hub can be made .*look at HF_ENDPOINT"),
+        ("HF_TOKEN", "\u201chf_abcdef\u201d", "what is set as the Hub's token can be none .*hf auth login"),
+    ],
+)
+def test_what_no_client_can_be_made_of_is_said_and_nothing_is_asked(name: str, value: str, said: str) -> None:
+    script = "from fer_scale import hub\ntry: hub.resolve('hf://lab/faces')\nexcept hub.HubError as e: print(e)"
+    env = {key: text for key, text in os.environ.items() if "proxy" not in key.lower()} | {name: value}
+    done = subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert re.match(said, done.stdout), done.stdout + done.stderr
+
+
+def test_a_remembered_commit_is_fetched_through_the_guarded_client(
+    published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = hub.pull(published).folder
+    (place / "config.json").resolve().unlink()
+    hub_client.connect.cache_clear()
+    monkeypatch.setattr(access, "distrust", lambda endpoint: "anybody on the way could answer")
+    with pytest.raises(HubError, match="anybody on the way"):
+        hub.pull(published)
+
+
+def test_a_transfer_that_gets_on_is_tried_again_however_long_it_has_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_client, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(hub_client, "WAIT_S", 0.01)
+    calls = []
+
+    def call() -> str:
+        calls.append(1)
+        for _ in range(5):
+            time.sleep(0.1)
+            hub_client.alive()
+        if len(calls) < 3:
+            raise httpx.ReadError("cut")
+        return "sent"
+
+    assert hub_client.patiently(call) == "sent"
+
+
+def test_a_commit_that_succeeds_at_the_last_try_has_succeeded(
+    encoder_folder: Path, hub_server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, calls = hub_push._commit, []
+
+    def fails_at_first(*args: Any) -> str:
+        calls.append(1)
+        if len(calls) < hub_client.TRIES:
+            raise httpx.ReadError("cut")
+        return commit(*args)
+
+    monkeypatch.setattr(hub_push, "_commit", fails_at_first)
+    monkeypatch.setattr(hub_client, "wait", lambda attempt, error: None)
+    address = hub.push(encoder_folder, "hf://lab/faces@v1", message="m")
+    assert hub.resolve("hf://lab/faces@v1") == address and commits(hub_server) == 1
+
+
+def test_a_connection_that_this_machine_refuses_is_no_fault_of_the_disk() -> None:
+    error = httpx.ConnectError("[Errno 1] Operation not permitted")
+    error.__cause__ = PermissionError(errno.EPERM, "Operation not permitted")
+    with pytest.raises(HubError, match="look at network and proxy"), hub_errors.plain_words("hf://lab/faces", "page"):
+        raise error
 
 
 def test_no_network_is_said_in_plain_words(hub_server: Hub) -> None:

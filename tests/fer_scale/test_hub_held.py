@@ -126,6 +126,11 @@ def test_a_card_that_was_edited_there_stays_with_the_same_model_and_is_new_with_
     address = hub.push(encoder_folder, f"{MODEL}@v1", message="the same")
     assert held(hub_server) == edited and address != published
     assert hub.push(encoder_folder, f"{MODEL}@v1", message="the same") == address
+    for signature in (b"signed", b"signed again"):
+        (encoder_folder / artifact.SIGNATURE).write_bytes(signature)
+        hub.push(encoder_folder, MODEL, message="the same, signed")
+        assert held(hub_server)["README.md"] == edited["README.md"]
+    (encoder_folder / artifact.SIGNATURE).unlink()
     publish.publish(encoder_folder, MODEL)
     assert held(hub_server)["README.md"] != edited["README.md"], "a folder is sent as it is, its card too"
     other = make_encoder(tmp_path / "other", seed=1)
