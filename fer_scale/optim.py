@@ -24,7 +24,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         layer = _layer(name, layers) if layer_decay != 1.0 else layers + 1
-        decays = parameter.squeeze().ndim >= 2
+        decays = parameter.squeeze().ndim >= 2 and not name.endswith("pos_embed")
         group = groups.setdefault(
             (layer, decays),
             {

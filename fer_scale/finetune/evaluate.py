@@ -26,7 +26,7 @@ from torch import nn
 from fer_scale import disk, encoder, hub, log, plots
 from fer_scale.finetune import apply, baselines, metrics, targets, worst
 from fer_scale.finetune import split as splits
-from fer_scale.finetune.pool import SLOT_PX, Pool
+from fer_scale.finetune.pool import SLOT_PX, Pool, labeled_pool
 from fer_scale.finetune.recipe import CropOf
 from fer_scale.finetune.split import Split
 from fer_scale.finetune.start import trainings
@@ -94,8 +94,8 @@ def evaluate(
         "fingerprint": shard_set.fingerprint,
         "split": {"file": str(drawn.path), "sha256": drawn.sha256, "list": list_name} if drawn else None,
         "left_out": {
-            "unknown_expression": int((classes < 0).sum()),
-            "unreadable": int((~answers.sound & (classes >= 0)).sum()),
+            "unknown_expression": int((answers.sound & (classes < 0)).sum()),
+            "unreadable": int((~answers.sound).sum()),
         },
         "warning": _warning(classifier, shard_set, drawn, list_name),
         **metrics.measure(probabilities, classes[counted], classifier.names),
@@ -164,9 +164,11 @@ def _baseline(name: str, shard_set: ShardSet, drawn: Split | None, crop_of: Crop
         raise EvaluationError(f"{name}: no such baseline; there are {', '.join(baselines.NAMES)}")
     if drawn is None:
         raise EvaluationError(f"{name}: learns from the labeled list of a split; give one with --split")
-    pool = Pool(shard_set, drawn.lists["labeled"], slot_px=SLOT_PX, crop_of=crop_of)
+    pool, known, lost = labeled_pool(shard_set, drawn.lists["labeled"], slot_px=SLOT_PX, crop_of=crop_of)
+    for line in lost:
+        log.say(f"left out: {line}")
     names = targets.label_names(drawn.facts["class_counts"]["labeled"])
-    classes = torch.from_numpy(targets.classes(pool.known(), names))
+    classes = torch.from_numpy(targets.classes(known, names))
     model, as_input = baselines.train(name, pool, classes, len(names))
     trained_on = {"fingerprint": shard_set.fingerprint, "split": drawn.sha256, "crop_of": crop_of}
     return Classifier(name, model, as_input, names, (trained_on,))

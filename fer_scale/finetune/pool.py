@@ -19,7 +19,7 @@ from fer_scale.loader import Batch, Faces
 from fer_scale.log import progress
 from fer_scale.readers import ahead
 from shards.boxes import Box
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 from shards.index import ShardSet
 from shards.order import Order, absorb, key
 from shards.sample import Face
@@ -30,6 +30,21 @@ _STAND_IN = key(*b"stand-in")  # a broken face is always replaced by the same on
 SLOT_PX = 448  # of faces that are measured on: nothing is reduced twice for models up to this size
 
 Ids = NDArray[np.int64]
+
+
+def labeled_pool(
+    shard_set: ShardSet, keys: Sequence[str], *, slot_px: int, crop_of: CropOf
+) -> tuple["Pool", list[Face], tuple[str, ...]]:
+    """The faces of a list `labeled`, what is known of each, and where the damaged ones lie, which are left out."""
+    pool = Pool(shard_set, keys, slot_px=slot_px, crop_of=crop_of)
+    known = pool.known()
+    lost = tuple(f"{pool.where(number)}: damaged" for number, face in enumerate(known) if not face.expression)
+    if lost:
+        sound = [name for name, face in zip(pool.keys, known, strict=True) if face.expression]
+        if not sound:
+            raise UserError(f"{shard_set.path}: no labeled face of the split can be read; run `fer-scale verify`")
+        pool = Pool(shard_set, sound, slot_px=slot_px, crop_of=crop_of)
+    return pool, [face for face in known if face.expression], lost
 
 
 class Pool:
@@ -70,20 +85,20 @@ class Pool:
         return self.faces.where(int(self._numbers[number]))
 
     def known(self) -> list[Face]:
-        """What the set's JSON says of each face; a face without one gets an empty Face."""
-        places = zip(self._shard.tolist(), self._row.tolist(), strict=True)
-        return [self.shard_set.read(shard, row).face or Face() for shard, row in places]
+        """What the set's JSON says of each face; an empty Face of one without, or that is damaged."""
+        return [self._known(number) for number in range(len(self))]
 
     def expressions(self, ids: Ids) -> list[str | None]:
-        """The expressions that the set's JSON says of the faces `ids`; None also where that cannot be read."""
-        found: list[str | None] = []
-        for shard, row in zip(self._shard[ids].tolist(), self._row[ids].tolist(), strict=True):
-            try:
-                face = self.shard_set.read(shard, row).face
-            except UserError:
-                face = None
-            found.append(face.expression if face else None)
-        return found
+        """The expressions that the set's JSON says of the faces `ids`; None also where that is damaged."""
+        return [self._known(number).expression for number in ids.tolist()]
+
+    def _known(self, number: int) -> Face:
+        try:
+            return self.shard_set.read(int(self._shard[number]), int(self._row[number])).face or Face()
+        except Broken:  # a disk or a network: another time it may be read
+            raise
+        except UserError:
+            return Face()
 
     def megabytes(self) -> float:
         """What the decoded faces would take."""

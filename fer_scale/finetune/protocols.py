@@ -81,8 +81,8 @@ def official_test(shard_set: ShardSet) -> frozenset[str]:
                 found.add(key)
     if not found:
         raise SplitError(
-            f"--test official: {shard_set.path} holds none of the test faces of {protocol.name}; "
-            "pack all parts into one set, without --split"
+            f"--test official: {shard_set.path} holds none of the test faces of {protocol.name}, "
+            f"which come from files named {protocol.official}; pack all parts into one set, without --split"
         )
     return frozenset(found)
 

@@ -84,9 +84,11 @@ def _ladder(wish: Wish, begun: dict[str, Any], first: Row) -> list[Row]:
     batch = load(wish, replace(first, overrides=none + CNN)).supervised.batch
     whole = f"batch.micro={batch + batch % 2}"
     rungs.append(replace(first, name="small CNN from scratch (resnet10t)", overrides=(*none, *CNN, whole)))
+    recipe = load(wish, first)
     if begun:
-        rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun))))
-    if load(wish, first).semi.steps:
+        px = recipe.model.image_px or begun["pretrained_cfg"]["input_size"][-1]
+        rungs.append(replace(first, name="the same network from scratch", overrides=(*none, *_same_network(begun, px))))
+    if recipe.semi.steps:
         rungs.append(replace(first, name=f"{first.name}, stage 2", overrides=(*first.overrides, "semi.steps=0")))
     return rungs
 
@@ -111,9 +113,9 @@ def _apart(values: str) -> list[str]:
     return [value for value in re.split(r",(?![^\[]*\])", values) if value]
 
 
-def _same_network(begun: dict[str, Any]) -> tuple[str, ...]:
-    """The keys that build the encoder's network anew."""
-    args, px = begun.get("model_args", {}), begun["pretrained_cfg"]["input_size"][-1]
+def _same_network(begun: dict[str, Any], px: int) -> tuple[str, ...]:
+    """The keys that build the encoder's network anew, for images of `px`."""
+    args = begun.get("model_args", {})
     if {"embed_dim", "depth", "num_heads", "patch_size"} <= args.keys():
         shape = f"{args['embed_dim']}x{args['depth']}x{args['num_heads']}"
         return (f"model.architecture={shape}", f"model.image_px={px}", f"model.patch_px={args['patch_size']}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fer_scale.finetune import steps, targets
 from fer_scale.finetune.pairs import parts
-from fer_scale.finetune.pool import Pool, Stream
+from fer_scale.finetune.pool import Pool, Stream, labeled_pool
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import NO_LABEL
 from fer_scale.finetune.recipe import Finetune
@@ -45,12 +45,11 @@ def lay(recipe: Finetune, shard_set: ShardSet, split: Split, names: list[str], p
     """The table for a run, its small lists decoded into memory."""
     slot_px = 2 * px
     crop_of = recipe.augment.crop_of
-    labeled = Pool(shard_set, split.lists["labeled"], slot_px=slot_px, crop_of=crop_of)
-    known = labeled.known()
+    labeled, known, bad = labeled_pool(shard_set, split.lists["labeled"], slot_px=slot_px, crop_of=crop_of)
+    accept(bad, len(split.lists["labeled"]), recipe.data.max_bad)
     matrix = torch.from_numpy(targets.matrix(known, names, recipe.supervised.target))
     boxes = labeled.boxes(known)
     unlabeled = None
-    bad: tuple[str, ...] = ()
     if recipe.semi.steps:
         if not split.lists["unlabeled"]:
             raise ShardError(f"{split.path}: lists no unlabeled faces; leave stage 3 out with semi.steps=0")

@@ -79,7 +79,8 @@ def unpack(data: Path, out: Path) -> None:
     """The two datasets as folders below `out`."""
     if not (out / "lfw112").exists():
         with tarfile.open(data / "lfw" / "lfw112.tar") as tar:
-            tar.extractall(out, filter="data")
+            tar.extractall(out / "lfw.part", filter="data")
+        (out / "lfw.part" / "lfw112").rename(out / "lfw112")
     if not (out / "ferplus" / "fer2013new.csv").exists():
         with tarfile.open(data / "ferplus" / "ferplus_train.tar.gz") as tar:
             tar.extractall(out / "ferplus", filter="data")

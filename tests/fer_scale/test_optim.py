@@ -1,6 +1,7 @@
 """Learning rates and parameter groups."""
 
 import pytest
+import timm
 
 from fer_scale import encoder, optim
 
@@ -30,6 +31,13 @@ def test_matrices_decay_and_the_rest_does_not() -> None:
     assert {p.squeeze().ndim for p in none["params"]} == {1} and none["weight_decay"] == 0.0
     frozen = [p for p in model.parameters() if not p.requires_grad]
     assert len(frozen) == 1 and all(p is not frozen[0] for g in groups for p in g["params"])
+
+
+def test_positions_that_are_trained_do_not_decay() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2, depth=1)
+    decaying = {id(p) for g in optim.parameter_groups(model, 0.05) if g["weight_decay"] for p in g["params"]}
+    assert model.pos_embed.requires_grad and id(model.pos_embed) not in decaying
+    assert id(model.blocks[0].attn.qkv.weight) in decaying
 
 
 def test_deeper_layers_learn_slower_by_the_decay_each() -> None:

@@ -94,6 +94,8 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
     assert names(wide)[1] == "run semi.labeler=fixed augment.crop_scale=[0.7,1]" and len(names(wide)) == 4
     assert "model.architecture=32x2x2" in rows[3].overrides and "model.patch_px=8" in rows[3].overrides
     assert "batch.micro=14" in rows[2].overrides  # batch norm sees whole batches
+    sharp = replace(wish, overrides=["model.image_px=32"])
+    assert load(sharp, rows_of(sharp, begun)[3]).model.image_px == 32  # as what it is compared with
     odd = rows_of(replace(wish, overrides=["supervised.batch=13"]), begun)[2]
     assert "batch.micro=14" in odd.overrides  # which are cut into pairs
     loose = rows_of(replace(wish, overrides=["augment.crop_of=face"]), begun)[1]
