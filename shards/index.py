@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from shards.errors import ShardError, UserError, unread
 from shards.sample import Sample
-from shards.tar import BLOCK, padded, parse
+from shards.tar import BLOCK, member_kinds, parse
 
 FORMAT = 2
 INDEX = "index.json"
@@ -102,11 +102,8 @@ def check_names(index: dict[str, Any], place: str) -> None:
         sums, gaps = [str(shard.get(entry)) for entry in kinds(shard).values()], shard.get("gaps", [])
         numbers = [shard.get("samples"), shard.get("bytes"), shard.get("first", 0)]
         numbers += gaps if isinstance(gaps, list) else [None]
-        if not (
-            _is_name(shard.get("name"))
-            and all(map(_is_sum, sums))
-            and all(type(one) is int and one >= 0 for one in numbers)
-        ):
+        counted = all(type(one) is int and one >= 0 for one in numbers)
+        if not (counted and _is_name(shard.get("name")) and all(map(_is_sum, sums))):
             raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
     files = index.get("files", {})
     if not (isinstance(files, dict) and set(files) <= set(BESIDE) and all(map(_is_sum, files.values()))):
@@ -230,15 +227,16 @@ class ShardSet:
 
     def member_kinds(self, shard: int) -> set[str]:
         """The endings of the names in a shard's tar, as "jpg" and "json"; reads its headers only."""
-        opened, found = self._shard(shard), set[str]()
-        for offset, length, _ in ENTRY.iter_unpack(opened.entries):
-            place = offset * BLOCK
-            end = place + length
-            while place < end:
-                header = os.pread(opened.fd, 135, place)
-                found.add(header[:100].rstrip(b"\0").decode().partition(".")[2])
-                place += BLOCK + padded(int(header[124:], 8))
-        return found
+        opened = self._shard(shard)
+        spans = [(offset * BLOCK, length) for offset, length, _ in ENTRY.iter_unpack(opened.entries)]
+        return {kind for place, length in spans for kind in member_kinds(opened.fd, place, place + length)}
+
+    def checked(self, shard: int, kind: str) -> bytes:
+        """A whole file of a shard; ShardError where it has other bytes than were packed."""
+        data, row = self.file(shard, kind).read_bytes(), self.index["shards"][shard]
+        if hashlib.sha256(data).hexdigest() != row[KINDS[kind]]:
+            raise ShardError(f"{self.name}/{row['name']}.{kind}: {_OTHER_BYTES}")
+        return data
 
     def samples_in_order(self) -> Iterator[Sample]:
         """All samples as they lie on disk."""
@@ -255,7 +253,7 @@ class ShardSet:
                 f"{self.path}: packed without the decode check, so nothing tells copies apart; pack it again with it "
                 "(without --no-decode-check)"
             )
-        data = b"".join(self.file(shard, "hashes").read_bytes() for shard in range(len(self.counts)))
+        data = b"".join(self.checked(shard, "hashes") for shard in range(len(self.counts)))
         both = np.frombuffer(data, np.uint8).reshape(self.samples, sum(HASH_BYTES))
         return both[:, : HASH_BYTES[0]], both[:, HASH_BYTES[0] :]
 

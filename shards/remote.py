@@ -74,12 +74,24 @@ class RemoteSet(ShardSet):
             self._looked_at.add(shard)
             self._opened.pop(shard, None)
             for kind in ("tar", "idx"):
-                fd = self.open_file(shard, kind)
-                try:
-                    self.cache.check(self._item(shard, kind), fd)
-                finally:
-                    os.close(fd)
+                self.mend(shard, kind)
             return super().read(shard, row)
+
+    def checked(self, shard: int, kind: str) -> bytes:
+        """As of any set, with the same care."""
+        try:
+            return super().checked(shard, kind)
+        except ShardError:
+            self.mend(shard, kind)
+            return super().checked(shard, kind)
+
+    def mend(self, shard: int, kind: str) -> None:
+        """Remove a file from the cache that was damaged since it was fetched: the next to ask for it fetches it."""
+        fd = self.open_file(shard, kind)
+        try:
+            self.cache.check(self._item(shard, kind), fd)
+        finally:
+            os.close(fd)
 
     def open_file(self, shard: int, kind: str) -> int:
         """A descriptor of a shard's file, fetched if need be; RemoteError says why it cannot be had."""

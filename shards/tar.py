@@ -3,6 +3,9 @@
 Writing is in writer.py.
 """
 
+import os
+from collections.abc import Iterator
+
 from shards.sample import EXTENSIONS, Sample, from_json
 
 BLOCK = 512
@@ -13,6 +16,22 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
+def _size(header: bytes) -> int:
+    """The bytes of a member, as its header says; ValueError where that is no number of bytes."""
+    size = int(header[124:135], 8)
+    if size < 0:
+        raise ValueError(f"a member of {size} bytes")
+    return size
+
+
+def member_kinds(fd: int, place: int, end: int) -> Iterator[str]:
+    """The endings of the names of the members that lie in a tar from `place` to `end`, as "jpg"; reads headers only."""
+    while place < end:
+        header = os.pread(fd, BLOCK, place)
+        yield header[:100].rstrip(b"\0").decode().partition(".")[2]
+        place += BLOCK + padded(_size(header))
+
+
 def parse(span: bytes) -> Sample:
     """The sample that lies in `span`, all its members with their headers; ValueError where there is none.
 
@@ -20,7 +39,7 @@ def parse(span: bytes) -> Sample:
     """
     key, image, extension, face, place = "", b"", "", None, 0
     while place < len(span):
-        name, size = span[place : place + 100].rstrip(b"\0").decode(), int(span[place + 124 : place + 135], 8)
+        name, size = span[place : place + 100].rstrip(b"\0").decode(), _size(span[place : place + BLOCK])
         place += BLOCK
         if place + size > len(span):
             raise ValueError(f"a member of {size} bytes ends outside the sample's {len(span)}")

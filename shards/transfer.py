@@ -20,7 +20,7 @@ from email.message import Message
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import fsspec
 
@@ -29,8 +29,7 @@ from shards.errors import Broken, UserError
 
 SILENCE_S = 30.0  # a peer that says nothing for so long is given up
 DEADLINE_S = 240.0  # without one new byte; even twice, after another process gave up, the ranks wait for each other
-WAIT_S = 0.5  # before the second try; doubles with each
-_LONGEST_WAIT_S = 30.0
+WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # before the second try; doubles with each
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
 _PIECE = 8 << 20  # bytes of one request to S3
 _MOST_BYTES = 1 << 30  # of a file whose size the index does not tell: a list of some ten million paths
@@ -93,7 +92,7 @@ def source_of(address: str) -> Source:
         if refused := access.distrust(endpoint):
             raise RemoteError(f"{address}: {refused}")
         api = Source(address, f"{endpoint}/api/datasets/{repo}/revision")
-        answer = content(api, quote(revision, safe="%"))
+        answer = content(api, quote(revision, safe="%"), 64)  # it names all files of the repository
         try:
             sha = str(json.loads(answer)["sha"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -101,11 +100,11 @@ def source_of(address: str) -> Source:
         if not re.fullmatch(r"[0-9a-f]{40}", sha):
             raise RemoteError(f"{address}: {endpoint} does not answer as the Hub does; look at HF_ENDPOINT and proxy")
         pinned = f"hf://datasets/{repo}@{sha}{folder}"
-        return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
+        return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{quote(folder)}")
     if meant := access.of_a_page(address):
         raise RemoteError(f"{address}: is a page of the Hub; write its address, {meant}")
-    if re.fullmatch(r"(https?|s3)://[^\s@?#]+", address):
-        return Source(address.rstrip("/"), address.rstrip("/"))
+    if re.fullmatch(r"(https?|s3)://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[^\s@?#]*)?", address):
+        return Source(address.rstrip("/"), quote(address.rstrip("/"), safe="/:[]%!$&'()*+,;=~"))
     shown = re.sub(r"//.*@|\?.*", "...", address)
     raise RemoteError(
         f"{shown}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], https://HOST/FOLDER or "
@@ -193,8 +192,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new and (new.type, new.host) == (req.type, req.host):
-            new.unredirected_hdrs = dict(req.unredirected_hdrs)
+        token = req.unredirected_hdrs.get("Authorization")
+        if new and token and urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]:  # behind a proxy req.host is the proxy
+            new.add_unredirected_header("Authorization", token)
         return new
 
 

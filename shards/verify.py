@@ -10,7 +10,7 @@ from shards.errors import ShardError
 from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index, sha256
 from shards.pixels import BadImage, decode, pixel_hash
 from shards.remote import RemoteSet, is_far, open_set
-from shards.transfer import RemoteError, fetch
+from shards.transfer import NotThere, OtherBytes, fetch
 
 Damage = dict[str, str]  # "where", "what"
 _OTHER_BYTES = "other bytes than were packed (sha256)"
@@ -77,7 +77,7 @@ def _damaged_lists(shards: ShardSet) -> list[Damage]:
             what = None if found == expected else _OTHER_BYTES
         except OSError as error:
             what = str(error.strerror)
-        except RemoteError as error:
+        except (OtherBytes, NotThere) as error:
             what = str(error)
         if what:
             damaged.append(_damage(f"{shards.name}/{name}", what))
@@ -95,14 +95,18 @@ def _damaged_files(shards: ShardSet, shard: int) -> dict[str, str]:
     """What is wrong with the files of a shard, by kind; empty where all are as they were packed."""
     faults = dict[str, str]()
     for kind, entry in kinds(shards.index["shards"][shard]).items():
+        expected = shards.index["shards"][shard][entry]
         try:
             found = sha256(shards.file(shard, kind))
+            if found != expected and isinstance(shards, RemoteSet):  # or only what lies here of it
+                shards.mend(shard, kind)
+                found = sha256(shards.file(shard, kind))
         except OSError as error:
             faults[kind] = str(error.strerror)
-        except RemoteError as error:
+        except (OtherBytes, NotThere) as error:
             faults[kind] = str(error)
         else:
-            if found != shards.index["shards"][shard][entry]:
+            if found != expected:
                 faults[kind] = _OTHER_BYTES
     return faults
 

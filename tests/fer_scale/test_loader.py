@@ -449,3 +449,23 @@ def test_an_exclusion_without_a_list_names_the_lists(faces: Path, tmp_path: Path
     one = ShardSet.open(faces)
     with pytest.raises(UserError, match=r"write FILE#LIST with one of its lists: test"):
         loader.without([one], (split_file(tmp_path, one, []),))
+
+
+MANY = """
+import resource
+from fer_scale.readers import ahead
+
+class Limit:
+    def __getitem__(self, at): return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1024))
+    print(next(ahead(Limit(), range(9), 1)), next(ahead(Limit(), range(9), 0)))
+"""
+
+
+def test_who_reads_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    """Each set keeps up to 256 shards open, and a run may mix several."""
+    (tmp_path / "many.py").write_text(MANY)
+    script = [sys.executable, str(tmp_path / "many.py")]
+    assert subprocess.run(script, capture_output=True, text=True, timeout=120, env=ENV).stdout == "1024 1024\n"

@@ -15,9 +15,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +148,27 @@ def test_a_set_far_away_is_verified_as_it_is_fetched(
     found = {each["where"]: each["what"] for each in verify(web.url)["damaged"]}
     assert list(found) == ["made-up/made-up-000003.tar", "made-up/made-up-000005.idx"]
     assert all("arrives with other bytes than index.json says" in what for what in found.values())
+
+
+def test_what_is_damaged_here_alone_is_no_damage_of_the_set_far_away(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    far = open_set(web.url)
+    for kind in ("tar", "idx", "hashes", "origin.gz"):
+        damage(far.file(0, kind))
+    assert [a.tolist() for a in far.hashes()] == [a.tolist() for a in packed.hashes()]
+    assert verify(web.url)["damaged"] == []
+    damage(packed.file(0, "hashes"))
+    with pytest.raises(ShardError, match=r"made-up-000000.hashes: other bytes than were packed"):
+        packed.hashes()
+
+
+def test_an_outage_is_no_damage(web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    web.add("status", "0002" + TAR, status=503, headers={"Retry-After": "86400"})
+    with pytest.raises(NoAnswer):
+        verify(web.url)
 
 
 def test_an_address_may_be_a_folder(packed: ShardSet, tmp_path: Path) -> None:
@@ -347,6 +371,26 @@ def test_errors_say_what_and_where_in_plain_words(web: Web, packed: ShardSet, tm
         far.read(2, 0)
 
 
+def test_an_address_may_have_any_letters(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match=r"/größe/index.json: not there \(404\)"):
+        open_set(f"{web.url}/größe", tmp_path / "cache", 1)
+
+
+@pytest.mark.parametrize(
+    ("to", "follows"), [("https://hub/b", True), ("https://other/b", False), ("http://hub/b", False)]
+)
+@pytest.mark.parametrize("proxy", ["", "other:3128"])
+def test_a_token_follows_a_redirect_within_its_own_server_alone_and_so_behind_a_proxy(
+    to: str, follows: bool, proxy: str
+) -> None:
+    request = urllib.request.Request("https://hub/a")
+    request.add_unredirected_header("Authorization", "Bearer hf_x")
+    if proxy:
+        request.set_proxy(proxy, "http")
+    new = transfer._Redirects().redirect_request(request, BytesIO(), 302, "Found", Message(), to)
+    assert new is not None and new.has_header("Authorization") == follows
+
+
 def test_no_error_of_fetching_is_one_of_a_sample() -> None:
     """A ShardError costs a sample, which is replaced; all of these concern whole shards, and must stop the run."""
     assert not issubclass(RemoteError, ShardError)
@@ -424,6 +468,8 @@ def test_an_index_that_was_cut_short_is_asked_for_again_and_a_broken_one_refused
         "https://host/set?sig=secret",
         "hf://lab/faces",
         "hf://datasets/x",
+        "https://[::1/set",
+        "http://host:port/set",
     ],
 )
 def test_an_address_that_is_none_is_refused_without_its_secrets(address: str, tmp_path: Path) -> None:

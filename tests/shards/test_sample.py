@@ -76,3 +76,5 @@ def test_a_piece_of_a_tar_that_is_no_sample_is_refused(tmp_path: Path) -> None:
         parse(span[:2000])
     with pytest.raises(ValueError):
         parse(bytes(1024))
+    with pytest.raises(ValueError, match="a member of -512 bytes"):  # it would be read for ever
+        parse(span[:124] + b"-0000001000" + span[135:])
