@@ -128,7 +128,7 @@ def _publish(verb: Verb) -> None:
 
 
 def _local_or_remote(said: str) -> Path | str:
-    return said if said.startswith("hf://") else Path(said)
+    return said if "://" in said else Path(said)
 
 
 def _pull(verb: Verb) -> None:

@@ -109,6 +109,7 @@ def _pretrain(args: Namespace) -> None:
 
 
 def _publish(args: Namespace) -> None:
+    from shards import transfer
     from shards.index import INDEX
 
     if args.parent:
@@ -118,7 +119,8 @@ def _publish(args: Namespace) -> None:
     if args.space or args.to.startswith("hf://spaces/"):
         return _publish_space(args)
     if isinstance(args.source, str):
-        raise UserError(f"{args.source}: is on the Hub; `fer-scale pull` fetches it, and --space makes a Space for it")
+        more = "" if transfer.holds_sets(args.source) else ", and --space makes a Space for it"
+        raise UserError(f"{args.source}: lies far away; `fer-scale pull` fetches it{more}")
     if (args.source / INDEX).is_file():
         return _publish_set(args)
     with imports():

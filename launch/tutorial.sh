@@ -4,7 +4,7 @@
 #
 #   FOLDER   folders named by what the faces in them show (neutral, happiness or happy, anger, ...) with some dozens of pictures
 #            each; pictures in other folders carry no label, and help all the same. Without one, drawn faces stand in.
-#   ENCODER  a pre-trained one: hf://ORG/NAME, or the folder of one; for drawings `bash launch/demo.sh` leaves runs/demo/encoder.
+#   ENCODER  a pre-trained one: hf://ORG/NAME, or the folder of one. For drawings `bash launch/demo.sh` leaves one: tutorial.sh "" runs/demo/encoder
 #            Without it a small network learns from nothing, and loses to the rival of step 6: see there.
 #
 #   OUT  where all of it goes (runs/tutorial)             TO       where to publish: a folder (OUT/model), or hf://ORG/NAME

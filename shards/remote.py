@@ -21,7 +21,7 @@ from shards.index import INDEX, INDEX_MB, KINDS, ShardSet, check_names, index_fr
 from shards.sample import Sample
 from shards.transfer import RemoteError, Source, content, source_of
 
-CACHE_DIR, CACHE_GB = "~/.cache/fer_scale", 100.0  # where nothing else is said
+CACHE_DIR, CACHE_GB = os.environ.get("FER_SCALE_CACHE_DIR") or "~/.cache/fer_scale", 100.0  # if nothing else is said
 _THREADS = 4  # of a process that fetch ahead
 _AHEAD_SHARDS = 128  # held for what comes next at most: each is two open files
 _IDLE_S = 60.0  # a shard that was not read for so long is closed when another one is opened: it may be removed then

@@ -68,10 +68,11 @@ def check_ours(typed: Typed, words: list[str]) -> None:
 
 
 def given_by_options(verb: str, words: list[str]) -> list[str]:
-    """Keys that a recipe must have, which `finetune --data`, `sweep` and the job of `doctor` bring along."""
-    if verb in ("sweep", "doctor") or "--data" in words:
-        of_finetuning = ["data.split=FILE", "model.start_from=ENCODER"] if verb != "doctor" else []
-        return ["data.shards=SET", "run.out=RUN", *of_finetuning]
+    """Keys that a recipe must have, which `finetune --data` and `sweep` bring along, or `doctor` does not read."""
+    if verb == "doctor":
+        return ["data.shards=SET"]
+    if verb == "sweep" or "--data" in words:
+        return ["data.shards=SET", "run.out=RUN", "data.split=FILE", "model.start_from=ENCODER"]
     return []
 
 

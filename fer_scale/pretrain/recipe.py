@@ -174,7 +174,7 @@ class Run:
     seed: int = knob(0, help="of weights, order, crops and masks")
     precision: Literal["fp32", "bf16"] = knob("bf16", help="bf16: fp32 weights and sums, bf16 matrix products")
     reduce_dtype: Literal["fp32", "bf16"] = knob(
-        "fp32", help="in which gradients travel between ranks; bf16: half the traffic, each sum rounded to 8 bits"
+        "fp32", help="in which gradients travel between ranks; bf16: half their traffic, each sum rounded to 8 bits"
     )
     deepspeed: Path = knob(Path("configs/deepspeed/zero1.json"), kind="layout", help="ZeRO layout, nothing else")
     compile: bool = knob(False, kind="layout", help="torch.compile; not at ZeRO stage 3")

@@ -100,7 +100,7 @@ def test_what_is_no_published_expression_model_makes_no_space(
         assert main(["publish", *map(str, words), "--space"]) == 2
         assert told in capsys.readouterr().err
     assert main(["publish", MODEL, str(tmp_path / "space")]) == 2
-    assert "is on the Hub; `fer-scale pull` fetches it, and --space makes a Space for it" in capsys.readouterr().err
+    assert "lies far away; `fer-scale pull` fetches it, and --space makes a Space for it" in capsys.readouterr().err
     assert not (tmp_path / "space").exists() and not list(tmp_path.glob(".*"))
 
 
