@@ -4,6 +4,8 @@ A box comes from the dataset's annotation or a detector; where there is neither,
 the place at which its way of cropping puts every face.
 """
 
+from collections.abc import Sequence
+
 Box = tuple[float, float, float, float]
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -19,3 +21,24 @@ def box_from(numbers: object) -> Box:
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise ValueError(f"box {numbers!r} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 (shares of width and height)")
     return x1, y1, x2, y2
+
+
+def faces_apart(boxes: Sequence[Box | None]) -> list[int]:
+    """Which of a picture's faces each box is of, numbered from 0: that of the first box that it overlaps by half.
+
+    Without a box it is face 0.
+    """
+    known, faces = list[Box](), list[int]()
+    for box in boxes:
+        number = next((n for n, other in enumerate(known) if box is None or _iou(box, other) >= 0.5), len(known))
+        if box is not None and number == len(known):
+            known.append(box)
+        faces.append(number)
+    return faces
+
+
+def _iou(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shards.boxes import faces_apart
 from shards.errors import ShardError
 from shards.index import HASH_BYTES
 from shards.order import Ints
@@ -102,7 +103,7 @@ def hash_piece(piece: Piece, step: Step) -> None:
 def choose(entries: Sequence[Entry], hashes: Bytes, mode: str) -> tuple[Ints, list[LeftOut]]:
     """The places of the entries that stay under "drop" or "conflicts", and why others do not; ShardError: none does."""
     stays, left_out = np.ones(len(entries), bool), list[LeftOut]()
-    for group in groups(hashes):
+    for group in (some for alike in groups(hashes) for some in _by_face(alike, entries)):
         said = {i: face.expression for i in group if (face := entries[i].face) and face.expression}
         contradict = len(set(said.values())) > 1
         first = next(iter(said), group[0])
@@ -115,6 +116,13 @@ def choose(entries: Sequence[Entry], hashes: Bytes, mode: str) -> tuple[Ints, li
     if not stays.any():
         raise ShardError(f"no image is left without copies that contradict it; the first: {left_out[0].reason}")
     return np.flatnonzero(stays), left_out
+
+
+def _by_face(group: list[int], entries: Sequence[Entry]) -> Iterator[list[int]]:
+    """Images with the same pixels by the face that they are of: a picture may have several, each with its own box."""
+    faces = faces_apart([face.box if (face := entries[i].face) else None for i in group])
+    for number in range(max(faces) + 1):
+        yield [i for i, own in zip(group, faces, strict=True) if own == number]
 
 
 def report(entries: Sequence[Entry], hashes: Bytes) -> Iterator[str]:

@@ -25,3 +25,8 @@ class Unread(ShardError, Broken):
 def unread(error: Exception) -> type[ShardError]:
     """What to raise where a shard cannot be read because of this."""
     return Unread if isinstance(error, OSError) and error.errno in PASSING else ShardError
+
+
+def way_out(error: Exception) -> str:
+    """What to do where a file of a dataset cannot be read because of this."""
+    return "look after the disk" if unread(error) is Unread else "get it again"

@@ -5,6 +5,7 @@ found the disk full, is simply started again: what is finished is kept, and the 
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -134,8 +135,8 @@ def _check_settings(*, source: str, name: str, split: str | None, protocol: str,
         raise ShardError(f"unknown split {split!r}; splits are train, valid, test")
     if protocol not in ("argmax", "majority"):
         raise ShardError(f"unknown protocol {protocol!r}; protocols are argmax, majority")
-    if not shard_mb > 0:
-        raise ShardError(f"shard_mb {shard_mb}: shards need a size above 0 MB")
+    if not 0 < shard_mb < math.inf:
+        raise ShardError(f"shard_mb {shard_mb}: shards need a size above 0 MB, and a finite one")
 
 
 def _check_rules(rules: Rules, duplicates: str) -> None:

@@ -52,7 +52,10 @@ def to_json(face: Face) -> bytes:
 
 def from_json(data: bytes) -> Face:
     """The face that a JSON member says; fields of other people's are passed over. ValueError: what is wrong."""
-    fields = json.loads(data)
+    try:
+        fields = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
     if not isinstance(fields, dict):
         raise ValueError(f"a face is a JSON object, not {type(fields).__name__}")
     expression, votes, box = (fields.get(name) for name in ("expression", "votes", "box"))
@@ -61,9 +64,16 @@ def from_json(data: bytes) -> Face:
         raise ValueError(f"votes are a JSON object of name: number, not {votes!r}")
     return Face(
         expression=None if expression is None else expression_from(expression),
-        votes=None if votes is None else {str(name): float(n) for name, n in votes.items()},
+        votes=None if votes is None else {str(name): _number(n) for name, n in votes.items()},
         box=None if box is None else box_from(box),
         box_source=None if box is None else str(fields.get("box_source", "annotation")),
         made=None if made is None else str(made),
         faces=faces if isinstance(faces, int) else None,  # others list them under this name
     )
+
+
+def _number(said: int | float | str) -> float:
+    try:
+        return float(said)
+    except OverflowError:
+        raise ValueError("a number of hundreds of digits") from None

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import ShardError
+from shards.errors import ShardError, Unread, unread
 from shards.index import UNFINISHED
 from shards.place import alone
 from shards.writer import write_through
@@ -71,11 +71,13 @@ class Unfinished:
             if not self.set.exists():  # it is in place. Only now: NFS keeps a file that is open, and so its folder
                 shutil.rmtree(self.folder, ignore_errors=True)
         except OSError as error:
-            what = f"{error.filename or self.folder}: {error.strerror or error}"
+            what, kind = f"{error.filename or self.folder}: {error.strerror or error}", unread(error)
+            if kind is Unread:
+                what += "; look after the disk, and run the same command again, finished shards are kept"
             if error.errno in _FULL:
                 need = f"the set takes about {size / 1e9:.2f} GB"
                 what += f"; {need}. Make room and run the same command again, finished shards are kept"
-            raise ShardError(what) from None
+            raise kind(what) from None
 
     def _begin_or_go_on(self, plan: str) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -89,6 +91,8 @@ class Unfinished:
                 f"{self.folder}: unfinished shards of another packing (other images or settings); remove the folder "
                 "to begin anew, or finish that one first"
             )
+        shutil.rmtree(self.set)  # of a packing that was killed before its first shard counted
+        self.set.mkdir()
         part = file.with_suffix(".part")
         write_through(part, plan.encode())
         part.replace(file)

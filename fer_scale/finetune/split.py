@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fer_scale import disk
 from fer_scale.finetune.drawing import LISTS as LISTS
@@ -27,6 +28,7 @@ from fer_scale.finetune.drawing import SplitError as SplitError
 from fer_scale.finetune.drawing import class_counts, contradictory, draw
 from fer_scale.finetune.protocols import official_test
 from shards import duplicates
+from shards.boxes import Box, faces_apart
 from shards.index import ShardSet
 from shards.remote import open_set
 
@@ -86,7 +88,8 @@ def split(
     pixels, perceptual = shard_set.hashes()
     groups = duplicates.groups(pixels, perceptual)
     _, copies = np.unique(pixels, axis=0, return_inverse=True)
-    excluded = contradictory(expressions, groups, copies.ravel())
+    shown = _faces(copies.ravel(), [face.box if face else None for _, face in samples])
+    excluded = contradictory(expressions, groups, shown)
     if test_seed is not None and (test is None or is_given(test)):
         raise SplitError("--test-seed: draws the list test; give its size, as --test 25%")
     sizes, frozen = sizes_of(test, valid, labels, shard_set)
@@ -111,6 +114,17 @@ def split(
     content["sha256"] = digest(content)
     _put(out, content)
     return content
+
+
+def _faces(copies: NDArray[np.int64], boxes: list[Box | None]) -> NDArray[np.int64]:
+    """A number for each face that is shown: of copies of one picture there may be several, each with its own box."""
+    members: dict[int, list[int]] = {}
+    for number in np.flatnonzero(np.bincount(copies)[copies] > 1).tolist():
+        members.setdefault(int(copies[number]), []).append(number)
+    face = np.zeros(len(copies), np.int64)
+    for group in members.values():
+        face[group] = faces_apart([boxes[number] for number in group])
+    return np.unique(np.stack([copies, face], axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
 def sizes_of(

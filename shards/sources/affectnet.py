@@ -78,8 +78,8 @@ def _rows(src: Path, file: Path) -> Iterator[Found]:
 
 def _annotated(src: Path, folder: str) -> Iterator[Found]:
     """The crops with an annotation, and what is left out for want of one."""
-    images = {name.removesuffix(".jpg") for name in os.listdir(src / folder / "images")}
-    names = os.listdir(src / folder / "annotations")
+    images = {name.removesuffix(".jpg") for name in os.listdir(src / folder / "images") if name[0] != "."}
+    names = [name for name in os.listdir(src / folder / "annotations") if name[0] != "."]
     labels = {name.removesuffix("_exp.npy") for name in names if name.endswith("_exp.npy")}
     for name in sorted(images | labels):
         path, file = f"{folder}/images/{name}.jpg", src / folder / "annotations" / f"{name}_exp.npy"

@@ -46,7 +46,8 @@ def _list(
     folder: Path, votes: dict[str, list[int]], protocol: str, images: list[Entry], left_out: list[LeftOut]
 ) -> None:
     """Add a split's images to the list, and what is left out of them."""
-    there = {path.name: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
+    files = (path for path in sorted(folder.iterdir()) if path.name[0] != ".")
+    there = {path.name: path for path in files if path.suffix.lower() == ".png"}
     for name in sorted(votes.keys() - there.keys()):
         left_out.append(LeftOut(f"{folder.name}/{name}", f"{VOTES} has votes for it, but there is no such image", True))
     for name, path in there.items():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from shards.errors import ShardError
+from shards.errors import ShardError, unread
 from shards.sample import Face, from_json
 from shards.sources.listing import IMAGE_ENDINGS, Entry, Lazy, LeftOut, Listing, Names, read_span
 
@@ -87,7 +87,7 @@ def _walk(root: bytes, below: bytes, above: tuple[tuple[int, int], ...]) -> Iter
             else:
                 yield path, _size(file)
     except OSError as error:
-        raise ShardError(f"{os.fsdecode(error.filename or folder)}: {error.strerror}") from None
+        raise unread(error)(f"{os.fsdecode(error.filename or folder)}: {error.strerror}; look after the disk") from None
 
 
 def _size(file: "os.DirEntry[bytes]") -> int:

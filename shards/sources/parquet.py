@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ShardError
+from shards.errors import ShardError, unread, way_out
 from shards.expressions import expression_called
 from shards.sample import Face
 from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names
@@ -73,7 +73,7 @@ def entries(src: Path) -> Listing:
     """The images in the parquet files at `src`, in their order."""
     if pyarrow is None:
         raise ShardError("the source 'parquet' needs pyarrow: pip install 'fer_scale[parquet]'")
-    files = sorted(src.rglob("*.parquet")) if src.is_dir() else [src]
+    files = sorted(filter(_is_one, src.rglob("*.parquet"))) if src.is_dir() else [src]
     if not files:
         raise ShardError(f"{src}: no .parquet in it; SRC is the folder of these files, or one of them")
     names = [str(file.relative_to(src)) if src.is_dir() else file.name for file in files]
@@ -92,6 +92,11 @@ def entries(src: Path) -> Listing:
     if not len(found):
         raise ShardError(f"{src}: no images in its files; rows that only tell a path have none")
     return Listing(found, left_out)
+
+
+def _is_one(file: Path) -> bool:
+    """Whether it is a file, and none that a Mac puts beside another; Spark names folders so, too."""
+    return file.is_file() and not file.name.startswith(".")
 
 
 def _look(files: list[Path]) -> tuple[_Columns, int]:
@@ -169,4 +174,4 @@ def _opened(file: Path) -> Iterator[Any]:
             yield parquet
     except (pyarrow.ArrowException, OSError) as error:
         why = " ".join(str(error).split())
-        raise ShardError(f"{file}: not a whole parquet file ({why}); get it again") from None
+        raise unread(error)(f"{file}: not a whole parquet file ({why}); {way_out(error)}") from None

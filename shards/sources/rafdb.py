@@ -44,7 +44,11 @@ def entries(src: Path, *, split: str | None = None) -> Listing:
 def _rows(file: Path) -> dict[str, list[tuple[str, str]]]:
     """By part, names without their ending, and expressions."""
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{file}: is no text in UTF-8 ({error.reason}); save it as that") from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 name, label = line.split()

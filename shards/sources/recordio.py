@@ -62,7 +62,7 @@ class _Records(Lazy):
 
 def entries(src: Path) -> Listing:
     """The images in the .rec files at `src`, a folder or one of them, as they lie."""
-    recs = sorted(src.glob("*.rec")) if src.is_dir() else [src]
+    recs = sorted(rec for rec in src.glob("*.rec") if rec.name[0] != ".") if src.is_dir() else [src]
     if not recs:
         raise ShardError(f"{src}: no .rec in it; SRC is the folder of train.rec and train.idx, or a .rec")
     found, left_out = _Records(recs), list[LeftOut]()

@@ -25,7 +25,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from shards.errors import ShardError
+from shards.errors import ShardError, unread, way_out
 from shards.sample import Face, from_json
 from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
 from shards.sources.scratch import Scratch
@@ -88,7 +88,7 @@ def entries(src: Path) -> Listing:
 
 def _tars(src: Path) -> list[Path]:
     """The tars at `src`, sorted."""
-    files = sorted(src.iterdir()) if src.is_dir() else [src]
+    files = sorted(file for file in src.iterdir() if file.name[0] != ".") if src.is_dir() else [src]
     for file in files:
         if file.name.endswith(_REFUSED):
             raise ShardError(f"{file}: only .tar.gz is unpacked here; unpack this first (zstd -d, unxz, ...)")
@@ -154,7 +154,7 @@ def _unpacked(tar: Path, scratch: Scratch) -> Iterator[tarfile.TarInfo]:
         with scratch.writing() as start, gzip.open(tar) as packed:
             shutil.copyfileobj(packed, scratch.file, 1 << 20)
     except (OSError, EOFError, zlib.error) as error:
-        raise ShardError(f"{tar}: not a whole tar, unpacking ended with: {error}; get it again") from None
+        raise unread(error)(f"{tar}: not a whole tar, unpacking ended with: {error}; {way_out(error)}") from None
     scratch.file.seek(start)
     yield from _members(tar, scratch.file)
 
@@ -165,12 +165,13 @@ def _members(tar: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                if member.isfile() or (member.linkname and _key(member.name)[1] in _KNOWN):
+                hidden = member.name.rpartition("/")[2].startswith(".")  # as the ._NAME that a Mac adds to each file
+                if not hidden and (member.isfile() or (member.linkname and _key(member.name)[1] in _KNOWN)):
                     yield member
                 archive.members = []  # type: ignore[attr-defined]  # or it keeps them all
             end = archive.offset
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ShardError(f"{tar}: not a whole tar ({error}); get it again") from None
+        raise unread(error)(f"{tar}: not a whole tar ({error}); {way_out(error)}") from None
     file.seek(end)
     if file.read(BLOCK) != bytes(BLOCK):
         raise ShardError(f"{tar}: damaged or cut short at byte {end - start}; what follows is lost, get it again")

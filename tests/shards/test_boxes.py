@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shards.boxes import WHOLE, box_from
+from shards.boxes import WHOLE, box_from, faces_apart
 
 
 def test_a_box_is_floats_and_may_reach_the_borders() -> None:
@@ -34,3 +34,10 @@ def test_a_box_begins_in_the_picture_and_before_its_end(low: float, down: bool) 
 def test_a_box_ends_in_the_picture(high: float, down: bool) -> None:
     with pytest.raises(ValueError, match="shares of width and height"):
         box_from([0.1, 0.2, 0.9, high] if down else [0.1, 0.2, high, 0.9])
+
+
+def test_boxes_that_overlap_by_half_are_of_one_face_and_so_is_none() -> None:
+    left, right = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
+    assert faces_apart([left, right, (0.02, 0.0, 0.5, 0.5), None, (0.5, 0.4, 1.0, 1.0)]) == [0, 1, 0, 0, 1]
+    assert faces_apart([None, None, left, right]) == [0, 0, 0, 1]
+    assert faces_apart([(0.0, 0.0, 0.4, 0.4), (0.2, 0.0, 0.6, 0.4)]) == [0, 1]  # a third

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fer_scale.finetune.split import split
 from shards import copies
 from shards.errors import ShardError
 from shards.index import ShardSet
@@ -170,3 +171,17 @@ def test_groups_are_found_among_many(tmp_path: Path) -> None:
     hashes[4999] = hashes[0]
     assert list(copies.groups(hashes)) == [[0, 4999], [7, 12, 3000, 4000], [50, 70]]
     assert list(copies.groups(hashes[:1])) == []
+
+
+def test_two_faces_of_one_picture_are_no_copies_of_each_other(tmp_path: Path, image: Picture) -> None:
+    """As in AffectNet: each has its own box and expression."""
+    rows = [("a", "fear", [0, 0, 0.5, 0.5]), ("b", "anger", [0.5, 0.5, 1, 1]), ("c", "fear", [0, 0, 0.5, 0.51])]
+    (tmp_path / "src").mkdir()
+    for name, _, _ in rows:
+        (tmp_path / "src" / f"{name}.png").write_bytes(image(1, 20, "png"))
+    lines = [json.dumps({"path": f"{name}.png", "expression": said, "box": box}) for name, said, box in rows]
+    (tmp_path / "src" / "labels.jsonl").write_text("\n".join(lines))
+    shards = packing(tmp_path / "src", tmp_path / "set", duplicates="drop")
+    assert origins(shards) == ["a.png", "b.png"] and list(reasons(shards)) == ["c.png"]
+    drawn = split(tmp_path / "set", labels="100%", seed=0, out=tmp_path / "split.json")
+    assert drawn["excluded"] == [] and len(drawn["labeled"]) == 2

@@ -71,6 +71,13 @@ def rafdb(src: Path, rows: str, list_name: str = "list_patition_label.txt", kind
     return src
 
 
+def test_a_list_of_rafdb_in_another_encoding_is_said(tmp_path: Path) -> None:
+    src = rafdb(tmp_path, RAFDB_ROWS)
+    (src / "EmoLabel" / "list_patition_label.txt").write_text(RAFDB_ROWS, encoding="utf-16")
+    with pytest.raises(ShardError, match=r"list_patition_label\.txt: is no text in UTF-8 .*save it as that"):
+        listed("rafdb", src)
+
+
 RAFDB_ROWS = "".join(f"train_0000{n}.jpg {n}\n" for n in range(1, 8)) + "test_0001.jpg 4\ntest_0002.jpg 7\n"
 
 
@@ -454,6 +461,14 @@ def test_affectnets_crops_without_a_readable_label_are_left_out(
     np.save(annotations / "0_exp.npy", np.array("happy"))
     with pytest.raises(ShardError, match=r"0_exp\.npy: unknown class 'happy'"):
         listed("affectnet", tmp_path)
+
+
+def test_what_a_mac_puts_beside_affectnets_crops_is_passed_over(tmp_path: Path) -> None:
+    annotate(tmp_path, "0", "0")
+    write(tmp_path / "train_set" / "images" / "._0.jpg", b"of a Mac")
+    write(tmp_path / "train_set" / "annotations" / "._0_exp.npy", b"of a Mac")
+    listing = listed("affectnet", tmp_path)
+    assert labels(listing) == {"train_set/images/0.jpg": "neutral"} and not listing.left_out
 
 
 # ------------------------------------------------------------------------------------------------ CK+, JAFFE

@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import math
 import os
 import resource
 import shutil
@@ -256,6 +257,7 @@ def test_a_source_of_nothing_but_broken_images_makes_no_set(tmp_path: Path) -> N
         ({"split": "dev"}, "splits are train, valid, test"),
         ({"protocol": "mean"}, "protocols are argmax, majority"),
         ({"shard_mb": 0}, "above 0 MB"),
+        ({"shard_mb": math.inf}, "a finite one"),
         ({"max_px": 0}, "at least 1 px"),
         ({"duplicates": "some"}, "unknown duplicates 'some'; say keep, drop, conflicts, report"),
         ({"duplicates": "drop", "decode_check": False}, "needs the decode check"),
@@ -388,6 +390,16 @@ def test_unfinished_work_of_another_packing_is_left_alone(faces: Path, tmp_path:
     for other in others:
         with pytest.raises(ShardError, match="unfinished shards of another packing"):
             packing(faces, tmp_path / "other", **other)
+
+
+def test_what_a_packing_left_that_was_killed_before_its_first_shard_counted_gets_into_no_other(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Callable[[Path], dict[str, bytes]]
+) -> None:
+    stray = tmp_path / "other.unfinished" / "set" / "old-000000.tar"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"of another")
+    packing(faces, tmp_path / "other")
+    assert read_folder(tmp_path / "other") == read_folder(packed.path)
 
 
 def test_an_unreadable_file_is_left_out(faces: Path, tmp_path: Path) -> None:

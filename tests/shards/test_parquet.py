@@ -251,3 +251,9 @@ def test_a_label_of_several_parts_is_refused(tmp_path: Path, labels: list[Any]) 
         ShardError, match=r"a\.parquet: its column label holds (list|struct)<.*>; a label is a number or"
     ):
         listed(tmp_path)
+
+
+def test_folders_that_are_called_as_files_and_what_a_mac_puts_beside_them_are_none(tmp_path: Path) -> None:
+    write(tmp_path / "data.parquet" / "part-0.parquet", {"image": faces(0, 2)})
+    (tmp_path / "data.parquet" / "._part-0.parquet").write_bytes(b"no parquet")
+    assert [image for _, image, _ in found(tmp_path)] == [b"image 0", b"image 1"]

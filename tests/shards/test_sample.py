@@ -55,6 +55,8 @@ def test_tars_are_plain_ustar_of_nobody_and_no_time(tmp_path: Path) -> None:
         (b'{"votes": {"happiness": "many"}}', "could not convert string to float: 'many'"),
         (b"[1]", "a face is a JSON object"),
         (b"{", "Expecting property name"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"votes": {"happiness": 1' + b"0" * 400 + b"}}", "a number of hundreds of digits"),
     ],
 )
 def test_a_face_that_cannot_be_is_refused_with_the_reason(text: bytes, message: str) -> None:

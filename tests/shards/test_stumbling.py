@@ -113,3 +113,21 @@ def test_copies_that_could_not_be_read_are_found_when_they_can(
     disk.well()
     packing(faces, tmp_path / "other", duplicates="drop", max_left_out="0", shard_mb=0.003)
     assert read_folder(tmp_path / "other") == read_folder(tmp_path / "well")
+
+
+def test_a_disk_that_fails_while_a_folder_is_listed_or_a_set_is_written_may_answer_another_time(
+    packed: ShardSet, faces: Path, tmp_path: Path, read_folder: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", fails)
+        with pytest.raises(Broken, match="Input/output error; look after the disk"):
+            packing(faces, tmp_path / "other")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(Broken, match="same command again, finished shards are kept"):
+            packing(faces, tmp_path / "other")
+    packing(faces, tmp_path / "other")
+    assert read_folder(tmp_path / "other") == read_folder(packed.path)

@@ -1,5 +1,6 @@
 """Tars that others have written: their long names and extended headers, and compressed ones."""
 
+import errno
 import gzip
 import io
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from webdataset.writer import TarWriter
 
-from shards.errors import ShardError
+from shards.errors import Broken, ShardError
 from shards.pack import pack
 from shards.pixels import decode
 from shards.sample import Face
@@ -284,3 +285,20 @@ def test_a_real_compressed_tar_is_read_as_it_is(real: Path, tmpdir_of_ours: Path
     assert len(listing.entries) == 28558
     assert [left.path for left in listing.left_out] == ["ferplus_train.tar.gz/FER2013Train/label"]
     assert all(decode(listing.entries[n].read()).shape == (48, 48, 3) for n in (0, 4711, 28557))
+
+
+def test_what_a_mac_puts_beside_files_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", [(f"{mark}0001.{kind}", b"7") for kind in ("cls", "jpg") for mark in ("._", "")])
+    (tmp_path / "._a.tar").write_bytes(b"no tar")
+    assert found(tmp_path) == [("a.tar/0001.jpg", b"7", "7")] and not listed(tmp_path).left_out
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.tar", many(3))
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(tarfile, "open", fails)
+    with pytest.raises(Broken, match=r"a\.tar: .*Input/output error.*look after the disk"):
+        listed(tmp_path)
