@@ -26,6 +26,8 @@ _WAYS_OUT = {
     errno.ENOENT: "look at the path",
     errno.ENOTDIR: "a file is where a folder is needed; give another path",
     errno.EISDIR: "a folder is where a file is needed; give another path",
+    errno.ENAMETOOLONG: "too long for a path; are these several, in quotes?",
+    errno.ELOOP: "its links lead in a circle; give another path",
     errno.EEXIST: "something else is there already; give another path",
     **dict.fromkeys(PASSING, "look after the disk, or the network before it; the same command may help then"),
 }

@@ -126,8 +126,9 @@ def _box(number: int, box: tuple[float, ...], size: tuple[int, int]) -> str:
     lines = f'<rect {frame} stroke="#fff" stroke-width="{unit:.2f}"/>'
     lines += f'<rect {frame} stroke="#000" stroke-width="{0.4 * unit:.2f}"/>'
     side = 5 * unit
-    plate = f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{side:.1f}" height="{side:.1f}" fill="#000"/>'
-    at = f'x="{x1 + side / 2:.1f}" y="{y1 + 0.76 * side:.1f}" font-size="{0.8 * side:.1f}"'
+    x, y = (min(max(low, 0), most - side) for low, most in zip((x1, y1), size, strict=True))  # a box may stick out
+    plate = f'<rect x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" fill="#000"/>'
+    at = f'x="{x + side / 2:.1f}" y="{y + 0.76 * side:.1f}" font-size="{0.8 * side:.1f}"'
     return f'{lines}{plate}<text {at} fill="#fff" text-anchor="middle">{number}</text>'
 
 

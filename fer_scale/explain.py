@@ -142,14 +142,17 @@ def _mixed(crop: Pixels, other: Pixels, share: Map) -> Pixels:
     return mixed.round().astype(np.uint8)
 
 
-def namer(out: Path) -> Callable[[Crop], Path]:
-    """What names a file in `out` for each crop, none twice."""
-    taken = Counter[str]()
+def namer(out: Path, photos: Iterable[Path] = ()) -> Callable[[Crop], Path]:
+    """What names a file in `out` for each crop, none twice, and none as one of the photos."""
+    taken, theirs = Counter[str](), {photo.resolve() for photo in photos}
 
     def name(crop: Crop) -> Path:
         stem = f"{Path(crop.photo).stem}.{crop.number}"  # ends in a number: with "-2" behind it, it is nobody's stem
-        taken[stem] += 1
-        return out / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")
+        while True:
+            taken[stem] += 1
+            file = out / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")
+            if file.resolve() not in theirs:
+                return file
 
     return name
 

@@ -16,7 +16,9 @@ def _predict(args: Namespace) -> int:
     with imports():
         from fer_scale import drawn, log, photos, predict, predicted
 
-    files, failed, taken = photos.listed(args.photos), 0, dict[str, int]()
+    files, failed = photos.listed(args.photos), 0
+    # No drawing takes the place of a photo.
+    taken = {file.name: 1 for file in files if args.draw and file.resolve().parent == args.draw.resolve()}
     model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
     box = tuple(args.box) if args.box else None
     answers = model.stream(files, box=box, min_confidence=args.min_confidence)
@@ -72,7 +74,7 @@ def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]]
     from fer_scale import explain, log, predict
 
     model = predict.load(args.model, faces=args.faces, key=args.key, detector=args.detector)
-    name, found, problems = explain.namer(args.out), list[dict[str, Any]](), list[str]()
+    name, found, problems = explain.namer(args.out, files), list[dict[str, Any]](), list[str]()
     with log.progress("explaining", "photos") as tick:
         for number, file in enumerate(files, 1):
             cut = explain.crops(
@@ -116,7 +118,7 @@ def _export(args: Namespace) -> None:
 def _report(args: Namespace) -> None:
     import time
 
-    from fer_scale import log
+    from fer_scale import disk, log
     from fer_scale.report import gather, page
 
     now = time.time()
@@ -126,7 +128,8 @@ def _report(args: Namespace) -> None:
         with imports():
             from fer_scale.report import faces as pictures
         faces = pictures.section(runs)
-    page.write(args.out, page.text(runs, sweeps, now, faces=faces))
+    written = page.text(runs, sweeps, now, faces=faces)
+    page.write(args.out, written)
     for run in runs:
         for problem in run.problems:
             log.say(f"{run.folder}: {problem}")
@@ -134,9 +137,10 @@ def _report(args: Namespace) -> None:
         log.print_json(gather.held(runs, sweeps) | {"page": str(args.out)})
         return
     what = ", ".join(log.plural(len(all_), noun) for all_, noun in ((runs, "run"), (sweeps, "sweep")) if all_)
-    print(f"{args.out}: {what}, {log.size(args.out.stat().st_size)}; any browser shows it")
+    say = log.say if disk.straight(args.out) else print  # not behind the page
+    say(f"{args.out}: {what}, {log.size(len(written.encode()))}; any browser shows it")
     if args.faces:
-        print("It shows faces of real people: do not publish it.")
+        say("It shows faces of real people: do not publish it.")
 
 
 def _app(args: Namespace) -> None:

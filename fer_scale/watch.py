@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from fer_scale import checkpoint, config, images, log, plots, publish, record, shipped
+from fer_scale.artifact import ArtifactError
 from fer_scale.finetune import evaluate, loop, split, views
 from fer_scale.finetune.pool import Pool
 from fer_scale.life import life
 from fer_scale.pretrain import pictures
 from fer_scale.pretrain.recipe import Pretrain
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 from shards.remote import open_set
 
 RECIPE = shipped.CONFIGS / "finetune" / "watch.toml"
@@ -90,7 +91,9 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
             weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
             row["images"] = checkpoint.progress_of(folder)["images"]
             publish.publish(folder, encoder, licence="for measuring here, not for others", parts=["encoder"])
-        except (UserError, OSError) as error:  # damaged, or the run has put newer ones in its place
+        except (UserError, FileNotFoundError) as error:  # damaged, or the run has put newer ones in its place
+            if isinstance(error, Broken | ArtifactError):  # our disk's fault: another time it may be measured
+                raise
             row["problem"] = str(error)
         else:
             keys = {"data.shards": set_path, "data.split": split_file, "model.start_from": encoder, "run.out": tuned}

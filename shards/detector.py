@@ -47,6 +47,7 @@ FILE = f"{DETECTOR}.onnx"
 ON_THE_HUB = "hf://opencv/face_detection_yunet"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
+_LEAST_PX = 64  # of a side: for narrower pictures YuNet answers whatever lies in memory
 _SQUARE_PX = 256
 _SCORE, _OVERLAP = 0.6, 0.3  # a face has at least this score; of two that overlap more, the better one counts
 _HAAR_STEP, _HAAR_NEIGHBOURS, _HAAR_LEAST_PX = 1.1, 3, 24  # of the pyramid; windows that must agree; a face's side
@@ -103,13 +104,15 @@ class Detector:
 
     def _look(self, picture: Pixels) -> list[Seen]:
         """The faces in a picture whose colours are in OpenCV's order."""
+        missing = [(0, max(0, _LEAST_PX - side)) for side in picture.shape[:2]]
+        picture = np.pad(picture, [*missing, (0, 0)]) if any(more for _, more in missing) else picture
         size = (picture.shape[1], picture.shape[0])
         if size != self._size:
             self._net.setInputSize(size)
             self._size = size
         _, rows = self._net.detect(picture)
         found = () if rows is None else rows.tolist()
-        return [Seen((x, y, x + dx, y + dy), row[-1]) for x, y, dx, dy, *row in found]
+        return [Seen((x, y, x + dx, y + dy), row[-1]) for x, y, dx, dy, *row in found if math.isfinite(x + y + dx + dy)]
 
 
 class Haar:

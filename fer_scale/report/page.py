@@ -120,7 +120,7 @@ def write(file: Path, page: str) -> None:
     if file.is_dir():
         raise ReportError(f"{file}: is a folder\n{hint}")
     try:
-        if file.exists() and not _is_a_page(file):
+        if file.exists() and not disk.straight(file) and not _is_a_page(file):
             raise ReportError(f"{file}: is there already, and no page of HTML\n{hint}, or remove it")
         file.parent.mkdir(parents=True, exist_ok=True)
         disk.put(file, page)

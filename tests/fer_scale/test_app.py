@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -300,3 +301,10 @@ def test_names_of_a_strangers_model_are_text() -> None:
 def test_a_large_picture_is_shown_small_however_thin_it_is() -> None:
     sizes = {(2560, 1280): (1280, 640), (5000, 1): (1280, 1), (64, 48): (64, 48)}
     assert {size: app_page._small(Image.new("RGB", size)).size for size in sizes} == sizes
+
+
+def test_the_number_of_a_face_is_seen_wherever_its_box_is() -> None:
+    for box in ((-9.0, -5.0, 90.0, 99.0), (95.0, 90.0, 130.0, 130.0)):
+        drawn = app_page._box(2, box, (112, 100))
+        x, y, side = (float(n) for n in re.findall(r'x="(.*?)" y="(.*?)" width="(.*?)"', drawn)[-1])
+        assert 0 <= x <= 112 - side and 0 <= y <= 100 - side

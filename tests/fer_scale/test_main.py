@@ -52,7 +52,9 @@ def test_one_line_and_a_code_that_says_whether_the_same_command_may_help(error: 
     assert ended((), "pretrain", what) == (code, "fer-scale pretrain: a reader was killed; start again\n")
 
 
-@pytest.mark.parametrize(("number", "code"), [("ESTALE", 75), ("EIO", 75), ("EACCES", 2)])
+@pytest.mark.parametrize(
+    ("number", "code"), [("ESTALE", 75), ("EIO", 75), ("EACCES", 2), ("ENAMETOOLONG", 2), ("ELOOP", 2)]
+)
 def test_what_a_disk_says_is_one_line_and_a_code_that_says_whether_the_same_command_may_help(
     number: str, code: int
 ) -> None:

@@ -57,6 +57,8 @@ def test_photos_of_one_name_are_drawn_beside_one_another(tmp_path: Path) -> None
     made = [drawn.write(Photo(str(file), (48, 48), ()), tmp_path / "out", taken).name for file in files]
     assert made == ["x.faces.jpg", "x.2.faces.jpg", "x.2.2.faces.jpg", "x.3.faces.jpg"]
     assert len(list((tmp_path / "out").iterdir())) == 4
+    taken = {"x.faces.jpg": 1}  # the name of a photo that lies where is drawn
+    assert drawn.write(Photo(str(files[0]), (48, 48), ()), tmp_path / "out", taken).name == "x.2.faces.jpg"
 
 
 @pytest.mark.parametrize(("width", "height"), [(3, 4000), (1, 600), (4000, 3)])

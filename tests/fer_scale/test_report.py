@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -336,6 +338,15 @@ def test_a_page_is_replaced_by_a_newer_one_whole(runs: list[Path], tmp_path: Pat
     for folder in runs[:2]:
         assert main(["report", str(folder), "--out", str(out)]) == 0
     assert "Report: higher" in out.read_text() and sorted(tmp_path.iterdir()) == [out]
+
+
+def test_a_page_goes_down_a_pipe_and_into_a_device(runs: list[Path], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(runs[0]), "--out", "/dev/null"]) == 0
+    assert "any browser shows it" in capfd.readouterr().err
+    words = [sys.executable, "-m", "fer_scale", "report", str(runs[0]), "--out", "/dev/stdout"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.stdout.lower().startswith("<!doctype html>") and done.stdout.rstrip().endswith("</html>")
+    assert "any browser shows it" in done.stderr
 
 
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:

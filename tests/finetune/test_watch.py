@@ -14,6 +14,7 @@ from PIL import Image
 
 from fer_scale import log, watch
 from fer_scale.__main__ import main
+from fer_scale.artifact import ArtifactError
 from fer_scale.finetune import loop
 from fer_scale.finetune.split import split
 from shards.errors import UserError
@@ -74,7 +75,7 @@ def test_a_checkpoint_that_the_run_removes_meanwhile_is_measured_and_drawn_to_it
 
 def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(
     words: list[str], labeled_set: Path, split_file: Path, short: Path, tmp_path: Path, launch: Any,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     launch(1, *words).wait()
     run = tmp_path / "pre"
@@ -86,6 +87,15 @@ def test_a_damaged_checkpoint_is_written_down_and_the_others_are_measured(
     asked = ["watch", str(run), str(labeled_set), "--split", str(split_file), "--recipe", str(short), "--json"]
     assert main(asked) == 0
     broken, whole = json.loads(capsys.readouterr().out)
+    (run / "watch.jsonl").unlink()
+
+    def full(*_: object, **__: object) -> None:
+        raise ArtifactError("our disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(ArtifactError):  # which says nothing of the checkpoint
+        patched.setattr(watch.publish, "publish", full)
+        watch._measure(run, run / "checkpoints" / "step_00000006", str(labeled_set), split_file, short)
+    assert not (run / "watch.jsonl").exists()
     assert broken["step"] == 3 and "use another step" in broken["problem"]
     assert whole["step"] == 6 and "accuracy" in whole
 

@@ -257,3 +257,10 @@ def test_a_set_is_packed_again_to_find_its_faces(yunet: Path, people: Path, tmp_
     assert after.index["boxes"] == {"annotation": 2, "detector": 10, "template": 1}
     again = packing(after.path, tmp_path / "again", source="tar")
     assert again.index["boxes"] == after.index["boxes"]
+
+
+@pytest.mark.parametrize("shape", [(8, 800), (800, 8), (5, 1000), (1, 600), (20_000, 16)])
+def test_on_a_strip_no_face_is_found_and_no_number_is_none(yunet: Path, shape: tuple[int, int]) -> None:
+    look = detector.Detector(yunet)
+    for seen in look.see(np.full((*shape, 3), 200, np.uint8)):
+        assert np.isfinite(seen.box).all() and max(map(abs, seen.box)) < 2 * max(shape)
