@@ -251,7 +251,7 @@ def test_a_page_of_this_machine_is_refused_to_other_pages_and_names(url: str) ->
 def test_ctrl_c_ends_it_leaves_nothing_and_no_other_machine_was_asked(page: served.Page, url: str) -> None:
     code, overheard = page.stop(signal.SIGINT)
     assert code == 130 and page.said().rstrip().endswith("interrupted; the same command goes on or starts anew")
-    assert "Traceback" not in page.said()
+    assert "Traceback" not in page.said(), page.said()
     assert overheard["asked"] == [] and not page.left()
 
 

@@ -110,6 +110,7 @@ def finetune(folder: Path) -> Path:
     (folder / "evaluation" / "confusion_matrix.png").write_bytes(b"counts")
     metrics = {
         "set": "ferplus",
+        "fingerprint": DATA[0]["fingerprint"],
         "split": {"file": "/secret/place/split.json", "sha256": "ef" * 32, "list": "test"},
         "left_out": {"unknown_expression": 3, "unreadable": 0},
         "warning": "it may have seen these faces",
