@@ -6,7 +6,9 @@ server for anything: gradio's theme brings its fonts, what it would tell its mak
 ask nobody else, whatever a stranger's card has in it.
 """
 
+import asyncio
 import errno
+import logging
 import os
 import re
 import secrets
@@ -196,7 +198,13 @@ def _run(page: Any, listening: socket.socket, *, local: bool, show: bool) -> Non
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     _lying_apart()
     config = uvicorn.Config(_guarded(app, local=local), log_level="warning", timeout_graceful_shutdown=_CLOSING_S)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the server's line is worth a look: that a page which was open at the end was cut off is not."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _lying_apart() -> None:

@@ -1,7 +1,9 @@
 """The page of `fer-scale app` in a real browser: what it says, and that nothing that was given leaves the machine."""
 
+import asyncio
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -308,3 +310,10 @@ def test_the_number_of_a_face_is_seen_wherever_its_box_is() -> None:
         drawn = app_page._box(2, box, (112, 100))
         x, y, side = (float(n) for n in re.findall(r'x="(.*?)" y="(.*?)" width="(.*?)"', drawn)[-1])
         assert 0 <= x <= 112 - side and 0 <= y <= 100 - side
+
+
+def test_pages_that_are_cut_off_at_the_end_are_no_failure_and_all_else_is_said() -> None:
+    """uvicorn cancels what lasts longer than it waits, and logs each as an exception of the application."""
+    for error, news in ((asyncio.CancelledError("graceful shutdown exceeded"), False), (ValueError("a bug"), True)):
+        line = (logging.ERROR, "", 0, "Exception in ASGI application", (), (type(error), error, None))
+        assert app._is_news(logging.LogRecord("uvicorn.error", *line)) == news
