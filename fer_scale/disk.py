@@ -4,7 +4,6 @@ The line also says whether the same command may help.
 """
 
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from shards.errors import Broken, UserError
+from shards.place import take
 
 # Somebody must make room or give a right; the others may pass, or another host does better.
 _LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -61,9 +61,10 @@ def end_of(file: Path) -> Path:
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[None]:
-    """Wait until nobody else is in here for the same place. Where the file system has no locks, none is kept out."""
-    file = end_of(place).with_name(f".{end_of(place).name}.lock")
+def alone(target: Path) -> Iterator[None]:
+    """Wait until nobody else is in here for the same target; where the file system has no locks that is said."""
+    end = end_of(target)
+    file = end.with_name(f".{end.name}.lock")
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = _locked(file)
     try:
@@ -77,8 +78,7 @@ def _locked(file: Path) -> IO[str]:
     """The file, open and locked. Who had it before has removed it, and its name may stand for another file by then."""
     while True:
         lock = file.open("w")
-        with suppress(OSError):  # no locks here
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock, wait=True)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
                 return lock

@@ -54,7 +54,7 @@ def connect() -> HfApi:
     if refused:
         raise HubError(refused)
     if access.token() is None:
-        raise NotLoggedIn(f"what is set as the Hub's token can be none (quotes, or signs that no token has?); {LOG_IN}")
+        raise NotLoggedIn(f"what HF_TOKEN or its file holds is no token: other signs than a token has; {LOG_IN}")
     ours: dict[str, list[Callable[..., None]]] = {
         "request": [*hooks, _limit],
         "response": [_refuse_strange, _refuse_long_pause, _watch],

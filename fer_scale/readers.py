@@ -98,7 +98,7 @@ class _Said(Dataset[T | UserError]):
 def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) -> Iterator[T]:
     """`data[i]` for each i wanted, in order; `workers` processes are at most `each` items ahead, each."""
     if not workers:
-        allow_many_files()
+        _allow_many_files()
         yield from (data[at] for at in wanted)
         return
     stream = iter(
@@ -149,13 +149,13 @@ def _begin_reading(_: int) -> None:
     step's end, and it does not outlive its rank, whose death torch does not see while a reader starts."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    allow_many_files()
+    _allow_many_files()
     # Into memory, where the rank finds it: no empty file of every reader in the run's folder, none that may hang.
     faulthandler.register(signal.SIGUSR2, file=os.memfd_create(_STACKS))
     end_with_the_parent()
 
 
-def allow_many_files() -> None:
+def _allow_many_files() -> None:
     """Raise this process's limit of open files: each set keeps some hundred shards open, and 1,024 are the usual."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)

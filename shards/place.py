@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from shards.errors import ShardError
 
@@ -28,12 +29,18 @@ def alone(lock: Path, other: str) -> Iterator[None]:
     """
     with lock.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(file, wait=False)
         except BlockingIOError:
             raise ShardError(f"{lock.parent}: {other}; wait for its end") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            said = "no locks here, so nothing keeps a second process out; start no other one there"
-            print(f"{lock.parent}: {error.strerror}: {said}", file=sys.stderr)
         yield
+
+
+def take(lock: IO[str], *, wait: bool) -> None:
+    """Lock an open file for us alone; BlockingIOError where another process has it, unless that may be waited for."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        said = "no locks here, so nothing keeps a second process out; start no other one there"
+        print(f"{Path(lock.name).parent}: {error.strerror}: {said}", file=sys.stderr)

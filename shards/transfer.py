@@ -31,7 +31,7 @@ SILENCE_S = 30.0  # a peer that says nothing for so long is given up
 DEADLINE_S = 240.0  # without one new byte; even twice, after another process gave up, the ranks wait for each other
 WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # before the second try; doubles with each
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
-_PIECE = 8 << 20  # bytes of one request to S3
+_PIECE, _OF_URLS = 8 << 20, "/:[]%!$&'()*+,;=~"  # bytes of one request to S3; signs that no URL has to quote
 _MOST_BYTES = 1 << 30  # of a file whose size the index does not tell: a list of some ten million paths
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _JITTER = random.Random()  # of our own: the global one belongs to whoever trains
@@ -100,11 +100,11 @@ def source_of(address: str) -> Source:
         if not re.fullmatch(r"[0-9a-f]{40}", sha):
             raise RemoteError(f"{address}: {endpoint} does not answer as the Hub does; look at HF_ENDPOINT and proxy")
         pinned = f"hf://datasets/{repo}@{sha}{folder}"
-        return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{quote(folder)}")
+        return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
     if meant := access.of_a_page(address):
         raise RemoteError(f"{address}: is a page of the Hub; write its address, {meant}")
     if re.fullmatch(r"(https?|s3)://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[^\s@?#]*)?", address):
-        return Source(address.rstrip("/"), quote(address.rstrip("/"), safe="/:[]%!$&'()*+,;=~"))
+        return Source(address.rstrip("/"), address.rstrip("/"))
     shown = re.sub(r"//.*@|\?.*", "...", address)
     raise RemoteError(
         f"{shown}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], https://HOST/FOLDER or "
@@ -202,7 +202,7 @@ _OPENER = urllib.request.build_opener(_Redirects)
 
 
 def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
-    request = urllib.request.Request(f"{source.base}/{name}", headers={"User-Agent": "fer_scale"})
+    request = urllib.request.Request(quote(f"{source.base}/{name}", safe=_OF_URLS), headers={"User-Agent": "fer_scale"})
     if start:
         request.add_header("Range", f"bytes={start}-")
     if source.address.startswith("hf://"):

@@ -218,5 +218,5 @@ def _may(recipe: Finetune, changes: list[str], made_for: dict[str, str], found: 
 def name_bad(run: Run, bad: Sequence[str]) -> None:
     """Say which faces could not be read and were replaced, on the process that met them."""
     for line in bad:
-        log.say(f"unreadable, replaced: {line}")
+        log.say(f"unreadable, left out or replaced: {line}")
         run.journal.event("unreadable", step=run.step, sample=line)

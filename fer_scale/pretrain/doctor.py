@@ -63,7 +63,7 @@ def read(recipe: Path | None, overrides: list[str], out: Path | None) -> Pretrai
         raise UserError(f"{recipe}: what to change in which recipe? Name it first; without one, --out DIR is enough")
     if out:
         raise UserError(f"--out {out}: a recipe has its run.out; change it by run.out={out}, or leave the recipe out")
-    return config.load(Pretrain, recipe, ["data.shards=not-read", *overrides])
+    return config.load(Pretrain, recipe, ["data.shards=not-read", *overrides])  # the recipes that came along have none
 
 
 def hosts_in(hostfile: Path) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hostile
@@ -290,3 +291,9 @@ def test_a_face_that_cannot_be_cut_out_and_a_photo_without_one_are_lines_and_the
     assert isinstance(found, explain.Crop)
     cut = predict.middle(predict.around((4, 4, 20, 20), (0, 0, 1, 1)), 0.5)  # what the model would be shown
     assert np.array_equal(found.pixels, predict.as_input(photos.upright(files[2]), 16, cut))
+
+
+def test_no_map_takes_the_place_of_a_photo(tmp_path: Path) -> None:
+    name = explain.namer(tmp_path, [tmp_path / "a.jpg", tmp_path / "a.1.png"])
+    crop = SimpleNamespace(photo=str(tmp_path / "a.jpg"), number=1)
+    assert [name(crop).name for _ in range(2)] == ["a.1-2.png", "a.1-3.png"]

@@ -111,7 +111,7 @@ def test_a_silent_hub_is_given_up(hub_server: Hub, monkeypatch: pytest.MonkeyPat
         ("ALL_PROXY", "socks5://127.0.0.1:1080", "no client for the Hub can be made .*ALL_PROXY"),
         ("ALL_PROXY", "socks://127.0.0.1:1080", "no client for the Hub can be made .*ALL_PROXY"),
         ("SSL_CERT_FILE", "/nowhere.pem", "no client for the Hub can be made .*SSL_CERT_FILE"),
-        ("HF_TOKEN", "\u201chf_abcdef\u201d", "what is set as the Hub's token can be none .*hf auth login"),
+        ("HF_TOKEN", "\u201chf_abcdef\u201d", "what HF_TOKEN or its file holds is no token: .*hf auth login"),
     ],
 )
 def test_what_no_client_can_be_made_of_is_said_and_nothing_is_asked(name: str, value: str, said: str) -> None:

@@ -16,6 +16,7 @@ from hub.trained import RECIPE, save_checkpoint, weights
 from safetensors.torch import load_file
 
 from fer_scale import artifact, checkpoint, encoder, hub
+from fer_scale.__main__ import main
 from fer_scale.publish import Pruned, PublishError, publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
@@ -458,3 +459,8 @@ def test_a_card_that_the_hub_would_refuse_is_refused_before_anything_is_sent(
     with pytest.raises(PublishError, match=r"README\.md: the Hub would refuse its front matter: license: 'my own'"):
         publish(tmp_path / "encoder", "hf://lab/faces")
     assert not hub_server.requests
+
+
+def test_what_lies_far_away_is_pulled_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish", "https://example.org/sets/lfw", "out", "--licence", "x"]) == 2
+    assert "https://example.org/sets/lfw: lies far away; `fer-scale pull` fetches it\n" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fer_scale import shipped
 from fer_scale.__main__ import main
 from fer_scale.pretrain import doctor, fitness, probe, shared_folder
 from fer_scale.pretrain.fitness import Facts, Folder, Needs
@@ -293,3 +294,8 @@ def test_a_rank_that_is_lost_on_the_way_is_named(launch: Any, lost: int) -> None
     ranks.processes[lost].kill()
     said += ranks.processes[1 - lost].communicate(timeout=60)[0]
     assert f"rank {lost} on " in said and "not heard of any more" in said and "not fit" in said
+
+
+def test_a_recipe_needs_no_shards_for_it() -> None:
+    recipe = doctor.read(shipped.find("pretrain/vit_base_112"), ["run.out=runs/base"], None)
+    assert recipe is not None and recipe.run.out == Path("runs/base")

@@ -923,3 +923,10 @@ def test_what_s3_refuses_is_said_plainly(s3: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(NoRight, match=r"no keys for S3 are there: set AWS_PROFILE"):
         open_set(s3, tmp_path / "cache", 1)
+
+
+def test_the_folder_of_the_cache_may_be_said_for_all_commands() -> None:
+    script = "from shards.remote import CACHE_DIR; print(CACHE_DIR)"
+    env = os.environ | {"FER_SCALE_CACHE_DIR": "/scratch/faces"}
+    said = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert said.stdout == "/scratch/faces\n"
