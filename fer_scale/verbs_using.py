@@ -121,6 +121,8 @@ def _report(args: Namespace) -> None:
     from fer_scale import disk, log
     from fer_scale.report import gather, page
 
+    if args.json and disk.straight(args.out) == 1:
+        raise UserError(f"--json and --out {args.out} would both write into stdout; leave one of them out")
     now = time.time()
     runs, sweeps = gather.gather(args.runs, now)
     faces = None

@@ -39,7 +39,9 @@ def describe(begun: Start, laid: Table, recipe: Finetune, processes: int) -> Non
         log.say(f"warning: {begun.base_model} learned labels of this set by another split, perhaps of its list test")
     s, u = recipe.supervised, recipe.semi
     unlabeled = f"{u.batch} labeled + {u.batch * u.unlabeled_ratio} unlabeled"
-    log.say(f"stage 2  {s.steps:,} steps of {s.batch}, lr {s.lr:.2g}, {recipe.facemix.weighting}, targets {s.target}")
+    epochs = f"{s.steps * s.batch / len(laid.labeled):.3g} epochs of the labels"
+    how = f"lr {s.lr:.2g}, {recipe.facemix.weighting}, targets {s.target}"
+    log.say(f"stage 2  {s.steps:,} steps of {s.batch}: {epochs}, {how}")
     if u.steps:
         log.say(f"stage 3  {u.steps:,} steps of {unlabeled}, lr {u.lr:.2g}, {u.labeler}")
     log.say(f"runs on  {processes} process(es), {recipe.run.precision}, {recipe.batch.micro} pictures per forward pass")

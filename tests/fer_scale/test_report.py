@@ -344,9 +344,12 @@ def test_a_page_goes_down_a_pipe_and_into_a_device(runs: list[Path], capfd: pyte
     assert main(["report", str(runs[0]), "--out", "/dev/null"]) == 0
     assert "any browser shows it" in capfd.readouterr().err
     words = [sys.executable, "-m", "fer_scale", "report", str(runs[0]), "--out", "/dev/stdout"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    root = Path(__file__).parents[2]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=root)
     assert done.stdout.lower().startswith("<!doctype html>") and done.stdout.rstrip().endswith("</html>")
     assert "any browser shows it" in done.stderr
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=120, cwd=root)
+    assert (done.returncode, done.stdout) == (2, "") and "would both write into stdout" in done.stderr
 
 
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
