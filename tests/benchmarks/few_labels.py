@@ -35,7 +35,7 @@ ABLATION = {
     "drop path 0.1": "model.drop_path=0.1",
     "weak labeled views": "augment.labeled=weak",
     "no flips": "augment.flip=false",
-    "no crops": "augment.crop_scale=[1.0,1.0] augment.crop_ratio=[1.0,1.0]",
+    "no crops": "augment.strong_scale=[1.0,1.0] augment.crop_ratio=[1.0,1.0]",  # labeled views are strong
     "no average": "supervised.ema_decay=0",
     "no clipping": "supervised.clip_norm=0",
     "FaceMix additive": "facemix.weighting=additive",
@@ -46,7 +46,7 @@ ABLATION = {
 ABLATION_3 = {
     "alignment": "semi.alignment=true",
     "labeler fixed": "semi.labeler=fixed",
-    "weak unlabeled views": "augment.strong_scale=[0.7,1.0] augment.strong_rotation_degrees=0 "
+    "no strong views": "augment.strong_scale=[0.7,1.0] augment.strong_rotation_degrees=0 "
     "augment.strong_brightness=0 augment.strong_contrast=0 augment.strong_cutout=0",
 }
 DRY_PRETRAIN = "run.steps=4 optim.warmup_steps=1 batch.size=64 batch.micro=64 run.checkpoint_every_steps=4"
