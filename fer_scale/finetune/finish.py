@@ -39,7 +39,7 @@ def describe(begun: Start, laid: Table, recipe: Finetune, processes: int) -> Non
         log.say(f"warning: {begun.base_model} learned labels of this set by another split, perhaps of its list test")
     s, u = recipe.supervised, recipe.semi
     unlabeled = f"{u.batch} labeled + {u.batch * u.unlabeled_ratio} unlabeled"
-    epochs = f"{s.steps * s.batch / len(laid.labeled):.3g} epochs of the labels"
+    epochs = f"{s.steps * s.batch / len(laid.labeled):,.1f} epochs of the labels"
     how = f"lr {s.lr:.2g}, {recipe.facemix.weighting}, targets {s.target}"
     log.say(f"stage 2  {s.steps:,} steps of {s.batch}: {epochs}, {how}")
     if u.steps:

@@ -58,7 +58,7 @@ def test_a_run_learns_and_ends_in_a_model_that_plain_timm_loads(
     recipe: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = finetune(recipe(steps=60, semi=20), [])
-    assert "stage 2  60 steps of 14: 35 epochs of the labels, lr 0.003" in capsys.readouterr().err  # 24 labels
+    assert "stage 2  60 steps of 14: 35.0 epochs of the labels, lr 0.003" in capsys.readouterr().err  # 24 labels
     run = tmp_path / "run"
     assert result == {"outcome": "done", "step": 80, "run": str(run), "model": str(run / "model"), "main": True}
     assert json.loads((run / "outcome.json").read_text())["outcome"] == "done"
