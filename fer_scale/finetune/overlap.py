@@ -122,6 +122,8 @@ def _sides(set_a: Path | str, set_b: Path | str, split_file: Path | None, list_n
         raise OverlapError(f"--list {list_name}: give a list of {split_file} that is not empty: {full}")
     wanted = set(drawn.lists[list_name])
     chosen = np.array([key in wanted for key in keys], bool)
+    if same and chosen.all():
+        raise OverlapError(f"--list {list_name}: is the whole set, so there is no other face to compare with")
     b = _part(other, keys, hashes, chosen, {"sha256": drawn.sha256, "name": list_name})
     return (_part(other, keys, hashes, ~chosen, None) if same else _whole(one)), b, False
 

@@ -25,6 +25,8 @@ from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
 from fer_scale.finetune.recipe import Run as Wanted
 
+# What a run with no step to go can still be given: how its model is made, and that it is to end here.
+_AT_ITS_END = ("run.temperature", "model.crop_pct", "semi.steps", "semi.warmup_steps")
 _KEYS = {"shard set": "data.shards", "split": "data.split", "start": "model.start_from"}
 
 
@@ -140,9 +142,19 @@ def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str
         if progress["made_for"].get(what) != value:
             raise CheckpointError(f"{out}: holds a run with another {what} ({_KEYS[what]}); use another run.out")
     config.refuse_another(out / "recipe.toml", recipe, changes)
+    step, end = progress["step"], recipe.supervised.steps + recipe.semi.steps
     before, now = tomllib.loads(progress["recipe"])["supervised"]["steps"], recipe.supervised.steps
-    if before != now and progress["step"] > min(before, now):
+    if before != now and step > min(before, now):
         raise CheckpointError(
-            f"{out}: is at step {progress['step']}, past the end of stage 2 by supervised.steps = {min(before, now)}; "
+            f"{out}: is at step {step}, past the end of stage 2 by supervised.steps = {min(before, now)}; "
             "that can only be changed before; use another run.out"
+        )
+    if step > end:
+        raise CheckpointError(
+            f"{out}: is at step {step}, past the end by supervised.steps + semi.steps = {end}; use another run.out"
+        )
+    differ = config.differences(config.load(Finetune, out / "recipe.toml"), recipe) if step == end else []
+    if late := [line for line in differ if line.partition(":")[0] not in _AT_ITS_END]:
+        raise CheckpointError(
+            f"{out}: has all its {end} steps, so nothing would be trained with {late[0]}; use another run.out"
         )

@@ -12,15 +12,17 @@ from fer_scale import config
 from fer_scale.finetune.recipe import Finetune
 from shards.errors import UserError
 
+_FROM_NONE = "model.start_from=none"
 # A usual rate, for all layers, a plain cosine, views and guards: a recipe's are chosen for pre-trained layers.
 # The CNN had 62.2 % with the last three, 57.8 % as few_labels.toml has them (2,129 labels, one run each, 2026-11-27).
 SCRATCH = (
-    "model.start_from=none", "supervised.lr=1e-3", "supervised.layer_decay=1.0",
+    _FROM_NONE, "supervised.lr=1e-3", "supervised.layer_decay=1.0",
     "supervised.start_lr=0.0", "supervised.end_lr=0.0", "supervised.decay_steps=0",
     "augment.labeled=weak", "facemix.smoothing=0.1", "model.drop_path=0.1",
 )  # fmt: skip
 CNN = ("model.architecture=resnet10t", "model.image_px=64", "model.pool=encoder")
-_FIXED = ("data.shards", "data.split", "run.out", "run.seed")  # what the sweep itself gives
+# What the sweep itself gives. One table is of one encoder: its ladder, its line of views and the runs' names go by it.
+_FIXED = ("data.shards", "data.split", "run.out", "run.seed", "model.start_from")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +129,8 @@ def _same_network(begun: dict[str, Any], px: int) -> tuple[str, ...]:
 
 def _refuse_fixed(wish: Wish) -> None:
     for word in (*wish.overrides, *wish.vary, *(word for _, _, own in wish.more for word in own)):
-        if (key := word.partition("=")[0]) in _FIXED:
-            raise UserError(f"{word}: a sweep gives {key} itself, by --data, --seeds, --labels and --out")
+        if (key := word.partition("=")[0]) in _FIXED and word != _FROM_NONE:
+            raise UserError(f"{word}: a sweep gives {key} itself, by --data, --from, --seeds, --labels and --out")
 
 
 def cell_of(wish: Wish, labels: str, seed: int) -> Cell:

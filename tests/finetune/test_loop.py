@@ -157,6 +157,20 @@ def test_the_end_of_stage_2_is_not_moved_under_a_run_that_is_past_it(
         finetune(file, [], [f"supervised.steps={steps}"])
 
 
+@pytest.mark.parametrize("change", ["semi.steps=0", "semi.steps=1", "supervised.lr=0.5", "augment.flip=false"])
+def test_a_run_with_all_its_steps_takes_no_change_of_what_it_was_trained_with(
+    recipe: Callable[..., Path], tmp_path: Path, change: str
+) -> None:
+    """Nothing would be trained by it, and the card would say that everything was."""
+    file = recipe(steps=2, semi=2)
+    finetune(file, [])
+    before = (tmp_path / "run/recipe.toml").read_text()
+    with pytest.raises(CheckpointError, match="past the end|nothing would be trained with"):
+        finetune(file, [], [change])
+    assert (tmp_path / "run/recipe.toml").read_text() == before
+    assert finetune(file, [], ["run.temperature=2", "model.crop_pct=0.5"])["outcome"] == "done"
+
+
 def test_a_finished_run_started_again_does_nothing(recipe: Callable[..., Path], tmp_path: Path) -> None:
     finetune(recipe(steps=2, semi=2), [])
     before = weights(tmp_path / "run")

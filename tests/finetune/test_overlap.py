@@ -175,3 +175,11 @@ def test_an_empty_list_is_refused_with_those_that_are_not(labeled_set: Path, tmp
     split(labeled_set, labels="24", seed=0, out=tmp_path / "split.json")
     with pytest.raises(OverlapError, match="not empty: labeled, unlabeled"):
         overlap.find(labeled_set, labeled_set, tmp_path / "out", split_file=tmp_path / "split.json")
+
+
+def test_a_list_that_is_the_whole_set_has_nothing_to_be_compared_with(labeled_set: Path, tmp_path: Path) -> None:
+    split(labeled_set, labels="100%", seed=0, out=tmp_path / "split.json")
+    with pytest.raises(OverlapError, match="is the whole set"):
+        overlap.find(
+            labeled_set, labeled_set, tmp_path / "out", split_file=tmp_path / "split.json", list_name="labeled"
+        )

@@ -117,6 +117,7 @@ def test_the_rows_are_the_ladder_and_the_product_of_what_varies(wish: Wish, star
         ({"vary": ["semi.labeler"]}, "--vary semi.labeler: write section.key=ONE,ANOTHER"),
         ({"vary": ["semi.labeller=fixed"]}, "semi.labeller: unknown key; did you mean semi.labeler"),
         ({"vary": ["run.seed=1,2"]}, "run.seed=1,2: a sweep gives run.seed itself"),
+        ({"overrides": ["model.start_from=other"]}, "model.start_from=other: a sweep gives model.start_from itself"),
         ({"vary": ["batch.micro=32,64"]}, "compute the same; leave one of them out"),
         ({"list_name": "tset"}, "--list tset: the splits of this sweep hold labeled, unlabeled, valid, test"),
         ({"list_name": "valid", "valid": None}, "hold labeled, unlabeled, test; draw one with --valid"),
