@@ -22,6 +22,11 @@ def _split(verb: Verb) -> None:
     verb.add_argument(
         "--test-seed", type=int, help="of the list test, for several draws of labels with one test (seed)"
     )
+    verb.add_argument(
+        "--people", metavar="PATTERN",
+        help="what names a person in an origin, as 'S[0-9]+' (known of ckplus and jaffe): who is in test or valid is "
+        "in no other list",
+    )  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, help="the split file")
     as_json(verb)
 

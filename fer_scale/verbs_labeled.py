@@ -16,7 +16,7 @@ def _split(args: Namespace) -> None:
     with log.progress(f"reading {args.set}") as tick:
         drawn = split.split(
             args.set, labels=args.labels, seed=args.seed, out=args.out, test=args.test, valid=args.valid,
-            test_seed=args.test_seed, progress=tick,
+            test_seed=args.test_seed, people=args.people, progress=tick,
         )  # fmt: skip
     counts = {name: sum(drawn["class_counts"][name].values()) for name in drawn["class_counts"]}
     result(args, {"split": str(args.out)} | counts | {f"{k} classes": v for k, v in drawn["class_counts"].items()})

@@ -42,26 +42,32 @@ def draw(
     *,
     test_seed: int | None = None,
     test: set[int] | None = None,
+    people: NDArray[np.int64] | None = None,
 ) -> dict[str, list[int]]:
     """The numbers of the samples of each of LISTS, ascending. Pure: expressions and groups in, numbers out.
 
     `test_seed` draws the list `test` where it is not to be drawn by `seed`; `test` is that list where it is given.
+    `people`: the person of each sample, of whole groups; who is in `test` or `valid` is in no other list.
     """
-    members: dict[int, list[int]] = {}
-    for number, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(number)
+    members = _members(groups)
     strata = _strata(expressions, members, excluded)
     lists: dict[str, list[int]] = {name: [] for name in LISTS}
     wanted = [name for name in DRAWN if sizes[name] is not None]
     for name in wanted:
         if name == "test" and test is not None:
-            taken = {group for group in groups[sorted(test)].tolist()}
+            taken = set(groups[sorted(test)].tolist())
         else:
             later = len(wanted) - wanted.index(name) - 1
-            by = seed if name != "test" or test_seed is None else test_seed
+            by = key(seed if name != "test" or test_seed is None else test_seed, DRAWN.index(name))
             worth = {c: {g: _labels_in(members[g], expressions) for g in gs} for c, gs in strata.items()}
-            mixed = {g for gs in strata.values() for g in gs if len({expressions[n] for n in members[g]} - {None}) > 1}
-            taken = set(_take(worth, mixed, sizes[name] or "", name, later, key(by, DRAWN.index(name))))
+            if people is not None and name != "labeled":
+                taken = _take_people(worth, members, people, sizes[name] or "", name, later, by)
+            else:
+                several = {g for gs in strata.values() for g in gs if len(_labels(members[g], expressions)) > 1}
+                taken = set(_take(worth, several, sizes[name] or "", name, later, by))
+        if people is not None and name != "labeled":  # all that shows them, so also what has no label
+            shown = {people[members[group][0]] for group in taken}
+            taken |= {group for group in members if people[members[group][0]] in shown} - excluded
         for number in (number for group in taken for number in members[group]):
             fits = expressions[number] is not None and (name != "test" or test is None or number in test)
             lists[name if fits else "excluded"].append(number)
@@ -110,8 +116,41 @@ def _strata(
     return strata
 
 
+def _members(groups: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The numbers of the samples of each group."""
+    members: dict[int, list[int]] = {}
+    for number, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(number)
+    return members
+
+
+def _labels(numbers: list[int], expressions: Sequence[str | None]) -> set[str]:
+    return {label for n in numbers if (label := expressions[n]) is not None}
+
+
 def _labels_in(numbers: list[int], expressions: Sequence[str | None]) -> int:
     return sum(expressions[n] is not None for n in numbers)
+
+
+def _take_people(
+    worth: Worth, members: dict[int, list[int]], people: NDArray[np.int64], size: str, name: str, later: int, seed: int
+) -> set[int]:
+    """The groups of whole persons of `size` labels in all, at least one person, leaving one for each later list.
+
+    Not stratified: a person shows many expressions.
+    """
+    if "/class" in size:
+        raise SplitError(
+            f"--{_flag(name)} {size}: is of whole persons, who show what they show; give a count or a share"
+        )
+    labels: dict[int, int] = {}
+    for group, count in (pair for of in worth.values() for pair in of.items()):
+        person = int(people[members[group][0]])
+        labels[person] = labels.get(person, 0) + count
+    if len(labels) <= later:
+        raise SplitError(f"--{_flag(name)}: {len(labels)} person(s) left, but {later + 1} list(s) need one each")
+    taken = set(_take({"person": labels}, set(), size, name, later, seed))
+    return {group for of in worth.values() for group in of if people[members[group][0]] in taken}
 
 
 def _take(worth: Worth, mixed: set[int], size: str, name: str, later: int, seed: int) -> list[int]:

@@ -7,7 +7,8 @@
         class_counts, seed, test_seed, labels, sha256
 
 What must not happen is that a face is trained on and tested on. Web-scraped sets hold copies (8 % of a random quarter
-of FERPlus has one in the rest), so exact and near copies form groups, and a group is never torn over two lists.
+of FERPlus has one in the rest), so exact and near copies form groups, and a group is never torn over two lists. Where
+who is shown is known (people.py), nobody in test or valid is in another list.
 
 The order of drawing is test, valid, labeled; a share is of the labeled faces that are left at its turn.
 """
@@ -26,6 +27,7 @@ from fer_scale import disk
 from fer_scale.finetune.drawing import LISTS as LISTS
 from fer_scale.finetune.drawing import SplitError as SplitError
 from fer_scale.finetune.drawing import class_counts, contradictory, draw
+from fer_scale.finetune.people import joined, people_of
 from fer_scale.finetune.protocols import official_test
 from shards import duplicates
 from shards.boxes import Box, faces_apart
@@ -49,6 +51,10 @@ GROUP_RULE = (
     "lists; near copies keep their own labels; a group in which exact copies carry different expressions is "
     "excluded, and so are faces without an expression in a group that was drawn"
 )
+PEOPLE_RULE = (
+    "; test and valid are of whole persons, named by what the pattern finds in an origin, not stratified; who is in "
+    "one of them is in no other list"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +76,15 @@ def split(
     test: str | None = None,
     valid: str | None = None,
     test_seed: int | None = None,
+    people: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Draw a split of the set and write it to `out`; its content.
 
     Sizes are counts ("1419"), shares ("5%") or counts of each expression ("25/class"). `test` may be FILE#LIST, a list
     of another split of this set, or "official" (protocols.py). `test_seed` draws `test` where that is not to go by
-    `seed`: several draws of the labels for the same test faces.
+    `seed`: several draws of the labels for the same test faces. `people` is the pattern of people.py: who is in test or
+    valid is in no other list.
     """
     shard_set = open_set(set_path)
     samples = []
@@ -93,8 +101,12 @@ def split(
     if test_seed is not None and (test is None or is_given(test)):
         raise SplitError("--test-seed: draws the list test; give its size, as --test 25%")
     sizes, frozen = sizes_of(test, valid, labels, shard_set)
+    if people is None and test and "#" in test:  # as of the split that its test faces are from
+        people = read(Path(test.rpartition("#")[0]), shard_set).facts.get("people")
+    people, shows = people_of(shard_set, people)
+    whole = None if shows is None else joined(groups, shows, excluded)
     kept = {number for number, (key, _) in enumerate(samples) if key in frozen} if frozen else None
-    lists = draw(expressions, groups, excluded, sizes, seed, test_seed=test_seed, test=kept)
+    lists = draw(expressions, groups, excluded, sizes, seed, test_seed=test_seed, test=kept, people=whole)
     if len(lists["test"]) < len(frozen):
         raise SplitError(f"--test {test}: holds faces without an expression; give a list of labeled ones")
     content = {
@@ -102,12 +114,13 @@ def split(
         "set": shard_set.name,
         "fingerprint": shard_set.fingerprint,
         "rule": RULE + "".join(text for mark, text in _RULES.items() if any(mark in (s or "") for s in sizes.values())),
-        "group_rule": GROUP_RULE,
+        "group_rule": GROUP_RULE + (PEOPLE_RULE if people else ""),
         "sizes": sizes,
         "labels": len(lists["labeled"]),
         "seed": seed,
         **({"test_seed": test_seed} if test_seed not in (None, seed) else {}),
         "groups": len(np.unique(groups)),
+        **({"people": people, "persons": len({*shows})} if shows else {}),
         **{name: [samples[i][0] for i in lists[name]] for name in LISTS},
         "class_counts": {name: class_counts([expressions[i] for i in lists[name]]) for name in LISTS},
     }

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.drawing import LISTS, SplitError, contradictory, draw
+from fer_scale.finetune.people import joined
 from shards.expressions import EXPRESSIONS, FERPLUS_COLUMNS
 from shards.index import ShardSet
 from shards.pack import pack
@@ -265,3 +266,75 @@ def test_real_faces_split_as_measured(ferplus_set: Path, tmp_path: Path) -> None
     content = splits.split(ferplus_set, labels="5%", seed=0, test="25%", out=tmp_path / "split.json")
     assert content["labels"] == 1064 and len(content["test"]) == 7096
     assert content["class_counts"]["labeled"]["contempt"] == 6 and content["class_counts"]["labeled"]["disgust"] == 7
+
+
+# ---------------------------------------------------------------------------------------------------- persons
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6))
+@settings(max_examples=60, deadline=None)
+def test_nobody_in_test_or_valid_is_in_another_list(seed: int, torn: int) -> None:
+    """Also whose faces carry no label, and who shares a copy with somebody; contradictory groups stay out."""
+    rng = np.random.default_rng(seed)
+    shows = [f"S{i:03d}" for i in rng.integers(0, 40, 300)]
+    expressions: list[str | None] = [NAMES[i] for i in rng.integers(0, 4, 300)]
+    expressions[::7] = [None] * len(expressions[::7])
+    groups, excluded = alone(300), set(range(torn))
+    groups[100:104] = 100  # copies, of several persons
+    whole = joined(groups, shows, excluded)
+    lists = draw(expressions, groups, excluded, sizes("20", test="25%", valid="15%"), seed, people=whole)
+    assert sorted(n for chosen in lists.values() for n in chosen) == list(range(300))
+    home: dict[str, set[str]] = {}
+    for name in ("labeled", "unlabeled", "valid", "test"):
+        for number in lists[name]:
+            assert groups[number] not in excluded
+            home.setdefault(shows[number], set()).add("trained" if "labeled" in name else name)
+    assert all(len(lists) == 1 for lists in home.values()), home
+    assert len({*groups[lists["test"]]} & {100}) + len({*groups[lists["labeled"]]} & {100}) <= 1
+    assert len(lists["labeled"]) == 20 and 20 <= len(lists["valid"]) <= 40 and 45 <= len(lists["test"]) <= 65
+
+
+def test_the_draw_by_persons_is_frozen() -> None:
+    expressions = [NAMES[i % 3] for i in range(60)]
+    lists = draw(expressions, alone(60), set(), sizes("6", test="25%"), 0, people=alone(60) // 6 * 6)
+    assert lists["test"] == [0, 1, 2, 3, 4, 5, 54, 55, 56, 57, 58, 59]
+    assert lists["labeled"] == [9, 16, 23, 24, 28, 32]
+
+
+def posed(src: Path) -> Path:
+    """CK+48 of ten drawn people, a sequence of three frames each."""
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        folder = src / ("anger", "fear", "happy")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (48, 48), np.uint8)
+        Image.fromarray(pixels).save(folder / f"S{number // 3:03d}_001_{number:08d}.png")
+    return src
+
+
+def test_ckplus_is_split_by_subject_and_other_sets_by_a_pattern(tmp_path: Path) -> None:
+    pack(posed(tmp_path / "ck"), tmp_path / "set", source="ckplus", name="ck", workers=1, licence="cc0-1.0")
+    drawn = splits.split(tmp_path / "set", labels="100%", test="30%", seed=0, out=tmp_path / "0.json")
+    shard_set = ShardSet.open(tmp_path / "set")
+    person = {
+        key: origin.rpartition("/")[2][:4]
+        for shard in range(len(shard_set.counts))
+        for key, origin in zip(shard_set.keys(shard), shard_set.origins(shard), strict=True)
+    }
+    shown = {name: {person[key] for key in drawn[name]} for name in ("test", "labeled")}
+    assert not shown["test"] & shown["labeled"] and [len(drawn[n]) for n in ("test", "labeled")] == [9, 21]
+    assert drawn["persons"] == 10 and "whole persons" in drawn["group_rule"]
+    again = splits.split(
+        tmp_path / "set", labels="3", test=f"{tmp_path}/0.json#test", valid="6", seed=1, out=tmp_path / "1.json"
+    )
+    assert again["people"] == drawn["people"] and again["test"] == drawn["test"]
+    one = splits.split(tmp_path / "set", labels="100%", test="10", seed=0, people=r"_\d{7}", out=tmp_path / "2.json")
+    assert one["persons"] == 3 and len(one["test"]) == 10
+    for people, size, words in (
+        ("nobody", "30%", "is in no origin of"),
+        ("(", "30%", "no regular expression"),
+        (None, "1/class", "give a count or a share"),
+        ("ck|S", "30%", "1 person"),
+    ):
+        with pytest.raises(SplitError, match=words):
+            splits.split(tmp_path / "set", labels="3", test=size, seed=0, people=people, out=tmp_path / "no.json")
