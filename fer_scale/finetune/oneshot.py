@@ -1,6 +1,6 @@
 """The one command of a researcher: a folder of labeled faces in, an evaluated expression model out.
 
-    RUN/set/          the shard set                 (where DIR is one already, it is used as it is)
+    RUN/set/          the shard set, and RUN/set_made_of.json     (where DIR is one already, it is used as it is)
     RUN/split.json    test, labeled, unlabeled
     RUN/model/        the expression model          RUN/evaluation/    what it is worth on the list `test`
 
@@ -8,12 +8,14 @@ Nothing here that the single commands do not do; each is printed, so that one ca
 again, it goes on.
 """
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import log
+from fer_scale import disk, log
 from fer_scale.finetune import evaluate as evaluation
 from fer_scale.finetune import loop, split
 from shards import pack
@@ -30,14 +32,14 @@ class Wish:
 
     data: Path | str
     out: Path
-    source: str | None = None  # None where `data` is a shard set
+    source: str | None = None  # this, protocol and licence: None where `data` is a shard set
     labels: str = "100%"
     start_from: str = "none"
     test: str = "25%"
     valid: str | None = None
     seed: int = 0
-    protocol: str = "argmax"
-    licence: str = "unknown"
+    protocol: str | None = None
+    licence: str | None = None
 
 
 def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[str] | None = None) -> dict[str, Any]:
@@ -75,23 +77,43 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[s
 def _packed(wish: Wish) -> Path | str:
     """The shard set of the data, packed now if it is not one and was not packed by this run before.
 
-    One packed for another wish is an error.
+    One packed of something else, or of the same as it was before, is an error.
     """
     if is_far(wish.data) or (Path(wish.data) / INDEX).exists():
+        for name in ("source", "protocol", "licence"):
+            if getattr(wish, name) is not None:
+                raise UserError(f"--{name}: {wish.data} is a shard set, which was packed with its own; leave it out")
         return wish.data
     if wish.source is None:
         raise UserError(f"{wish.data}: is no shard set; say how its faces lie with --source, as --source ferplus")
-    place, name = wish.out / "set", pack.name_of(Path(wish.data))
+    place, made_of = wish.out / "set", wish.out / "set_made_of.json"
+    how: dict[str, Any] = {"source": wish.source, "name": pack.name_of(Path(wish.data))}
+    how |= {"protocol": wish.protocol or "argmax", "licence": wish.licence or "unknown"}
+    now = how | {"folder": str(Path(wish.data).resolve()), "files": _files(Path(wish.data))}
     if not (place / INDEX).exists():
-        log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {wish.protocol}")
-        how: dict[str, Any] = {"source": wish.source, "name": name, "protocol": wish.protocol, "licence": wish.licence}
+        if now["files"]:  # or pack says that nothing is there
+            wish.out.mkdir(parents=True, exist_ok=True)
+            disk.put(made_of, json.dumps(now, indent=1) + "\n")  # before it, so that what changes meanwhile is noticed
+        log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {how['protocol']}")
         with log.progress(f"packing {place}") as tick:
             pack.pack(wish.data, place, **how, progress=tick)
-    index = ShardSet.open(place).index
-    for what, value in (("name", name), ("source", wish.source), ("protocol", wish.protocol)):
-        if index[what] is not None and index[what] != value:
-            raise UserError(f"{place}: was packed with {what} {index[what]!r}, not {value!r}; use another --out")
+    was = json.loads(made_of.read_text()) if made_of.exists() else ShardSet.open(place).index
+    for what, value in now.items():
+        if value is None or was.get(what) in (None, value):
+            continue
+        if what == "files":
+            raise UserError(
+                f"{wish.data}: has changed since {place} was packed; use another --out, or go on with --data {place}"
+            )
+        raise UserError(f"{place}: was packed with {what} {was[what]!r}, not {value!r}; use another --out")
     return place
+
+
+def _files(src: Path) -> str | None:
+    """A digest of the names, sizes and times of all files at `src`; None where nothing is there any more."""
+    files = [src] if src.is_file() else [Path(at) / name for at, _, names in os.walk(src) for name in names]
+    lines = sorted(f"{file.relative_to(src)} {(s := file.lstat()).st_size} {s.st_mtime_ns}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest() if lines else None
 
 
 def _drawn(file: Path, set_path: Path | str, wish: Wish) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -256,6 +257,31 @@ def test_the_one_command_packs_splits_trains_and_evaluates_and_goes_on(
         oneshot(file, [], Wish(pictures, tmp_path / "all", "tar", "30", str(tmp_path / "encoder")))
     with pytest.raises(UserError, match="was drawn with"):
         oneshot(file, [], Wish(pictures, tmp_path / "all", "folder", "31", str(tmp_path / "encoder")))
+
+
+def test_the_one_command_does_not_go_on_with_a_set_of_what_was_there_before(
+    recipe: Callable[..., Path], pictures: Path, tmp_path: Path
+) -> None:
+    """Labels put right after the first look would have changed nothing, and nothing would have been said."""
+    faces = shutil.copytree(pictures, tmp_path / "a/faces")
+    wish = Wish(faces, tmp_path / "all", "folder", "24", licence="cc0-1.0")
+    recipe, stop = recipe(), ["run.stop_after_steps=1"]
+    assert oneshot(recipe, stop, wish)["outcome"] == "preempted"
+    AcceleratorState._reset_state(True)
+    other = shutil.copytree(pictures, tmp_path / "b/faces")
+    for changed, words in (
+        (replace(wish, data=other), "was packed with folder "),
+        (replace(wish, licence="mit"), "was packed with licence 'cc0-1.0', not 'mit'"),
+        (replace(wish, data=wish.out / "set"), "--source: .*set is a shard set"),
+    ):
+        with pytest.raises(UserError, match=words):
+            oneshot(recipe, stop, changed)
+    labels = (faces / "labels.jsonl").read_text()
+    (faces / "labels.jsonl").write_text(labels + "\n")
+    with pytest.raises(UserError, match=r"faces: has changed since .*set was packed; use another --out"):
+        oneshot(recipe, stop, wish)
+    shutil.rmtree(faces)
+    assert oneshot(recipe, ["run.stop_after_steps=2"], wish)["step"] == 2
 
 
 def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_else(
