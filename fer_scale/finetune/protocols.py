@@ -14,6 +14,9 @@ from shards.index import ShardSet
 _README, _WEIGHTS = "SSFER, README", "SSFER, its released weights"  # github.com/SSFER; the second by its test.ipynb
 
 
+_AFFECTNET = r"val_set/|.*#validation:"  # the crops of 2021; the full release
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
     """How a set is used in papers. Origins of its official test faces match `official`."""
@@ -46,12 +49,12 @@ PROTOCOLS = (
         train=25060, test=3153, labels={"5%": 1253, "10%": 2506, "25%": 6265},
     ),
     Protocol(
-        name="AffectNet-7", source="affectnet", classes=7, official=r"val_set/", train=283901, test=3500,
+        name="AffectNet-7", source="affectnet", classes=7, official=_AFFECTNET, train=283901, test=3500,
         labels={"1%": 2840, "5%": 14195, "10%": 28390},
         published={_README: (59.08, 64.02, 65.37), _WEIGHTS: (59.83, 64.06, 65.34)},
     ),
     Protocol(
-        name="AffectNet-8", source="affectnet", classes=8, official=r"val_set/", train=287651, test=4000,
+        name="AffectNet-8", source="affectnet", classes=8, official=_AFFECTNET, train=287651, test=4000,
         labels={"1%": 2878, "5%": 14383, "10%": 28765},
         published={_README: (53.85, 60.17, 61.65), _WEIGHTS: (53.93, 60.15, 61.70)},
     ),

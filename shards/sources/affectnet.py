@@ -11,8 +11,8 @@ or as the smaller set of crops of 2021:
 0 neutral 1 happiness 2 sadness 3 surprise 4 fear 5 disgust 6 anger 7 contempt; 8 none, 9 uncertain, 10 no face
 and rows without a box (face_width below 0) are left out. What stays are 287,651 images to train and 4,000 to
 validate. A test set was never released: the validation set is what papers test on, so it is the part valid and
-the part test; do not choose anything by it. Of a csv an origin ends in #N, the line, for one image may have
-several faces. The full release's validation.csv has no header.
+the part test; do not choose anything by it. Of a csv an origin ends in #training:N or #validation:N, the
+line, for one image may have several faces, and its folder does not tell its part. The full release's validation.csv has no header.
 """
 
 import os
@@ -60,20 +60,21 @@ def _rows(src: Path, file: Path) -> Iterator[Found]:
             if not line.strip():
                 continue
             fields = dict(zip(columns, row, strict=False))
+            at = f"{file.stem}:{number}"
             path = images + fields.get(_COLUMNS[0], "")
             try:
                 x, y, width, height = (float(fields[column]) for column in _COLUMNS[1:5])
                 label = int(fields["expression"])
             except (KeyError, ValueError):
-                yield LeftOut(f"{path}#{number}", f"no numbers in its row of {file.name}", True)
+                yield LeftOut(f"{path}#{at}", f"no numbers in its row of {file.name}", True)
                 continue
             expression = _class(f"{file}:{number}", label)
             if expression in AFFECTNET_OTHERS.values() or width < 0:
                 why = f"no expression: {expression}" if width >= 0 else "no face: its face_width is below 0"
-                yield LeftOut(f"{path}#{number}", why, False)
+                yield LeftOut(f"{path}#{at}", why, False)
             else:
                 face = face_with_box(expression, src / path, (x, y, x + width, y + height))
-                yield labeled(src, path, face, file.name, row=number)
+                yield labeled(src, path, face, file.name, row=at)
 
 
 def _annotated(src: Path, folder: str) -> Iterator[Found]:

@@ -31,7 +31,7 @@ def listing(src: Path, split: str | None, parts: Mapping[str, Iterable[Found]]) 
     return Listing(images, left_out)
 
 
-def labeled(src: Path, path: str, face: Face, named_by: str, *, row: int | None = None) -> Found:
+def labeled(src: Path, path: str, face: Face, named_by: str, *, row: str | None = None) -> Found:
     """The image SRC/`path`; left out, and counted, where it is missing. `row` tells apart faces of one image."""
     origin = path if row is None else f"{path}#{row}"
     try:

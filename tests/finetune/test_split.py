@@ -255,6 +255,21 @@ def test_the_official_test_faces_are_known_by_where_they_came_from(tmp_path: Pat
     assert content["class_counts"]["excluded"] == {"neutral": 1} and content["labels"] == 8
 
 
+def test_the_official_test_faces_of_affectnets_full_release_are_those_of_its_validation_csv(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, each in (("training", 3), ("validation", 1)):
+        rows = []
+        for number in range(8 * each):
+            path = tmp_path / f"src/Manually_Annotated_Images/1/{name}{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(path)
+            rows.append(f"1/{path.name},0,0,48,48,1.5;2.5,{number % 8},0.1,-0.2\n")
+        (tmp_path / f"src/{name}.csv").write_text("".join(rows))
+    pack(tmp_path / "src", tmp_path / "set", source="affectnet", workers=1, licence="research")
+    content = splits.split(tmp_path / "set", labels="1/class", test="official", seed=0, out=tmp_path / "split.json")
+    assert content["class_counts"]["test"] == dict.fromkeys(EXPRESSIONS, 1) and content["labels"] == 8
+
+
 def test_a_set_without_known_test_faces_says_whose_are_known(labeled_set: Path, tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"no official test faces are known of .*, but of RAF-DB basic, FER"):
         splits.split(labeled_set, labels="12", test="official", seed=0, out=tmp_path / "split.json")

@@ -329,19 +329,19 @@ def test_affectnets_csv_gives_every_expression_and_drops_what_is_none(tmp_path: 
     src = affectnet(tmp_path, [affectnet_row(f"1/{n}.jpg", str(n)) for n in range(11)])
     listing = listed("affectnet", src, "train")
     assert labels(listing) == {
-        "Manually_Annotated_Images/1/0.jpg#2": "neutral",
-        "Manually_Annotated_Images/1/1.jpg#3": "happiness",
-        "Manually_Annotated_Images/1/2.jpg#4": "sadness",
-        "Manually_Annotated_Images/1/3.jpg#5": "surprise",
-        "Manually_Annotated_Images/1/4.jpg#6": "fear",
-        "Manually_Annotated_Images/1/5.jpg#7": "disgust",
-        "Manually_Annotated_Images/1/6.jpg#8": "anger",
-        "Manually_Annotated_Images/1/7.jpg#9": "contempt",
+        "Manually_Annotated_Images/1/0.jpg#training:2": "neutral",
+        "Manually_Annotated_Images/1/1.jpg#training:3": "happiness",
+        "Manually_Annotated_Images/1/2.jpg#training:4": "sadness",
+        "Manually_Annotated_Images/1/3.jpg#training:5": "surprise",
+        "Manually_Annotated_Images/1/4.jpg#training:6": "fear",
+        "Manually_Annotated_Images/1/5.jpg#training:7": "disgust",
+        "Manually_Annotated_Images/1/6.jpg#training:8": "anger",
+        "Manually_Annotated_Images/1/7.jpg#training:9": "contempt",
     }
     assert reasons(listing) == {
-        "Manually_Annotated_Images/1/8.jpg#10": "no expression: none",
-        "Manually_Annotated_Images/1/9.jpg#11": "no expression: uncertain",
-        "Manually_Annotated_Images/1/10.jpg#12": "no expression: no face",
+        "Manually_Annotated_Images/1/8.jpg#training:10": "no expression: none",
+        "Manually_Annotated_Images/1/9.jpg#training:11": "no expression: uncertain",
+        "Manually_Annotated_Images/1/10.jpg#training:12": "no expression: no face",
     }
     assert not any(left.counts for left in listing.left_out)
 
@@ -350,8 +350,8 @@ def test_several_faces_of_one_image_of_affectnet_keep_their_own_boxes(tmp_path: 
     rows = [affectnet_row("a.jpg", "1", "0,0,10,5"), affectnet_row("a.jpg", "6", "10,5,30,30")]
     listing = listed("affectnet", affectnet(tmp_path, rows), "train")
     assert [(entry.origin, entry.face and entry.face.box) for entry in listing.entries] == [
-        ("Manually_Annotated_Images/a.jpg#2", (0, 0, 0.5, 0.5)),
-        ("Manually_Annotated_Images/a.jpg#3", (0.5, 0.5, 1, 1)),  # cut off at the edges of 20 x 10 px
+        ("Manually_Annotated_Images/a.jpg#training:2", (0, 0, 0.5, 0.5)),
+        ("Manually_Annotated_Images/a.jpg#training:3", (0.5, 0.5, 1, 1)),  # cut off at the edges of 20 x 10 px
     ]
     assert {entry.face.box_source for entry in listing.entries if entry.face} == {"annotation"}
     assert {entry.read() for entry in listing.entries} == {(tmp_path / "Manually_Annotated_Images/a.jpg").read_bytes()}
@@ -371,13 +371,13 @@ def test_rows_of_affectnet_without_face_numbers_or_image(tmp_path: Path) -> None
     write(src / "training.csv", HEADER + "".join(rows))
     (src / "Manually_Annotated_Images" / "gone.jpg").unlink()
     listing = listed("affectnet", src)
-    assert labels(listing) == {"Manually_Annotated_Images/good.jpg#2": "neutral"}
+    assert labels(listing) == {"Manually_Annotated_Images/good.jpg#training:2": "neutral"}
     assert left_out(listing) == {
-        "Manually_Annotated_Images/no_face.jpg#3": False,
-        "Manually_Annotated_Images/no_number.jpg#4": True,
-        "Manually_Annotated_Images/no_box.jpg#5": True,
-        "Manually_Annotated_Images/short.jpg#6": True,
-        "Manually_Annotated_Images/gone.jpg#8": True,
+        "Manually_Annotated_Images/no_face.jpg#training:3": False,
+        "Manually_Annotated_Images/no_number.jpg#training:4": True,
+        "Manually_Annotated_Images/no_box.jpg#training:5": True,
+        "Manually_Annotated_Images/short.jpg#training:6": True,
+        "Manually_Annotated_Images/gone.jpg#training:8": True,
     }
     write(src / "training.csv", HEADER + affectnet_row("good.jpg", "0") + affectnet_row("good.jpg", "11"))
     with pytest.raises(ShardError, match=r"training\.csv:3: unknown class 11; the classes are 0 neutral, .*10 no face"):
@@ -393,9 +393,9 @@ def test_affectnets_validation_set_is_both_valid_and_test(tmp_path: Path, images
     write(tmp_path / "Manually_Annotated_file_lists" / "validation.csv", affectnet_row("2/v.jpg", "3"))
     picture(tmp_path / images / "2" / "v.jpg")
     before = "" if images == "." else f"{images}/"
-    assert labels(listed("affectnet", tmp_path, "train")) == {f"{before}1/t.jpg#2": "neutral"}
-    assert labels(listed("affectnet", tmp_path, "valid")) == {f"{before}2/v.jpg#1": "surprise"}
-    assert labels(listed("affectnet", tmp_path, "test")) == {f"{before}2/v.jpg#1": "surprise"}
+    assert labels(listed("affectnet", tmp_path, "train")) == {f"{before}1/t.jpg#training:2": "neutral"}
+    assert labels(listed("affectnet", tmp_path, "valid")) == {f"{before}2/v.jpg#validation:1": "surprise"}
+    assert labels(listed("affectnet", tmp_path, "test")) == {f"{before}2/v.jpg#validation:1": "surprise"}
     assert len(listed("affectnet", tmp_path).entries) == 2
 
 
