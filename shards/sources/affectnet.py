@@ -12,7 +12,8 @@ or as the smaller set of crops of 2021:
 and rows without a box (face_width below 0) are left out. What stays are 287,651 images to train and 4,000 to
 validate. A test set was never released: the validation set is what papers test on, so it is the part valid and
 the part test; do not choose anything by it. Of a csv an origin ends in #training:N or #validation:N, the
-line, for one image may have several faces, and its folder does not tell its part. The full release's validation.csv has no header.
+line, for one image may have several faces, and its folder does not tell its part. The full release's validation.csv
+has no header.
 """
 
 import os
