@@ -138,6 +138,26 @@ def test_ssh_takes_no_token_along_but_the_name_of_a_file_with_one(tmp_path: Path
     assert "HF_TOKEN_PATH=/keys/hub\n" in taken.read_text() and "stays here" not in taken.read_text()
 
 
+def test_ssh_takes_along_what_reaches_a_set_far_away_but_no_secret(tmp_path: Path) -> None:
+    env = {"HOSTFILE": "launch/hostfile.example", "DRY_RUN": "1", "TMPDIR": str(tmp_path)}
+    far = ["FER_SCALE_CACHE_DIR", "FSSPEC_S3_ANON", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"]
+    far += ["AWS_ENDPOINT_URL", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY", "all_proxy", "no_proxy"]
+    stay = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "FSSPEC_S3_SECRET"]
+    command = ["bash", "launch/ssh.sh", *RECIPE]
+    output(*command, **env, **dict.fromkeys([*far, *stay], "http://host:3128/a@b"))
+    [taken] = tmp_path.iterdir()
+    names = {line.partition("=")[0] for line in taken.read_text().splitlines()}
+    assert names >= {*far} and not names & {*stay}
+    taken.unlink()
+    proxies = {"https_proxy": "http://me:secret@proxy:3128", "ALL_PROXY": "me:secret@proxy", "HTTP_PROXY": "me@proxy"}
+    said = refused("ssh.sh", *RECIPE, **env, **proxies)
+    assert "secret" not in said and not list(tmp_path.iterdir())
+    assert sorted(said.partition(": the password in it")[0].removeprefix("ssh.sh: ").split(", ")) == [
+        "ALL_PROXY",
+        "https_proxy",
+    ]
+
+
 def test_ssh_without_a_hostfile_says_how_to_get_one() -> None:
     done = subprocess.run(
         ["bash", "launch/ssh.sh", *RECIPE],
