@@ -19,7 +19,7 @@ import shutil
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,13 +27,14 @@ from typing import IO
 
 from shards.errors import ShardError, unread, way_out
 from shards.sample import Face, from_json
-from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names, read_span
+from shards.sources.listing import IMAGE_ENDINGS, Entry, Lazy, LeftOut, Listing, Names, read_span
 from shards.sources.scratch import Scratch
 from shards.tar import BLOCK
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _KNOWN = (*_IMAGES, "json", "cls")
 _READ = (".tar", ".tar.gz", ".tgz")
+_UNPACK = "unpack the tar and pack the folder (--source folder)"
 _REFUSED = (".tar.zst", ".tar.xz", ".tar.bz2", ".tar.lz4", ".tzst", ".txz", ".tbz2")
 
 _Read = Callable[[int, int], bytes]  # offset, length
@@ -77,9 +78,9 @@ def entries(src: Path) -> Listing:
     for number, tar in enumerate(tars):
         members = _unpacked(tar, scratch) if scratch and tar in packed else _plain(tar)
         for key, sample in groupby(members, key=lambda member: _key(member.name)[0]):
-            fault = _add(found, number, read[number], list(sample))
-            if fault:
-                left_out.append(LeftOut(f"{tar.name}/{key}", fault, True))
+            parts, pictures, fault = _gathered(sample)
+            if fault := fault or _add(found, number, read[number], parts):  # all that look like images are lost by it
+                left_out += [LeftOut(f"{tar.name}/{name}", _why(name, fault), True) for name in pictures or [key]]
     if not len(found):
         why = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise ShardError(f"{src}: no images in its tars ({', '.join(_IMAGES)}){why}")
@@ -119,11 +120,34 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _add(found: _Members, number: int, read: _Read, members: list[tarfile.TarInfo]) -> str | None:
+def _gathered(members: Iterable[tarfile.TarInfo]) -> tuple[dict[str, tarfile.TarInfo], list[str], str | None]:
+    """A sample's parts that are read, the names of all that look like images, and why it cannot be a sample, if so.
+
+    No more is kept of a member: where a key ends too early it may be shared by all of a tar.
+    """
+    parts, pictures, fault = dict[str, tarfile.TarInfo](), list[str](), None
+    for member in members:
+        extension = _key(member.name)[1]
+        if not member.isfile():
+            fault = "a link inside of the tar; make the tar anew, with tar --dereference --hard-dereference"
+        elif extension in parts:
+            fault = fault or f"two members of one name (.{extension}); rename one, or {_UNPACK}"
+        if extension in _KNOWN:
+            parts[extension] = member
+        if os.path.splitext(member.name)[1].lower() in IMAGE_ENDINGS:
+            pictures.append(member.name)
+    return parts, pictures, fault
+
+
+def _why(name: str, fault: str) -> str:
+    """Why an image is lost: its own name, or what is wrong with its sample."""
+    if "." in _key(name)[1]:
+        return f"the key ends at the first dot of its name, so this is no image of its own; rename it, or {_UNPACK}"
+    return fault
+
+
+def _add(found: _Members, number: int, read: _Read, parts: dict[str, tarfile.TarInfo]) -> str | None:
     """Add a sample's image; returns why not, where it cannot be one."""
-    if not all(member.isfile() for member in members):
-        return "a link inside of the tar; make the tar anew, with tar --dereference --hard-dereference"
-    parts = {_key(member.name)[1]: member for member in members}
     images = [parts[extension] for extension in _IMAGES if extension in parts]
     if len(images) != 1:
         return f"{len(images)} images in one sample ({', '.join(_IMAGES)})" if images else "no image in this sample"

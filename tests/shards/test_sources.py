@@ -263,8 +263,31 @@ def test_samples_of_a_tar_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     found = listed("tar", tmp_path)
     assert origins(found) == ["a.tar/1.jpg"]
     named = reasons(found)
-    assert list(named) == ["a.tar/2", "a.tar/3", "a.tar/4"] and "unknown expression 'glee'" in named["a.tar/4"]
+    assert list(named) == ["a.tar/2", "a.tar/3.jpg", "a.tar/3.png", "a.tar/4.jpg"]
+    assert "unknown expression 'glee'" in named["a.tar/4.jpg"]
     assert all(left.counts for left in found.left_out)
+
+
+def test_every_image_whose_key_ends_too_early_in_its_name_is_counted(tmp_path: Path) -> None:
+    names = [f"a.b/J.K._Rowling_{n:04d}.JPG" for n in range(1, 4)]
+    make_tar(tmp_path / "a.tar", [(name, b"1") for name in ["1.jpg", "1.mask.png", *names, "a.b/2.gif"]])
+    found = listed("tar", tmp_path)
+    assert origins(found) == ["a.tar/1.jpg"]
+    assert [left.path for left in found.left_out] == [f"a.tar/{name}" for name in [*names, "a.b/2.gif"]]
+    assert all(left.counts for left in found.left_out)
+    early, gif = {left.reason for left in found.left_out[:3]}, found.left_out[3].reason
+    (why,) = early
+    assert why.startswith("the key ends at the first dot") and "--source folder" in why
+    assert gif == "no image in this sample"
+
+
+@pytest.mark.parametrize("pair", [("2.jpg", "2.jpg"), ("2.jpg", "2.JPG")])
+def test_of_two_images_of_one_name_in_a_tar_neither_is_lost_in_silence(tmp_path: Path, pair: tuple[str, str]) -> None:
+    make_tar(tmp_path / "a.tar", [("1.jpg", b"1"), ("1.txt", b"a"), ("1.txt", b"b"), (pair[0], b"2"), (pair[1], b"3")])
+    found = listed("tar", tmp_path)
+    assert origins(found) == ["a.tar/1.jpg"]  # what is not read may stand there twice
+    assert [left.path for left in found.left_out] == [f"a.tar/{name}" for name in pair]
+    assert all(left.counts and left.reason.startswith("two members of one name (.jpg)") for left in found.left_out)
 
 
 @pytest.mark.parametrize("damage", ["header", "inside a header", "between members", "inside a member"])
