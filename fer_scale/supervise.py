@@ -28,7 +28,9 @@ from typing import Any
 
 from fer_scale import command_line, config, log, stop_file
 from fer_scale.door import Door
+from fer_scale.finetune import slip as finetune_slip
 from fer_scale.finetune.recipe import Finetune
+from fer_scale.pretrain import slip as pretrain_slip
 from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.processes import Launched
 from fer_scale.starts import DONE, GAVE_UP, MISTAKE, PREEMPTED, Launches, Start, fruitless, judge, launches, newest
@@ -45,7 +47,7 @@ _MEET_S, _CLOSED_S = 3600, 60  # the longest wait for the main node; for its lau
 _LATE_S = 65  # a network file system may show another node's file so late (acdirmax of nfs(5): 60)
 _QUIET_S = 60.0  # until it is said what is waited for; then twice as long, and so on
 _POLL_S = 0.25
-_RECIPES = {"pretrain": Pretrain, "finetune": Finetune}
+_RECIPES: dict[str, Any] = {"pretrain": (Pretrain, pretrain_slip), "finetune": (Finetune, finetune_slip)}
 _OURS = (("-m", "fer_scale"), ("--module", "fer_scale"))
 
 
@@ -54,7 +56,6 @@ class Orders:
     """`main`: HOST:PORT of the main node's launcher, on all other nodes. `far`: the ranks are on hosts out of reach.
 
     `publish_s`: so long a run that has ended for good may still publish its last checkpoint.
-
     `elastic`: nodes may come while the run is on. `requeued`: it goes on for one of before, as in Slurm's jobs.
     """
 
@@ -244,11 +245,9 @@ def main() -> int:
         os.execvp(command[0], command)
     try:
         out, grace_s, publish_s = _run_of(words)
-    except UserError as error:
-        print(f"fer-scale {verb}: {error}", file=sys.stderr)
-        return MISTAKE
-    except OSError as error:
-        print(f"fer-scale {verb}: run.out: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        why = f"run.out: {error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"fer-scale {verb}: {why}", file=sys.stderr)
         return MISTAKE
     orders = Orders(
         command, out, grace_s, publish_s, told.restarts, told.back_off, told.main, told.meet, told.elastic,
@@ -286,8 +285,9 @@ def _for_pdsh(command: list[str]) -> list[str]:
 def _run_of(words: list[str]) -> tuple[Path, float, float]:
     """run.out, run.grace_s and, where it publishes, publish.wait_s of what a verb was given; it makes the folder."""
     args = command_line.parse(((words[0], lambda _: None),), words)
-    schema: Any = _RECIPES[words[0]]
+    schema, slip = _RECIPES[words[0]]
     recipe = config.load(schema, args.recipe, [*args.overrides, *args.change])
+    slip.refuse_slip(recipe, args.change)  # as the run would, but so early that it is no start, and tried again
     (recipe.run.out / "attempts").mkdir(parents=True, exist_ok=True)
     publishes = schema is Pretrain and recipe.publish.to
     return recipe.run.out, recipe.run.grace_s, recipe.publish.wait_s if publishes else 0.0

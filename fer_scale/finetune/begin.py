@@ -21,6 +21,7 @@ from fer_scale.finetune import ema, finish, split, state, table, targets, valida
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.slip import refuse_slip
 from fer_scale.finetune.start import Start, cuts_matter, start
 from fer_scale.finetune.table import Table
 from fer_scale.finetune.validation import Validation
@@ -81,10 +82,8 @@ def claim(recipe: Finetune, changes: list[str], here: Processes) -> Attempt:
 
 
 def _claimed(recipe: Finetune, changes: list[str]) -> Attempt:
-    out = recipe.run.out
-    if (out / "recipe.toml").exists() and not (out / "outcome.json").exists():
-        config.refuse_another(out / "recipe.toml", recipe, changes)  # perhaps it runs: a slip must not end it
-    return ending.claim(out)
+    refuse_slip(recipe, changes)  # the claim would end a run that runs, and forget how one has ended
+    return ending.claim(recipe.run.out)
 
 
 def set_up(recipe: Finetune, changes: list[str], here: Processes, attempt: Attempt) -> Run:
@@ -208,11 +207,10 @@ def go_on(recipe: Finetune, changes: list[str], made_for: dict[str, str], here: 
 
 def _may(recipe: Finetune, changes: list[str], made_for: dict[str, str], found: Found) -> None:
     """Refuse to go on with, or to begin, another run than the one that is there."""
-    file = recipe.run.out / "recipe.toml"
     if found.folder:
         state.same_run(recipe, found.progress, made_for, changes)
-    elif file.exists():  # killed before its first save
-        config.refuse_another(file, recipe, changes)
+    else:  # there may be one that was killed before its first save
+        refuse_slip(recipe, changes)
 
 
 def name_bad(run: Run, bad: Sequence[str]) -> None:

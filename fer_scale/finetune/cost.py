@@ -26,6 +26,7 @@ from fer_scale.config import ConfigError
 from fer_scale.finetune import begin, ema, facemix, pairs, processes, sampling, split, state, table, targets
 from fer_scale.finetune.processes import Processes
 from fer_scale.finetune.recipe import Finetune
+from fer_scale.finetune.slip import refuse_slip
 from fer_scale.finetune.start import Start, draw_paths, start
 from fer_scale.finetune.table import Table
 from shards.remote import open_set
@@ -79,8 +80,7 @@ def _opened(recipe: Finetune, here: Processes) -> tuple[Start, Table]:
     begin.refuse_cuts(begun, recipe, here)
     lean = replace(recipe, data=replace(recipe.data, memory_mb=0))
     laid = table.lay(lean, shard_set, drawn, names, begun.image_px, here)
-    if (recipe.run.out / "recipe.toml").exists():
-        config.refuse_another(recipe.run.out / "recipe.toml", recipe, [])
+    refuse_slip(recipe, [])
     there = next(folder for folder in (recipe.run.out, *recipe.run.out.absolute().parents) if folder.is_dir())
     state.has_room_to_begin(replace(recipe.run, out=there), _saved(begun.model))
     return begun, laid

@@ -16,6 +16,7 @@ from fer_scale.pretrain import setup, world
 from fer_scale.pretrain.here import versions
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.pretrain.slip import refuse_another, refuse_slip
 from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
 from shards.errors import UserError
@@ -92,14 +93,9 @@ def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
 
 
 def _claim(wanted: Pretrain, changes: list[str]) -> Attempt | str:
-    run = wanted.run
-    alive = (run.out / "recipe.toml").exists() and not (run.out / "outcome.json").exists()
     try:
-        if alive:  # perhaps: a slip must not end it, as the claim would
-            setup.refuse_another(wanted, changes)
-            if run.resume == "never":
-                raise UserError(f"{run.out}: holds a run already and run.resume is never; use another run.out")
-        return ending.claim(run.out)
+        refuse_slip(wanted, changes)  # the claim would end a run that runs, and forget how one has ended
+        return ending.claim(wanted.run.out)
     except UserError as error:
         return str(error)
 
@@ -190,4 +186,4 @@ def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) 
     if found.folder:
         setup.same_run(wanted, found.progress, prints, changes, found.folder)
     elif (run.out / "recipe.toml").exists():  # killed before its first save
-        setup.refuse_another(wanted, changes)
+        refuse_another(wanted, changes)

@@ -13,6 +13,7 @@ import torch
 from fer_scale import config, disk, encoder, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
+from fer_scale.pretrain import slip
 from fer_scale.pretrain.cost import Shape
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.mae import MaskedAutoencoder, visible_patches
@@ -158,29 +159,8 @@ def same_run(
         raise CheckpointError(
             f"{folder}: trained on other images than data.shards and data.exclude say; use another run.out"
         )
-    if (was := config.of_checkpoint(progress, folder)["model"].get("start_from")) != rec.model.start_from:
-        raise config.ConfigError(
-            f"model.start_from: the weights of {rec.run.out} are in its checkpoint, and it began with "
-            f"{was or 'none'}; give that again, or use another run.out to start from {rec.model.start_from or 'none'}"
-        )
-    refuse_another(rec, changes, recipe_file, moved_from)
-
-
-def refuse_another(rec: Pretrain, changes: list[str], recipe_file: Path | None = None, moved_from: str = "") -> None:
-    """Refuse another recipe than the run's: another value of a `maths` key, or other weights of data.shards.
-
-    Where the sets lie is layout, and what they hold is checked by content; how they are mixed is mathematics.
-    """
-    file = recipe_file or rec.run.out / "recipe.toml"
-    config.refuse_another(file, rec, changes, moved_from)
-    was, now = config.load(Pretrain, file).data.weights(), rec.data.weights()
-    if was != now and "data.shards" not in {change.partition("=")[0] for change in changes}:
-        before, after = (", ".join(map(str, weights)) or "none" for weights in (was, now))
-        raise config.ConfigError(
-            f"{moved_from or rec.run.out}: holds a run with another recipe:\n"
-            f"  data.shards: weights {before} -> {after}\n"
-            f"{'' if moved_from else 'use another run.out, or '}go on with the change by --change data.shards=..."
-        )
+    slip.refuse_another_start(rec, config.of_checkpoint(progress, folder)["model"].get("start_from"))
+    slip.refuse_another(rec, changes, recipe_file, moved_from)
 
 
 def write_facts(rec: Pretrain, plan: Plan, sets: list[ShardSet], fell_out: list[int]) -> None:

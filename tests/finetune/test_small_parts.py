@@ -10,7 +10,7 @@ from torch import nn
 
 from fer_scale import config, images
 from fer_scale.config import ConfigError
-from fer_scale.finetune import ema, fold, targets
+from fer_scale.finetune import begin, ema, fold, targets
 from fer_scale.finetune.recipe import Finetune, Model
 from fer_scale.finetune.start import SampleDropPath, cuts_matter, draw_paths, start
 from fer_scale.finetune.table import whence
@@ -230,3 +230,15 @@ def test_the_rival_for_two_cores_has_the_proportions_of_the_rival() -> None:
     for recipe in (large, small):
         steps, decay, warmup = (int(recipe[f"supervised.{key}"]) for key in ("steps", "decay_steps", "warmup_steps"))
         assert decay / steps == pytest.approx(0.5, abs=0.001) and warmup / steps == pytest.approx(0.05, abs=0.001)
+
+
+def test_a_slip_typed_at_a_fine_tuning_that_has_ended_leaves_it_as_it_ended(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "configs/finetune/demo.toml"
+    words = ["data.shards=s", "data.split=s", "model.start_from=e", f"run.out={tmp_path}"]
+    (tmp_path / "recipe.toml").write_text(config.dump(config.load(Finetune, demo, words)))
+    (tmp_path / "outcome.json").write_text('{"outcome": "done"}')
+    slip = config.load(Finetune, demo, [*words, "supervised.lr=1e-3"])
+    with pytest.raises(ConfigError, match=r"holds a run with another recipe:\n  supervised\.lr"):
+        begin._claimed(slip, [])
+    assert (tmp_path / "outcome.json").exists() and not (tmp_path / "attempts").exists()
+    assert begin._claimed(slip, ["supervised.lr=1e-3"]).number == 1

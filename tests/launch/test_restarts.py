@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import ROOT
 from supervised import claimed, lives, until
 
+from fer_scale import config
 from fer_scale.ending import SAVE, SAVE_FOR_GOOD, Attempt, StopSignal, claim
+from fer_scale.finetune.recipe import Finetune
+from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.starts import DONE, PREEMPTED, Launches, Start, fruitless, judge, launches, newest
 
 
@@ -43,6 +47,25 @@ def test_a_mistake_is_not_tried_again_nor_a_run_that_was_told_to_stop(node: Any,
     claimed(out, 2)
     one.process.send_signal(signal.SIGTERM)
     assert one.ended() == 75 and newest(out).number == 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "file", "change"),
+    [
+        (Pretrain, "tests/ranks/pretrain.toml", "optim.lr=1e-3"),
+        (Finetune, "configs/finetune/demo.toml", "supervised.lr=1e-3"),
+    ],
+)
+def test_a_slip_typed_at_a_run_that_is_there_is_not_even_launched(
+    node: Any, out: Path, schema: type, file: str, change: str
+) -> None:
+    verb, words = schema.__name__.lower(), ["data.shards=none", f"run.out={out}"]
+    words += ["data.split=s", "model.start_from=e"] * (verb == "finetune")
+    out.mkdir()
+    (out / "recipe.toml").write_text(config.dump(config.load(schema, ROOT / file, words)))
+    slip = node("dies", "--restarts", "9", verb=verb, keys=[change])
+    assert slip.ended() == 2 and "holds a run with another recipe" in slip.said and "rank" not in slip.said
+    assert node("succeeds", verb=verb, keys=["--change", change]).ended() == 0
 
 
 def test_how_many_starts_were_in_vain_is_read_from_the_folder_alone(out: Path) -> None:

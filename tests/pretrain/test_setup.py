@@ -9,8 +9,10 @@ import pytest
 from fer_scale import config
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.config import ConfigError
-from fer_scale.pretrain import setup
+from fer_scale.ending import Attempt
+from fer_scale.pretrain import begin, setup
 from fer_scale.pretrain.recipe import Pretrain, plan
+from fer_scale.pretrain.slip import refuse_another
 from shards.errors import ShardError
 from shards.index import ShardSet
 from shards.mix import Mix
@@ -32,6 +34,18 @@ def test_a_checkpoint_whose_recipe_cannot_be_read_is_named(tmp_path: Path) -> No
     progress = {"step": 3, "shards": ["a"], "recipe": '[card]\ncontact = "two\nlines"\n'}
     with pytest.raises(ConfigError, match=r"step_00000003: the recipe in its progress.json cannot be read"):
         setup.same_run(recipe(tmp_path), progress, ["a"], [], tmp_path / "checkpoints" / "step_00000003")
+
+
+@pytest.mark.parametrize("slip", ["optim.lr=1e-3", "model.start_from=elsewhere", "run.resume=never"])
+def test_a_slip_typed_at_a_run_that_has_ended_leaves_it_as_it_ended(tmp_path: Path, slip: str) -> None:
+    (tmp_path / "recipe.toml").write_text(config.dump(recipe(tmp_path)))
+    (tmp_path / "outcome.json").write_text('{"outcome": "done"}')
+    (tmp_path / "checkpoints/step_00000003").mkdir(parents=True)
+    (tmp_path / "checkpoints/step_00000003/manifest.json").touch()
+    refused = begin._claim(recipe(tmp_path, slip), ["model.start_from=elsewhere"])
+    assert isinstance(refused, str) and slip.partition("=")[0] in refused
+    assert (tmp_path / "outcome.json").exists() and not (tmp_path / "attempts").exists()
+    assert isinstance(begin._claim(recipe(tmp_path, "optim.lr=1e-3"), ["optim.lr=1e-3"]), Attempt)
 
 
 # ---- several sets
@@ -98,12 +112,12 @@ def test_a_run_goes_on_with_the_same_shares_elsewhere_and_refuses_others_unless_
     tmp_path: Path,
 ) -> None:
     (tmp_path / "recipe.toml").write_text(config.dump(mixture(tmp_path, Path("/a"), Path("/b"))))
-    setup.refuse_another(recipe(tmp_path, 'data.shards=["/moved/a=0.7", "/moved/b=0.3"]'), [])
+    refuse_another(recipe(tmp_path, 'data.shards=["/moved/a=0.7", "/moved/b=0.3"]'), [])
     for shards, now in (('["/a=1", "/b=1"]', "1/2, 1/2"), ('["/a", "/b"]', "none")):
         other = recipe(tmp_path, f"data.shards={shards}")
         with pytest.raises(ConfigError, match=f"weights 7/10, 3/10 -> {now}\n.* by --change data.shards="):
-            setup.refuse_another(other, ["optim.lr=1"])
-        setup.refuse_another(other, [f"data.shards={shards}"])
+            refuse_another(other, ["optim.lr=1"])
+        refuse_another(other, [f"data.shards={shards}"])
 
 
 def test_a_folder_whose_name_ends_like_a_weight_is_not_taken_for_another(faces: Path, tmp_path: Path) -> None:
