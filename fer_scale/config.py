@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -235,8 +236,14 @@ def _build(schema: type, values: dict[str, Any], prefix: str, mistakes: list[str
 
 
 def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
-    """`value` as the type `wanted`, or a mistake. A whole number may stand for a float, not the reverse."""
+    """`value` as the type `wanted`, or a mistake. A whole number may stand for a float, not the reverse.
+
+    What begins with ~/ is a path in the home folder, also where it might be an address: a shell leaves run.out=~/x as
+    it is.
+    """
     origin, options = typing.get_origin(wanted), typing.get_args(wanted)
+    if isinstance(value, str) and value.startswith("~/"):
+        value = os.path.expanduser(value)
     if origin is Literal:
         if value in options:
             return value

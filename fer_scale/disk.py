@@ -33,7 +33,10 @@ def put(file: Path, content: str | bytes, *, alone: bool = True) -> None:
     file = end_of(file)
     beside = file.with_name(f".{file.name}.part" if alone else f".{file.name}.{secrets.token_hex(8)}.part")
     try:
-        beside.write_bytes(data)
+        with open(beside, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())  # or a loss of power may leave the new name with nothing in it
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)

@@ -7,7 +7,8 @@
 Each lane is an endless stream: step s takes its positions q in [s * per, (s + 1) * per), per = batch / C;
 q // L is the epoch, q % L the position in it. So batches cross the end of an epoch, a resume is a seek, and
 the number of ranks and readers appears nowhere. What is random about a sample (crop, flip, mask) hangs on
-its key, the hash of (seed, epoch, lane, position): another batch size leaves every sample's draws alone.
+its key, the hash of (seed, epoch, lane, position): another batch size that has as many lanes (any two multiples of
+64) leaves every sample's draws alone.
 
 All randomness is counter-based hashing of our own (splitmix64; Steele, Lea, Flood 2014), not numpy's
 generators, whose streams may change between versions. tests/shards/test_order.py freezes it.

@@ -149,7 +149,8 @@ def _say_another_place(wanted: Pretrain, found: Found) -> None:
         if before != now:
             log.say(
                 f"note     batch.size {before} -> {now}: the place in the data is that of step "
-                f"{found.progress['step']:,} of batches of {now}, so some images come again sooner, others later"
+                f"{found.progress['step']:,} of batches of {now}, so some images come again sooner, others later; "
+                "where they are no multiples of 64, crops and masks are others, too"
             )
 
 

@@ -63,6 +63,13 @@ def test_all_mistakes_come_at_once_each_with_its_place_and_a_hint(tmp_path: Path
     ]
 
 
+def test_what_begins_with_the_home_folder_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves it as it is behind an equals sign, and a file does anyway."""
+    monkeypatch.setenv("HOME", "/home/me")
+    menu = load(tmp_path, '[cake]\nsugar = 1\nlayers = 3\noven = ["~/a", "b~/c"]', "cake.note=~/set=0.7")
+    assert menu.cake.oven == (Path("/home/me/a"), Path("b~/c")) and menu.cake.note == "/home/me/set=0.7"
+
+
 def test_true_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cake.layers: must be a whole number, not True"):
         load(tmp_path, "[cake]\nsugar = 1\nlayers = true")
