@@ -85,6 +85,8 @@ def problem(text: str) -> str:
 
 def answer(photo: Photo, picture: Image.Image) -> str:
     """What was seen in a photo, as HTML; `picture` is the photo, upright and in RGB."""
+    if photo.found and photo.problem:
+        return problem(photo.problem)
     if not photo.faces:
         return problem(f"No face was found. If the picture is of one face only, tick “{CROP}”, and give it again.")
     faces = "".join(_face(number, face) for number, face in enumerate(photo.faces, start=1))

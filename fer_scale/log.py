@@ -66,7 +66,8 @@ def bar(title: str, unit: str = "images", *, done: int = 0, shown: bool = True) 
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as drawn:
+    # rich sends stdout to the bar's terminal, unless told not to: results go where they were sent.
+    with Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as drawn:
         task = drawn.add_task(title, total=None, completed=done, rate="")
 
         def draw(done: int, total: int) -> None:
@@ -77,13 +78,13 @@ def bar(title: str, unit: str = "images", *, done: int = 0, shown: bool = True) 
 
 
 @contextmanager
-def progress(title: str, unit: str = "images") -> Iterator[Ticker]:
+def progress(title: str, unit: str = "images", *, shown: bool = True) -> Iterator[Ticker]:
     """A callable (done, total) that shows rate and remaining time: a bar on a terminal, else a line every 10 s.
 
     What goes on before it is called, as the listing of a dataset, is said from two seconds on.
     """
-    if console.is_terminal:
-        with bar(title, unit) as draw:
+    if console.is_terminal or not shown:
+        with bar(title, unit, shown=shown) as draw:
             yield draw
         return
     counted = threading.Event()

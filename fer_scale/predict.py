@@ -170,6 +170,8 @@ class Model:
         """The probabilities of each class for crops [px, px, 3]."""
         tensor = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).float() / 255
         logits = self.network(images.normalise(tensor, self.mean, self.std))
+        if not logits.isfinite().all():
+            raise PredictError("the model answers with what is no number: its weights are broken; get or make it again")
         return logits.double().softmax(dim=1).cpu().tolist()
 
 

@@ -22,7 +22,8 @@ def _predict(args: Namespace) -> int:
     model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
     box = tuple(args.box) if args.box else None
     answers = model.stream(files, box=box, min_confidence=args.min_confidence)
-    with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos") as tick:
+    quiet = args.json and sys.stdout.isatty()  # a bar there breaks long lines, and so the JSON
+    with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos", shown=not quiet) as tick:
         for number, photo in enumerate(answers, 1):
             add(photo)
             if args.draw and photo.is_read:

@@ -12,6 +12,8 @@
 set -euo pipefail
 pictures=${1:+$(realpath "$1")} encoder=${2:-none}
 [[ ! -d $encoder ]] || encoder=$(realpath "$encoder")
+[[ -z ${OUT:-} ]] || OUT=$(realpath -m "$OUT")
+[[ -z ${TO:-} || $TO == hf://* ]] || TO=$(realpath -m "$TO")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 setup

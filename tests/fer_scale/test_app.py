@@ -295,6 +295,12 @@ def test_a_face_without_a_label_is_said_to_be_unsure_and_no_probability_is_certa
     ]
 
 
+def test_a_face_that_was_found_and_cannot_be_used_is_not_said_to_be_none() -> None:
+    photo = Photo("photo 0", (9, 9), (), 1, "photo 0: the cut around a face would have more than 200,000,000 pixels")
+    assert "the cut around a face" in app_page.answer(photo, Image.new("RGB", (9, 9)))
+    assert "No face was found" in app_page.answer(Photo("photo 0", (9, 9), (), 0, "none"), Image.new("RGB", (9, 9)))
+
+
 def test_names_of_a_strangers_model_are_text() -> None:
     said = app_page.answer(seen("<script>", {"<script>": 0.9, 'a"b': 0.1}, None), Image.new("RGB", (64, 48)))
     assert "<script>" not in said and 'a"b' not in said and "<svg" not in said

@@ -144,7 +144,7 @@ def test_on_a_full_disk_the_first_rank_speaks_alone_and_no_torn_outcome_is_left(
 ) -> None:
     attempt = ending.claim(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        full.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert attempt.record("failed", 1, reason="full") and not attempt.record("failed", 0, reason="lost rank 1")
     assert not (attempt.folder / "outcome.json").exists() and not (tmp_path / "outcome.json").exists()
 

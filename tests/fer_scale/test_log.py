@@ -1,6 +1,10 @@
 """What a run writes of itself."""
 
 import io
+import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,12 +19,12 @@ def test_a_rewind_that_is_cut_off_leaves_the_curve_as_it_was(tmp_path: Path, mon
     whole = "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3))
     file.write_text(whole + '{"st')
 
-    def cut_off(self: Path, data: bytes) -> int:
-        self.open("wb").close()
+    def cut_off(descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
         raise OSError("No space left on device")
 
     with monkeypatch.context() as during, pytest.raises(OSError, match="No space"):
-        during.setattr(Path, "write_bytes", cut_off)
+        during.setattr(os, "fsync", cut_off)
         log.Journal(tmp_path).rewind(2)
     assert file.read_text() == whole + '{"st'
     log.Journal(tmp_path).rewind(2)
@@ -69,3 +73,13 @@ def test_work_that_counts_nothing_yet_is_said_to_go_on(monkeypatch: pytest.Monke
             time.sleep(0.01)
         tick(1, 2)
     assert screen.getvalue() == "packing out: preparing, 0s\n"
+
+
+def test_results_go_to_a_file_though_a_bar_is_on_the_terminal() -> None:
+    """As of predict --json > file: rich would send what is printed meanwhile to the terminal of the bar."""
+    near, far = pty.openpty()
+    words = "from fer_scale import log\nwith log.progress('photos') as tick:\n tick(1, 2)\n print('a result')"
+    done = subprocess.run([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=far, check=True)
+    os.close(far)
+    assert done.stdout == b"a result\n" and b"photos" in os.read(near, 10_000)
+    os.close(near)

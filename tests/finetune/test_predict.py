@@ -44,6 +44,14 @@ def test_labels_come_with_probabilities_by_name(model: str, pictures: Path) -> N
     assert json.loads(as_json(found[0]))["faces"][0]["label"] == "neutral"
 
 
+def test_a_model_that_answers_with_no_numbers_is_an_error_and_not_unsure(model: str, pictures: Path) -> None:
+    loaded = module.load(model, faces="whole")
+    with torch.no_grad():
+        loaded.network.get_parameter("norm.weight").fill_(3e38)  # finite, as all weights are that were read
+    with pytest.raises(PredictError, match="what is no number"):
+        loaded.predict([pictures / "p0/000.png"])
+
+
 def test_a_square_crop_is_seen_exactly_as_timm_sees_it(model: str, pictures: Path) -> None:
     network = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(network)

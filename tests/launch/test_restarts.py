@@ -117,7 +117,7 @@ def test_on_a_full_disk_no_old_word_of_a_launch_is_left(out: Path, monkeypatch: 
     (out / "attempts").mkdir(parents=True)
     noted = Launches().one_more(out)
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        full.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert noted.one_more(out).count == 2 and launches(out) is None
 
 
