@@ -203,17 +203,18 @@ def small(file: Path, most: int, *, cut: bool = False) -> bytes:
     return data[:most]
 
 
-def put(source: Path, place: Path) -> None:
+def put(source: Path, place: Path, *, card: bool = True) -> None:
     """Copy the model in `source` to `place`: afterwards `place` is the new folder whole, or what it was before.
 
-    An older model of ours is replaced; a folder that holds anything else is left alone, and that is an error.
+    An older model of ours is replaced; a folder that holds anything else is left alone, and that is an error. Without
+    `card` that of the same model stays: it may have been edited.
     """
     offered = files(source)
     with disk_errors(place):
-        if _same(offered, place):
+        if _same(offered, place, card):
             return
     with disk_errors(place), disk.alone(place):
-        if not _same(offered, place):  # another process may have put it there by now
+        if not _same(offered, place, card):  # another process may have put it there by now
             with in_place(place, refuse_to_replace) as beside:
                 for name, path in offered.items():
                     shutil.copyfile(path, beside / name)  # follows the links of the Hub's cache
@@ -272,10 +273,10 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise ArtifactError(f"{place}: {words}") from error
 
 
-def _same(offered: dict[str, Path], place: Path) -> bool:
+def _same(offered: dict[str, Path], place: Path, card: bool) -> bool:
     if not place.is_dir() or {path.name for path in place.iterdir()} != set(offered):
         return False
-    return all(sha256(path) == sha256(place / name) for name, path in offered.items())
+    return all(sha256(path) == sha256(place / name) for name, path in offered.items() if card or name != CARD)
 
 
 def refuse_to_replace(place: Path) -> None:

@@ -171,7 +171,10 @@ def refuse_another(old_file: Path, new: Any, changes: Iterable[str], moved_from:
     try:
         old = load(type(new), old_file)
     except ConfigError as error:
-        raise ConfigError(f"{old_file}: of another version of fer_scale? use another run.out\n{error}") from None
+        raise ConfigError(
+            f"{old_file}: damaged? every checkpoint's progress.json holds the recipe, put back a copy; of another "
+            f"version of fer_scale? use another run.out\n{error}"
+        ) from None
     allowed = {change.partition("=")[0] for change in changes}
     differ = [line for line in differences(old, new) if line.partition(":")[0] not in allowed]
     if differ:

@@ -115,7 +115,7 @@ def push(
     artifact.refuse_foreign(folder)
     artifact.check(folder)
     if not is_remote(address):
-        artifact.put(folder, _folder(address))
+        artifact.put(folder, _folder(address), card=card)
         return address
     return _push(artifact.files(folder), address, message, private, card, progress)
 

@@ -159,7 +159,12 @@ def _page(name: str) -> str:
 def _push(folder: Path, to: str, message: str, private: bool, *, card: bool = False) -> str:
     """Send the folder; its address. A card there that was edited by hand stays with the same model, unless `card`."""
     if not hub.is_remote(to):
-        return hub.push(folder, to, message=message)
+        hub.push(folder, to, message=message, card=card)
+        there = Path(to) / artifact.CARD
+        with artifact.disk_errors(there):
+            if there.read_bytes() != (folder / artifact.CARD).read_bytes():
+                log.say(f"note     {there} stays as it is, for nothing else differs; another folder gets a new one")
+        return to
     with log.progress(f"publishing to {to}", "bytes") as tick:
         return hub.push(folder, to, message=message, private=private, card=card, progress=tick)
 

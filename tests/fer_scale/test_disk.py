@@ -24,6 +24,14 @@ def test_a_file_that_cannot_be_written_whole_leaves_what_was_there_and_nothing_e
     assert file.read_bytes() == "ä".encode() and sorted(os.listdir(tmp_path)) == ["folder.txt", "metrics.json"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, sync, replace = list[tuple[str, int]](), os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(("synced", os.fstat(fd).st_size)), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(("named", 4)), replace(old, new)))
+    disk.put(tmp_path / "recipe.toml", "four")
+    assert done == [("synced", 4), ("named", 4)] and (tmp_path / "recipe.toml").read_text() == "four"
+
+
 def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path: Path) -> None:
     pipe, heard = tmp_path / "pipe", list[bytes]()
     os.mkfifo(pipe)

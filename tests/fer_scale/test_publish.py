@@ -55,6 +55,19 @@ def test_any_checkpoint_can_be_published(pretrained: Path, tmp_path: Path, how: 
         assert "| last loss | 0.1000 |" in (out / "README.md").read_text(), "the loss at step 10, not the newest"
 
 
+def test_a_card_that_was_edited_in_a_folder_stays_with_the_same_model(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder"
+    publish(pretrained, str(out), licence="mit")
+    edited = (out / "README.md").read_text() + "\n## Better words\n"
+    (out / "README.md").write_text(edited)
+    publish(pretrained, str(out), licence="mit")
+    assert (out / "README.md").read_text() == edited and "README.md stays as it is" in capsys.readouterr().err
+    publish(pretrained, str(out), licence="mit", step=10)
+    assert "Better words" not in (out / "README.md").read_text()
+
+
 def test_the_same_checkpoint_gives_the_same_bytes(pretrained: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         publish(pretrained, str(tmp_path / name), licence="mit")
