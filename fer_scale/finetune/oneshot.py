@@ -11,6 +11,7 @@ again, it goes on.
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from shards import pack
 from shards.errors import UserError
 from shards.index import INDEX, ShardSet
 from shards.remote import is_far, open_set
+from shards.unfinished import Unfinished
 
 _GIVEN = {"data.shards": "--data", "data.split": "--labels", "model.start_from": "--from", "run.out": "--out"}
 
@@ -89,31 +91,58 @@ def _packed(wish: Wish) -> Path | str:
     place, made_of = wish.out / "set", wish.out / "set_made_of.json"
     how: dict[str, Any] = {"source": wish.source, "name": pack.name_of(Path(wish.data))}
     how |= {"protocol": wish.protocol or "argmax", "licence": wish.licence or "unknown"}
-    now = how | {"folder": str(Path(wish.data).resolve()), "files": _files(Path(wish.data))}
-    if not (place / INDEX).exists():
-        if now["files"]:  # or pack says that nothing is there
-            wish.out.mkdir(parents=True, exist_ok=True)
-            disk.put(made_of, json.dumps(now, indent=1) + "\n")  # before it, so that what changes meanwhile is noticed
+    folder = Path(wish.data).resolve()
+    now = how | {"folder": str(folder), "files": _files(Path(wish.data))}
+    packed = (place / INDEX).exists()
+    if packed or any(Unfinished(place).rows.glob("*")):
+        _check_same(now, made_of, place)
+    elif now["files"] and folder not in place.resolve().parents:  # or pack says what is wrong, and nothing is written
+        wish.out.mkdir(parents=True, exist_ok=True)
+        disk.put(made_of, json.dumps(now, indent=1) + "\n")  # before it, so that what changes meanwhile is noticed
+    if not packed:
         log.say(f"+ fer-scale pack {wish.data} {place} --source {wish.source} --protocol {how['protocol']}")
         with log.progress(f"packing {place}") as tick:
             pack.pack(wish.data, place, **how, progress=tick)
-    was = json.loads(made_of.read_text()) if made_of.exists() else ShardSet.open(place).index
-    for what, value in now.items():
-        if value is None or was.get(what) in (None, value):
-            continue
-        if what == "files":
-            raise UserError(
-                f"{wish.data}: has changed since {place} was packed; use another --out, or go on with --data {place}"
-            )
-        raise UserError(f"{place}: was packed with {what} {was[what]!r}, not {value!r}; use another --out")
     return place
 
 
+def _check_same(now: dict[str, Any], made_of: Path, place: Path) -> None:
+    """UserError where `place` is made of something else than what is there `now`."""
+    packed = (place / INDEX).exists()
+    if made_of.exists():
+        was = json.loads(made_of.read_text())
+    else:  # of a run from before this file
+        index = ShardSet.open(place).index if packed else {}
+        was = {what: index.get(what) for what in ("source", "name", "protocol", "licence")}
+    for what, value in now.items():
+        if value is None or was.get(what) in (None, value):
+            continue
+        if what != "files":
+            raise UserError(f"{place}: was packed with {what} {was[what]!r}, not {value!r}; use another --out")
+        way = f"go on with --data {place}" if packed else f"remove {Unfinished(place).folder} to begin anew"
+        raise UserError(f"{now['folder']}: has changed since {place} was packed; use another --out, or {way}")
+
+
 def _files(src: Path) -> str | None:
-    """A digest of the names, sizes and times of all files at `src`; None where nothing is there any more."""
-    files = [src] if src.is_file() else [Path(at) / name for at, _, names in os.walk(src) for name in names]
-    lines = sorted(f"{file.relative_to(src)} {(s := file.lstat()).st_size} {s.st_mtime_ns}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest() if lines else None
+    """A digest of the names, sizes and times of all files at `src`; None where nothing is there any more.
+
+    As sources find them: links are followed, but not in a circle, and what is hidden does not count.
+    """
+    lines, been = [_line(src, "")] if src.is_file() else [], set[tuple[int, int]]()
+    for at, folders, names in os.walk(src, followlinks=True):
+        here = os.stat(at)
+        folders[:] = sorted(name for name in folders if name[0] != "." and (here.st_dev, here.st_ino) not in been)
+        been.add((here.st_dev, here.st_ino))
+        for name in names:
+            if name[0] != ".":
+                with suppress(FileNotFoundError):  # a link that leads nowhere
+                    lines.append(_line(f"{at}/{name}", f"{at}/{name}".removeprefix(str(src))))
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest() if lines else None
+
+
+def _line(file: Path | str, name: str) -> str:
+    status = os.stat(file)
+    return f"{name} {status.st_size} {status.st_mtime_ns}"
 
 
 def _drawn(file: Path, set_path: Path | str, wish: Wish) -> bool:

@@ -5,12 +5,14 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -282,6 +284,61 @@ def test_the_one_command_does_not_go_on_with_a_set_of_what_was_there_before(
         oneshot(recipe, stop, wish)
     shutil.rmtree(faces)
     assert oneshot(recipe, ["run.stop_after_steps=2"], wish)["step"] == 2
+
+
+PACKED = "--labels 9999"  # what the split says of too many labels, so that a set is there and nothing is trained
+
+
+def test_a_run_from_before_the_record_of_what_its_set_is_made_of_goes_on(pictures: Path, tmp_path: Path) -> None:
+    wish = Wish(pictures, tmp_path / "all", "folder", "9999")
+    for _ in range(2):
+        with pytest.raises(UserError, match=PACKED):
+            oneshot(tmp_path / "none.toml", [], wish)
+        (wish.out / "set_made_of.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="was packed with licence 'unknown', not 'mit'"):
+        oneshot(tmp_path / "none.toml", [], replace(wish, licence="mit"))
+
+
+def test_packing_that_was_broken_off_goes_on_unless_a_picture_has_changed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of the same size is the same to the packer: its finished shards would hold the old one."""
+    faces = shutil.copytree(pictures, tmp_path / "faces")
+    file, wish = tmp_path / "none.toml", Wish(faces, tmp_path / "all", "folder", "9999")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shards.pack._finish", Mock(side_effect=KeyboardInterrupt))
+        oneshot(file, [], wish)
+    picture = next(faces.rglob("*.png"))
+    was = picture.stat()
+    os.utime(picture, (0, 0))
+    with pytest.raises(UserError, match=r"has changed since .*; use another --out, or remove .*set\.unfinished to"):
+        oneshot(file, [], wish)
+    os.utime(picture, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(UserError, match=PACKED):
+        oneshot(file, [], wish)
+
+
+def test_pictures_behind_a_link_have_changed_too_but_not_by_what_is_hidden(pictures: Path, tmp_path: Path) -> None:
+    real, linked = shutil.copytree(pictures, tmp_path / "real"), tmp_path / "linked"
+    linked.mkdir()
+    for name in [file.name for file in real.iterdir()]:
+        (linked / name).symlink_to(real / name)
+    (linked / "circle").symlink_to(linked)
+    file, wish = tmp_path / "none.toml", Wish(linked, tmp_path / "all", "folder", "9999")
+    for _ in range(2):
+        with pytest.raises(UserError, match=PACKED):
+            oneshot(file, [], wish)
+        (linked / ".DS_Store").touch()
+    os.utime(next(real.glob("*/*.png")), (0, 0))
+    with pytest.raises(UserError, match="linked: has changed since"):
+        oneshot(file, [], wish)
+
+
+def test_an_out_inside_of_the_pictures_leaves_nothing_there(pictures: Path, tmp_path: Path) -> None:
+    faces = shutil.copytree(pictures, tmp_path / "faces")
+    with pytest.raises(UserError, match="lies inside of SRC"):
+        oneshot(tmp_path / "none.toml", [], Wish(faces, faces / "all", "folder"))
+    assert not (faces / "all").exists()
 
 
 def test_the_one_command_takes_a_shard_set_as_it_is_and_asks_for_the_layout_of_else(
