@@ -12,8 +12,6 @@ from fer_scale.finetune.drawing import SplitError
 from shards.index import ShardSet
 
 _README, _WEIGHTS = "SSFER, README", "SSFER, its released weights"  # github.com/SSFER; the second by its test.ipynb
-
-
 _AFFECTNET = r"val_set/|.*#validation:"  # the crops of 2021; the full release
 
 
@@ -85,7 +83,7 @@ def official_test(shard_set: ShardSet) -> frozenset[str]:
     if not found:
         raise SplitError(
             f"--test official: {shard_set.path} holds none of the test faces of {protocol.name}, "
-            f"which come from files named {protocol.official}; pack all parts into one set, without --split"
+            f"whose origins match {protocol.official}; pack it again, all parts into one set, without --split"
         )
     return frozenset(found)
 

@@ -268,6 +268,9 @@ def test_the_official_test_faces_of_affectnets_full_release_are_those_of_its_val
     pack(tmp_path / "src", tmp_path / "set", source="affectnet", workers=1, licence="research")
     content = splits.split(tmp_path / "set", labels="1/class", test="official", seed=0, out=tmp_path / "split.json")
     assert content["class_counts"]["test"] == dict.fromkeys(EXPRESSIONS, 1) and content["labels"] == 8
+    pack(tmp_path / "src", tmp_path / "part", source="affectnet", workers=1, licence="research", split="train")
+    with pytest.raises(SplitError, match=r"holds none of the test faces of AffectNet-8, .* pack it again, all parts"):
+        splits.split(tmp_path / "part", labels="1/class", test="official", seed=0, out=tmp_path / "split.json")
 
 
 def test_a_set_without_known_test_faces_says_whose_are_known(labeled_set: Path, tmp_path: Path) -> None:
