@@ -226,7 +226,8 @@ def _build(schema: type, values: dict[str, Any], prefix: str, mistakes: list[str
             else:
                 mistakes.append(f"{where}: is a section, written [{where}], not a single value")
         elif name in values:
-            chosen[name] = _convert(values[name], wanted, where, mistakes)
+            is_default = isinstance(field.default, str) and values[name] == field.default  # then ~/ stays, as in there
+            chosen[name] = values[name] if is_default else _convert(values[name], wanted, where, mistakes)
         elif field.default is _MISSING and field.default_factory is _MISSING:
             mistakes.append(f"{where}: missing; it has no default")
     if len(mistakes) > before:
