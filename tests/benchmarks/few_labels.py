@@ -102,7 +102,8 @@ def prepare(out: Path, args: argparse.Namespace) -> None:
     made = out / "encoder.command"  # or a table would be of whatever encoder lies here, as of one of --dry
     if (out / "encoder").exists() and made.exists() and made.read_text() != pretrain:
         sys.exit(f"{out}/encoder is of another pre-training; use another OUT. It was made by\n  {made.read_text()}")
-    made.write_text(pretrain)
+    if not (out / "encoder").exists():
+        made.write_text(pretrain)
     run(out / "encoder", pretrain, OMP_NUM_THREADS=threads(args.ranks))
     run(out / "encoder", f"fer-scale publish {out}/pretrain {out}/encoder --licence cc-by-nc-4.0")
 
