@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm
 import torch
@@ -83,6 +84,12 @@ def claim(recipe: Finetune, changes: list[str], here: Processes) -> Attempt:
 
 def _claimed(recipe: Finetune, changes: list[str]) -> Attempt:
     refuse_slip(recipe, changes)  # the claim would end a run that runs, and forget how one has ended
+    progress = dict[str, Any]()
+    for newest in checkpoint.complete(recipe.run.out)[:1]:
+        with suppress(CheckpointError):  # damaged: the run goes on from the one before it
+            progress = checkpoint.progress_of(newest)
+    if "made_for" in progress:
+        state.refuse_late(recipe, progress)
     return ending.claim(recipe.run.out)
 
 

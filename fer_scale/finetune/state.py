@@ -142,6 +142,12 @@ def same_run(recipe: Finetune, progress: dict[str, Any], made_for: dict[str, str
         if progress["made_for"].get(what) != value:
             raise CheckpointError(f"{out}: holds a run with another {what} ({_KEYS[what]}); use another run.out")
     config.refuse_another(out / "recipe.toml", recipe, changes)
+    refuse_late(recipe, progress)
+
+
+def refuse_late(recipe: Finetune, progress: dict[str, Any]) -> None:
+    """CheckpointError where a recipe differs from the run's in what its steps were made by, and these are done."""
+    out = recipe.run.out
     step, end = progress["step"], recipe.supervised.steps + recipe.semi.steps
     before, now = tomllib.loads(progress["recipe"])["supervised"]["steps"], recipe.supervised.steps
     if before != now and step > min(before, now):

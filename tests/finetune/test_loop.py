@@ -168,6 +168,7 @@ def test_a_run_with_all_its_steps_takes_no_change_of_what_it_was_trained_with(
     with pytest.raises(CheckpointError, match=r"past the end|nothing would be trained with"):
         finetune(file, [], [change])
     assert (tmp_path / "run/recipe.toml").read_text() == before
+    assert json.loads((tmp_path / "run/outcome.json").read_text())["outcome"] == "done"
     assert finetune(file, [], ["run.temperature=2", "model.crop_pct=0.5"])["outcome"] == "done"
 
 
