@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 setup
+cd "$OLDPWD" # DIR is the caller's
 exec fer-scale demo "$@"

@@ -264,6 +264,12 @@ def test_the_demo_installs_once_passes_its_arguments_on_and_installs_again_when_
     assert calls(checkout) == [install, "fer-scale: demo"]
 
 
+def test_the_demo_takes_its_folder_from_where_it_is_called(checkout: Path) -> None:
+    (checkout / ".venv/bin/fer-scale").write_text("#!/bin/bash\npwd\n")
+    (checkout / "elsewhere").mkdir()
+    assert output("bash", "../launch/demo.sh", cwd=checkout / "elsewhere") == str(checkout / "elsewhere")
+
+
 def test_the_tests_install_more_than_the_demo_and_what_they_install_serves_both(checkout: Path) -> None:
     install = "python: -m pip install --quiet --disable-pip-version-check --editable .[dev]"
     checks = ["ruff: check .", "mypy: shards fer_scale"]
