@@ -4,7 +4,7 @@ kind, as in a folder (artifact.refuse_to_replace).
     model             manifest.json: the files in it, itself, and model.sig
     shard set         index.json: its shards and lists, and itself
     training state    checkpoint/ and metrics.json, by their names (portable.py)
-    Space             fer_scale/, shards/ and model/, by their names (space.py)
+    Space             fer_scale/, shards/, model/, app.py, requirements.txt and LICENSE, by their names (space.py)
 """
 
 import re
@@ -20,7 +20,7 @@ from shards.index import INDEX, check_names, index_from, kinds
 
 MODEL, SET, STATE, SPACE = "model", "shard set", "training state", "Space"
 _STATE = re.compile(r"checkpoint/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|metrics\.json")
-_SPACE = re.compile(r"(fer_scale|shards)/.+\.py|model/[^/]+")
+_SPACE = re.compile(r"(fer_scale|shards)/.+\.py|model/[^/]+|app\.py|requirements\.txt|LICENSE")
 _LIST_BYTES = 64 << 20  # of the index of the largest set that the Hub takes, and more
 
 
@@ -37,6 +37,15 @@ def refuse_others(place: Place, there: Iterable[str], wanted: set[str]) -> None:
     """HubError where something lies there that is of another kind than what is to replace it."""
     if others := kinds_of(there) - wanted:
         raise HubError(f"{place}: holds a {' and a '.join(sorted(others))}; nothing was sent; choose another name")
+
+
+def refuse_to_replace(place: Place, names: Iterable[str]) -> None:
+    """HubError where files of these names lie there that are not ours; but a card, which every repository has."""
+    if others := sorted({*names} - {CARD}):
+        raise HubError(
+            f"{place}: its {', '.join(others[:5])} would be replaced, and was not put there by this program; nothing "
+            "was sent; choose another name, or remove that there first"
+        )
 
 
 def held(place: Place, commit: str, there: dict[str, Entry]) -> set[str]:

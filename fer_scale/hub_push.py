@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils._runtime import is_xet_available
 
-from fer_scale import hub_client, hub_held, hub_xet
+from fer_scale import hub_client, hub_held, hub_xet, log
 from fer_scale.artifact import CARD, SIGNATURE
 from fer_scale.hub_client import TRIES, once, patiently
 from fer_scale.hub_errors import Changed, Crowded, HubError, StrangeHub, may_pass, status_of
@@ -38,24 +38,27 @@ def push(
 ) -> str:
     """The commit that holds `files`: an older one if it does, else a new one, without what our own list there names.
 
-    Where nothing but the card differs it stays as it is there, unless the `card` is wanted.
+    Where nothing but the card differs it stays as it is there, which is said, unless the `card` is wanted. HubError
+    where a file of somebody else would be replaced.
     """
     head, local = _begin(place, private), _Local(files)
     if place.revision and (commit := _tagged(place)):
-        if _differing(tree(place, commit), local, card=False):
+        if _to_send(place, tree(place, commit), local, card=card):
             raise Changed(f"{place}: this tag marks something else already, and a tag never moves; choose a new one")
         return commit
     upload = _Upload(place, files, progress)
     for attempt in range(TRIES + 1):  # the last only looks
         there = tree(place, head)
-        new = _differing(there, local, card=card)
+        new = _to_send(place, there, local, card=card)
         if not new:
             _tag(place, head)
             return head
         if attempt == TRIES:
             break
         hub_held.refuse_others(place, there, hub_held.kinds_of(files))
-        stale = sorted(hub_held.held(place, head, there) - files.keys())
+        ours = hub_held.held(place, head, there)
+        hub_held.refuse_to_replace(place, (there.keys() & {*new}) - ours)
+        stale = sorted(ours - files.keys())
         try:
             head = _commit(place, head, upload.sent(new), stale, message)
         except Exception as error:
@@ -131,7 +134,7 @@ class _Local:
         return self._known[name, large]
 
 
-def _differing(there: dict[str, Entry], local: _Local, *, card: bool) -> list[str]:
+def _to_send(place: Place, there: dict[str, Entry], local: _Local, *, card: bool) -> list[str]:
     """The names of files to send; not a card that is there, where the model is the same, unless the `card` is wanted.
 
     What is to go is named by a list, which then differs too (hub_held.py).
@@ -144,7 +147,13 @@ def _differing(there: dict[str, Entry], local: _Local, *, card: bool) -> list[st
         elif local.hash(name, large=entry.large) != entry.hash:
             new.append(name)
     same_model = {*new} <= {CARD, SIGNATURE}  # one signed again has another signature
-    return [name for name in new if name != CARD] if same_model and CARD in there and not card else new
+    if CARD in new and CARD in there and same_model and not card:
+        log.say(
+            f"note     the card of {place} stays as it is, for nothing else differs and somebody may have edited it: "
+            "edit it there, or publish a model to a folder first, and that folder"
+        )
+        new.remove(CARD)
+    return new
 
 
 def _commit(place: Place, head: str, new: list[CommitOperationAdd], stale: list[str], message: str) -> str:

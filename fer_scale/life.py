@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from fer_scale.record import Record, Row, seconds_of
+from fer_scale.record import Record, Row, published, seconds_of
 
 _PATIENCE_S = 600.0  # so long a run may say nothing, or five times what lies between two lines of its metrics
-_TOLD = ("skipped", "unreadable", "slow", "set_aside", "published", "not_published")
+_TOLD = ("skipped", "unreadable", "slow", "set_aside", "not_published")
 _DEAD = ("failed", "killed", "silent", "superseded", "unknown")  # what it computed after its newest checkpoint is lost
 
 
@@ -285,7 +285,7 @@ def _events(record: Record) -> Row:
             for (rank, host, what), rows in slow.items()
         ],
         "set_aside": [{"checkpoint": row.get("checkpoint"), "why": row.get("why")} for row in of["set_aside"]],
-        "published": [{key: row.get(key) for key in ("step", "address", "state")} for row in of["published"]],
+        "published": [{key: row.get(key) for key in ("step", "address", "state")} for row in published(record.events)],
         "not_published": [{"step": row.get("step"), "why": row.get("why")} for row in of["not_published"]],
     }
 

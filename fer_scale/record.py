@@ -8,7 +8,7 @@ Runs of before there was attempts/ have only their events, and the outcome of th
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,17 @@ class Record:
 
 def is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("events.jsonl", "attempts", "recipe.toml"))
+
+
+def published(events: Iterable[Row]) -> list[Row]:
+    """What a run has published of itself, but for what lay past a step that it later went on from, or began anew at."""
+    found: list[Row] = []
+    for row in events:
+        if row["event"] in ("start", "resume"):
+            found = [each for each in found if each["step"] <= row["step"]]
+        elif row["event"] == "published":
+            found.append(row)
+    return found
 
 
 def read(run: Path) -> Record:

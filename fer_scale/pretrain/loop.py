@@ -111,6 +111,7 @@ def _set_up(
     skips = Skips(wanted.run.max_skipped, begun.attempt.folder)
     step, weights = progress["step"], progress.get("start")
     slow = Stragglers(us, engine.spent, engine.stage)
+    publisher.recall()
     if found.folder:
         publisher.saved(step)  # by a start that did not come to publish it
     return Run(

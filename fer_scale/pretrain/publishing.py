@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from fer_scale.config import ConfigError
 from fer_scale.ending import Attempt
 from fer_scale.pretrain.publish_keys import Publish
 from fer_scale.pretrain.recipe import Pretrain
+from fer_scale.record import published
 from shards.errors import UserError
 
 _NICE = 19
@@ -85,14 +85,14 @@ class Publisher:
         self._running: _Publication | None = None
         self._next: int | None = None
         self._newest: int | None = None  # of the run's checkpoints
-        self._published = max(self._before(), default=0)
+        self._published = 0  # the step of the last
         self._may_help = True  # to try again, after the last one that failed
 
-    def _before(self) -> Iterator[int]:
-        """The steps that earlier starts have published there."""
-        for row in log.rows(self._out / "events.jsonl") if self._active else ():
-            if row["event"] == "published" and row["to"] == self._wanted.to:
-                yield row["step"]
+    def recall(self) -> None:
+        """Find out what earlier starts have published there, once the journal says which step this one goes on from."""
+        if self._active:
+            before = published(log.rows(self._out / "events.jsonl"))
+            self._published = max((row["step"] for row in before if row["to"] == self._wanted.to), default=0)
 
     def __enter__(self) -> "Publisher":
         return self

@@ -8,7 +8,7 @@ import pytest
 from hub.looking import commits, held
 from hub.server import Hub
 
-from fer_scale import artifact, hub, publish, sets
+from fer_scale import artifact, hub, publish, sets, space
 from fer_scale.hub import HubError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
@@ -115,6 +115,27 @@ def test_a_model_a_set_and_a_state_never_replace_each_other(
             hub.push(encoder_folder, f"hf://lab/{name}", message="m")
 
 
+def test_a_page_of_somebody_else_is_not_replaced(hub_server: Hub, model: Path) -> None:
+    add(
+        hub_server, "spaces/lab/page", {"README.md": b"theirs", "app.py": b"import streamlit", "requirements.txt": b"x"}
+    )
+    before = held(hub_server, "spaces/lab/page")
+    with pytest.raises(HubError, match=r"lab/page: its app\.py, requirements\.txt would be replaced, and was not put"):
+        space.publish(str(model), "hf://spaces/lab/page")
+    assert held(hub_server, "spaces/lab/page") == before and commits(hub_server, "spaces/lab/page") == 1
+
+
+def test_a_file_of_somebody_else_that_has_the_name_of_one_of_ours_is_not_replaced(
+    hub_server: Hub, encoder_folder: Path
+) -> None:
+    hub.push(encoder_folder, MODEL, message="first")
+    add(hub_server, "lab/faces", {"curves.png": b"theirs"})
+    (encoder_folder / "curves.png").write_bytes(b"curves")
+    artifact.seal(encoder_folder)
+    with pytest.raises(HubError, match=r"lab/faces: its curves\.png would be replaced"):
+        hub.push(encoder_folder, MODEL, message="second")
+
+
 # ---- the card
 
 
@@ -137,6 +158,18 @@ def test_a_card_that_was_edited_there_stays_with_the_same_model_and_is_new_with_
     add(hub_server, "lab/faces", {"README.md": b"edited again"})
     hub.push(other, MODEL, message="new")
     assert held(hub_server)["README.md"] == artifact.sha256(other / "README.md")
+
+
+def test_it_is_said_that_a_card_stays_and_a_tag_does_not_swallow_one_that_is_wanted(
+    hub_server: Hub, encoder_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish.publish(encoder_folder, f"{MODEL}@v1")
+    assert "stays as it is" not in "".join(capfd.readouterr())
+    (encoder_folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Not for children\n")
+    hub.push(encoder_folder, MODEL, message="the same")
+    assert f"note     the card of {MODEL} stays as it is" in "".join(capfd.readouterr())
+    with pytest.raises(HubError, match="this tag marks something else already"):
+        publish.publish(encoder_folder, f"{MODEL}@v1")
 
 
 def test_a_card_of_a_set_that_was_edited_there_stays_with_the_same_set(hub_server: Hub, faces: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_scale import checkpoint, config, ending
+from fer_scale import checkpoint, config, ending, log
 from fer_scale.config import ConfigError
 from fer_scale.pretrain import publishing
 from fer_scale.pretrain.publishing import Publisher, is_due, refuse
@@ -123,6 +123,30 @@ def test_the_disk_never_holds_more_than_has_room_asks_for_while_what_is_read_or_
         publisher.saved(step)
     assert at_its_start == [{1}] and publisher.in_use() == {1, 4}
     assert most == 4 == 1 + 1 + publisher.most_in_use
+
+
+def test_what_was_published_of_a_course_that_was_left_is_published_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after its newest checkpoints were taken away, to go on otherwise, or all of them, to begin anew."""
+    begun: list[int] = []
+    monkeypatch.setattr(publishing, "_Publication", lambda step, *_: begun.append(step))
+    rec = recipe(f"run.out={tmp_path}", "publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=10")
+    journal, attempt = log.Journal(tmp_path), ending.claim(tmp_path)
+    for kind, goes_on_from, due in (
+        ("start", 0, [10, 20]),
+        ("resume", 20, [30]),
+        ("resume", 10, [20]),
+        ("start", 0, [10]),
+    ):
+        begun.clear()
+        publisher = Publisher(rec, attempt, is_main=True)
+        journal.event(kind, step=goes_on_from)
+        publisher.recall()
+        for step in range(goes_on_from or 10, due[-1] + 10, 10):
+            publisher.saved(step)
+            journal.event("published", step=step, to="hf://lab/faces", address="hf://lab/faces@1")
+        assert begun == due
 
 
 def test_a_publisher_that_cannot_be_understood_is_a_publication_that_failed_and_no_more(tmp_path: Path) -> None:
