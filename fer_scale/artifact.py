@@ -242,6 +242,8 @@ def in_place(place: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
                 place.rename(old)
             beside.rename(place)
         finally:
+            if old.exists() and not place.exists():
+                old.rename(place)  # the disk refused the second
             shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -279,15 +281,20 @@ def _same(offered: dict[str, Path], place: Path, card: bool) -> bool:
     return all(sha256(path) == sha256(place / name) for name, path in offered.items() if card or name != CARD)
 
 
-def refuse_to_replace(place: Path) -> None:
-    """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home."""
+def refuse_to_replace(place: Path, *, but_models: bool = False) -> None:
+    """Replace only what `publish` or `pull` wrote, as its manifest shows: never a run, never somebody's home.
+
+    `but_models`: what may be a model without a manifest, as of somebody else, waits until the new one is here.
+    """
     refuse_fixed(place)
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     if not place.is_dir():
         raise ArtifactError(f"{place}: is a file; give a folder")
     ours = {CARD, MANIFEST, SIGNATURE, *(manifest(place) or {})}
-    others = sorted(path.name for path in place.iterdir() if path.name not in ours)
+    others = [path.name for path in sorted(place.iterdir()) if path.name not in ours]
+    if but_models and all(map(belongs, others)):
+        return
     if others or not published(place):
         raise ArtifactError(
             f"{place}: is not empty and holds what was not published there ({', '.join(others[:5])}); nothing was "

@@ -31,6 +31,7 @@ LICENCES = {
 _BLOCK = re.compile(r"\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)")  # as the Hub's server has it
 _ID = re.compile(r"(?!.*(?:--|\.\.))(?=.{1,96}$)(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")  # of a repository
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # of a licence of one's own
+_NO_LICENCES = {"unknown", "none", "other", "n/a", "na", "tbd", "todo", "?", "-"}
 _LINK = re.compile(r"LICENSE|LICENSE\.md|https?://[^\s/]+\S*")
 _RELATIONS = ("finetune", "adapter", "merge", "quantized")
 _LONGEST = 96  # characters of a tag or a metric
@@ -80,6 +81,11 @@ def licence(said: str) -> dict[str, str]:
         "license_name": name or "other",
         "license_link": address[0].rstrip(".,;") if address and _LINK.fullmatch(address[0]) else "LICENSE",
     }
+
+
+def is_no_licence(said: str) -> bool:
+    """Whether this only says that there is no licence, or that none is known."""
+    return said.lower() in _NO_LICENCES or licence(said)["license"] == "unknown"
 
 
 def is_id(name: Any) -> bool:

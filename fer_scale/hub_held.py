@@ -2,7 +2,7 @@
 kind, as in a folder (artifact.refuse_to_replace).
 
     model             manifest.json: the files in it, itself, and model.sig
-    shard set         index.json: its shards and lists, and itself
+    shard set         index.json: its shards and lists, itself, and LICENSE where that is the licence it says
     training state    checkpoint/ and metrics.json, by their names (portable.py)
     Space             fer_scale/, shards/, model/, app.py, requirements.txt and LICENSE, by their names (space.py)
 """
@@ -21,6 +21,7 @@ from shards.index import INDEX, check_names, index_from, kinds
 MODEL, SET, STATE, SPACE = "model", "shard set", "training state", "Space"
 _STATE = re.compile(r"checkpoint/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|metrics\.json")
 _SPACE = re.compile(r"(fer_scale|shards)/.+\.py|model/[^/]+|app\.py|requirements\.txt|LICENSE")
+LICENCE = "LICENSE"
 _LIST_BYTES = 64 << 20  # of the index of the largest set that the Hub takes, and more
 
 
@@ -56,7 +57,7 @@ def held(place: Place, commit: str, there: dict[str, Entry]) -> set[str]:
     if MODEL in found:
         names |= _of_model(_fetched(place, commit, there, MANIFEST), place)
     if SET in found:
-        names |= _of_set(_fetched(place, commit, there, INDEX) / INDEX, place)
+        names |= _of_set(_fetched(place, commit, there, INDEX, LICENCE), place)
     return names & there.keys()
 
 
@@ -68,22 +69,24 @@ def _of_model(folder: Path, place: Place) -> set[str]:
     return {MANIFEST, SIGNATURE, *(name for name in listed if artifact.belongs(name) and name != CARD)}
 
 
-def _of_set(file: Path, place: Place) -> set[str]:
+def _of_set(folder: Path, place: Place) -> set[str]:
     try:
-        index = index_from(file.read_bytes(), str(place))
+        index = index_from((folder / INDEX).read_bytes(), str(place))
         check_names(index, str(place))
     except (UserError, TypeError, AttributeError) as error:
         raise _foreign(place, INDEX) from error
     shards = [f"{shard['name']}.{kind}" for shard in index["shards"] for kind in kinds(shard)]
-    return {INDEX, *index.get("files", {}), *shards}
+    licence = folder / LICENCE
+    is_ours = licence.is_file() and licence.read_bytes() == f"{index.get('licence')}\n".encode()  # as sets.py writes it
+    return {INDEX, *index.get("files", {}), *shards, *([LICENCE] if is_ours else ())}
 
 
-def _fetched(place: Place, commit: str, there: dict[str, Entry], name: str) -> Path:
-    """The folder with the list `name` of a commit."""
+def _fetched(place: Place, commit: str, there: dict[str, Entry], name: str, *more: str) -> Path:
+    """The folder with the list `name` of a commit, and files that it has `more`."""
     if name not in there or there[name].size > _LIST_BYTES:
         raise _foreign(place, name)
     at = Place(place.repo, commit, place.kind)
-    return hub_pull.pull(at, lambda other: other == name, (name,), lambda done, total: None)[0]
+    return hub_pull.pull(at, lambda other: other in (name, *more), (name,), lambda done, total: None)[0]
 
 
 def _foreign(place: Place, name: str) -> HubError:

@@ -164,6 +164,12 @@ _BLOCK = {  # of our own block, what is read of it
 }
 
 
+def data_of(config: dict[str, Any]) -> list[dict[str, str]]:
+    """Name and licence of each set that a model was trained on, and before it what it began with."""
+    block = config.get("fer_scale", {})
+    return [*block.get("data", ()), *block.get("base_data", ())][:MOST_SETS]
+
+
 def faults(config: Any) -> list[str]:
     """What in a config.json may not stand there, or not so; each in a few words, none where all is well."""
     if not isinstance(config, dict):

@@ -29,7 +29,6 @@ from shards.errors import UserError
 PARTS = ("encoder", "decoder")
 _LONGEST = 200  # characters of a licence in config.json
 _GIVER = "whoever gave you this folder"  # to be written to, where no contact is given
-_NO_LICENCES = {"unknown", "none", "other", "n/a", "na", "tbd", "todo", "?", "-"}
 _KEPT = (  # of a stranger's config.json, and of its pretrained_cfg
     "architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg", "fer_scale",
     "label_names",
@@ -173,7 +172,7 @@ def _licence(source: Path, given: str | None, model: Trained) -> str:
     """The licence, which has no default: whoever publishes knows what the data allow, this program does not."""
     base = model.config["pretrained_cfg"].get("license")
     if given and (said := one_line(given)):
-        if said.lower() in _NO_LICENCES:
+        if front_matter.is_no_licence(said):
             raise PublishError(
                 f"{source}: {said!r} is no licence; give the name of one, as cc-by-nc-4.0, or say what is "
                 "allowed in words, as 'Non-commercial research only'"

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_scale import hub, hub_held, hub_rights, log, scratch, set_card
+from fer_scale import front_matter, hub, hub_held, hub_rights, log, scratch, set_card
 from shards.describe import to_text
 from shards.errors import UserError
 from shards.index import BESIDE, INDEX, ShardSet, check_names, kinds, sha256
 
-CARD, LICENCE = "README.md", "LICENSE"
+CARD = "README.md"
 _MOST_FILES = 10_000  # of one folder, by the Hub's "repository limitations and recommendations"
 
 
@@ -55,7 +55,7 @@ def publish(
         if index != shards.index:
             texts[INDEX] = to_text(index)
         if set_card.needs_text(index["licence"]):
-            texts[LICENCE] = index["licence"] + "\n"
+            texts[hub_held.LICENCE] = index["licence"] + "\n"
         for file, said in texts.items():
             files[file] = made / file
             files[file].write_text(said, encoding="utf-8")
@@ -74,8 +74,12 @@ def _repository(source: Path, to: str) -> str:
 def _licence(source: Path, given: str | None, known: str | None) -> str:
     """The licence, which has no default: whoever publishes knows what the images allow, this program does not."""
     given, known = (given or "").strip(), (known or "").strip()
-    if known == "unknown":
+    if front_matter.is_no_licence(known):
         known = ""
+    if front_matter.is_no_licence(given):
+        raise SetError(
+            f"{source}: {given!r} is no licence; give the name of one, as cc-by-nc-4.0, or say what is allowed in words"
+        )
     if given and known and given != known:
         log.say(f"note     the set's index says {known!r}; it is published as {given!r}")
     if said := given or known:

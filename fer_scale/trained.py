@@ -171,6 +171,7 @@ def _block(progress: dict[str, Any], begun: dict[str, Any], data: list[dict[str,
     block = {"step": progress["step"], "views": progress["images"]}
     named = {"base_model": "address", "base_licence": "licence", "base_adapted": "adapted"}
     block |= {said: begun[key] for said, key in named.items() if begun.get(key)}
+    block |= {"base_data": begun["data"]} if "data" in begun else {}
     boxes = [row.get("template_box") for row in data]
     if boxes and model_config.is_box(boxes[0]) and all(box == boxes[0] for box in boxes):
         block["face_box"] = boxes[0]
@@ -184,7 +185,7 @@ def _sets(key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _data_of_base(block: dict[str, Any]) -> dict[str, Any]:
-    """What the base model's config says that it was trained on, where that lies in a folder here."""
+    """What the base model, if it is here, says that it was trained on: of runs that did not write it down."""
     base = Path(str(block.get("base_model") or ""))
     if "base_data" in block or not block.get("base_model") or not (base / artifact.WEIGHTS).is_file():
         return {}
@@ -193,7 +194,7 @@ def _data_of_base(block: dict[str, Any]) -> dict[str, Any]:
     except (UserError, OSError) as error:
         log.say(f"note     what {base} was trained on is not known: {error}")
         return {}
-    return _sets("base_data", [*before.get("data", ()), *before.get("base_data", ())])
+    return {"base_data": known} if (known := model_config.data_of({"fer_scale": before})) else {}
 
 
 def _finished(folder: Path, run: Path | None) -> Trained:

@@ -165,7 +165,7 @@ def _pull(args: Namespace) -> None:
     if is_set and args.key:
         raise UserError(f"{args.source}: holds a shard set; --key is for models")
     if not is_set:
-        artifact.refuse_to_replace(args.folder)  # before any byte travels
+        artifact.refuse_to_replace(args.folder, but_models=True)  # before any byte travels
     with log.progress(f"pulling {args.source}", "bytes") as tick:
         fetch = pull.pull if is_set else partial(hub.pull, key=args.key)
         pulled = fetch(args.source, args.folder, progress=tick)

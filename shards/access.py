@@ -41,9 +41,10 @@ def distrust(endpoint: str) -> str | None:
             return None
     except ValueError:
         pass
+    shown = re.sub(r"//[^/]*@", "//...@", endpoint)  # there may be a password in it
     return (
-        f"HF_ENDPOINT={endpoint}: anybody on the way could answer for it, and would get the token; use https, or set "
-        f"{TRUSTED}={endpoint} if the network is your own"
+        f"HF_ENDPOINT={shown}: anybody on the way could answer for it, and would get the token; use https, or set "
+        f"{TRUSTED}={shown} if the network is your own"
     )
 
 

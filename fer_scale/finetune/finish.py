@@ -92,6 +92,7 @@ def publishable(begun: Start, teacher: nn.Module, laid: Table, recipe: Finetune,
         "folded_grey": grey,
         "base_model": begun.base_model,
         "base_licence": begun.base_licence,
+        "base_data": list(begun.base_data),
         "trained_on": {
             "set": laid.shard_set.name,
             "fingerprint": laid.shard_set.fingerprint,

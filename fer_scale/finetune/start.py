@@ -31,6 +31,7 @@ class Start:
     base_model: str | None  # the address with its commit; None from scratch
     licence: str | None
     base_licence: str | None  # of base_model and of what that began with
+    base_data: tuple[dict[str, str], ...] = ()  # see model_config.data_of
     trained_on: tuple[dict[str, Any], ...] = ()  # what base_model, and what that began with, learned labels of
 
     @property
@@ -80,6 +81,7 @@ def _from_folder(recipe: Model, address: str, classes: int) -> Start:
         pulled.address,
         pretrained.get("license"),
         artifact.licence(pulled.folder, config),
+        tuple(model_config.data_of(config)),
         trainings(config),
     )
 

@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fer_scale import artifact, decoder, encoder, hub, log
+from fer_scale import artifact, decoder, encoder, hub, log, model_config
 from fer_scale.config import did_you_mean
 from fer_scale.encoder import EncoderError
 from fer_scale.peers import by_main
@@ -41,11 +41,12 @@ def begin(model: MaskedAutoencoder, wanted: Model, us: World) -> dict[str, Any]:
 
 
 def load(vit: VisionTransformer, wanted: Model, whole: MaskedAutoencoder | None = None) -> dict[str, Any]:
-    """Put the weights of `model.start_from` into the encoder: {"address", "licence", "adapted"}, which a run keeps.
+    """Put the weights of `model.start_from` into the encoder; "address", "licence", "data" and "adapted", of them.
 
     With `model.start_decoder` its decoder goes into that of `whole`, whose encoder this is.
 
-    The address has its exact commit; `adapted` says which sizes were changed, as "patches 16 -> 8 px", or nothing.
+    The address has its exact commit; `data` are the sets that the weights were trained on, as far as they say;
+    `adapted` says which sizes were changed, as "patches 16 -> 8 px", or nothing.
     Weights that are not what their own config says are refused, so nothing else was adapted.
     """
     given = f"model.start_from: {wanted.start_from}"
@@ -63,7 +64,8 @@ def load(vit: VisionTransformer, wanted: Model, whole: MaskedAutoencoder | None 
         del state[name]  # pre_logits: timm drops it as well
     encoder.fill(theirs, state, pulled.folder, config["architecture"])
     licence = artifact.licence(pulled.folder, config)
-    facts = {"address": pulled.address, "licence": licence, "adapted": _adapted(theirs, vit)}
+    facts = {"address": pulled.address, "licence": licence, "data": model_config.data_of(config)}
+    facts["adapted"] = _adapted(theirs, vit)
     with torch.random.fork_rng(devices=[]):  # timm draws a kernel before it fills it, and only rank 0 is here
         theirs.set_input_size(img_size=vit.patch_embed.img_size, patch_size=vit.patch_embed.patch_size)
     encoder.fill(vit, theirs.state_dict(), pulled.folder, wanted.encoder)

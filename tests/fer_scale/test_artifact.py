@@ -16,6 +16,7 @@ from damage import flip
 from hub.looking import contents
 
 from fer_scale import artifact, encoder, hub, predict
+from fer_scale.__main__ import main
 from fer_scale.artifact import ArtifactError
 from fer_scale.finetune import evaluate, recipe, start
 from fer_scale.pretrain import recipe as pretrain_recipe
@@ -312,6 +313,34 @@ def test_whoever_is_killed_between_the_two_renames_finds_the_old_model_again(
     artifact.put(encoder_folder, place)
     assert contents(place) == before
     assert not list(tmp_path.glob(".place*"))
+
+
+def test_where_the_disk_refuses_the_second_rename_the_old_model_is_back_at_once(
+    encoder_folder: Path, make_encoder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    artifact.put(encoder_folder, place)
+    before, rename = contents(place), Path.rename
+
+    def refuses(source: Path, to: Path) -> Path:
+        if source.name == ".place.part":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, to)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(OSError, match="Input/output error"):
+        artifact.put(make_encoder(tmp_path / "other", seed=1), place)
+    assert contents(place) == before and not list(tmp_path.glob(".place*"))
+
+
+def test_a_model_without_a_manifest_is_pulled_twice_by_the_same_command(encoder_folder: Path, tmp_path: Path) -> None:
+    (encoder_folder / "manifest.json").unlink()  # as of timm
+    place = tmp_path / "place"
+    for _ in range(2):
+        assert main(["pull", str(encoder_folder), str(place)]) == 0
+    (place / "config.json").write_text("{}")
+    assert main(["pull", str(encoder_folder), str(place)]) == 2
+    assert (place / "config.json").read_text() == "{}"
 
 
 def test_a_sealed_licence_that_the_card_does_not_say_is_named_beside_it(encoder_folder: Path) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from fer_scale import hub, hub_client
 from fer_scale.hub_errors import Damaged, HubError, NoNetwork, StrangeHub
+from shards import access
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's LFS upload
 
@@ -103,6 +104,11 @@ def test_what_is_no_commit_is_refused(published: str, hub_server: Hub) -> None:
     repo.branches["main"] = "../../evil"
     with pytest.raises(StrangeHub, match=r"commit '\.\./\.\./evil'"):
         hub.pull("hf://lab/faces")
+
+
+def test_the_password_in_an_endpoint_is_not_shown() -> None:
+    refused = access.distrust("http://me:secret@hub.example.org")
+    assert refused and "HF_ENDPOINT=http://...@hub.example.org: anybody" in refused and "secret" not in refused
 
 
 @pytest.mark.parametrize("endpoint", ["http://huggingface.co", "http://10.0.0.7:8080", "ftp://localhost.evil.org"])

@@ -237,6 +237,19 @@ def test_the_card_names_what_the_encoder_was_trained_on_with_its_terms(
     encoder.load(tmp_path / "out")
 
 
+def test_the_card_names_what_the_weights_that_it_began_with_were_trained_on_as_it_was_when_they_were_read(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    data = [{"name": "MS1M", "licence": "none stated"}]
+    (pretrained / "elsewhere").mkdir()  # by now another encoder, or none
+    begun = {"address": str(pretrained / "elsewhere"), "licence": "mit", "data": data, "adapted": ""}
+    save_checkpoint(pretrained, 30, start=begun)
+    publish(pretrained, str(tmp_path / "out"), licence="mit")
+    said = "The weights that it started from were trained on MS1M (licence of the images: none stated)."
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    assert encoder.config_of(tmp_path / "out")["fer_scale"]["base_data"] == data
+
+
 def test_foreign_keys_and_a_wrong_width_of_a_config_do_not_travel(finetuned: Path, tmp_path: Path) -> None:
     place = finetuned / "model" / "config.json"
     config = json.loads(place.read_text()) | {"auto_map": {"AutoModel": "evil.py"}, "num_features": 7}
@@ -254,7 +267,7 @@ def test_foreign_keys_and_a_wrong_width_of_a_config_do_not_travel(finetuned: Pat
 # ---- what is refused
 
 
-@pytest.mark.parametrize("licence", ["unknown", "None", "other", "n/a", "TBD", "?"])
+@pytest.mark.parametrize("licence", ["unknown", "None", "other", "n/a", "TBD", "?", "unknown licence"])
 def test_no_licence_by_another_name_is_refused(pretrained: Path, tmp_path: Path, licence: str) -> None:
     with pytest.raises(PublishError, match=r"is no licence; give the name of one, as cc-by-nc-4\.0"):
         publish(pretrained, str(tmp_path / "out"), licence=licence)

@@ -126,6 +126,9 @@ def test_without_a_licence_nothing_is_sent_and_a_given_one_stands_in_the_index(
     (mine / "index.json").write_text(json.dumps(index))
     sets.publish(mine, ADDRESS, licence="mit")
     assert said[0] == "note     the set's index says 'cc0-1.0'; it is published as 'mit'"
+    assert "LICENSE" not in contents(hub_server), "it was the former licence's"
+    with pytest.raises(SetError, match="'unknown' is no licence; give the name of one"):
+        sets.publish(mine, ADDRESS, licence="unknown")
 
 
 @pytest.mark.parametrize("name", ["faces-000001.tar", "faces-000002.hashes", "left_out.jsonl"])

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from fer_scale import config, encoder, hub
+from fer_scale import artifact, config, encoder, hub
 from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
 from fer_scale.finetune import recipe as finetune_recipe
@@ -64,7 +64,7 @@ def test_another_size_is_what_timm_itself_makes_of_the_weights(
 ) -> None:
     vit, facts = started(SMALL)
     adapted = "positions 14x14 -> 6x6, patches 16 -> 8 px"
-    assert facts == {"address": weights, "licence": "cc-by-nc-4.0", "adapted": adapted}
+    assert facts == {"address": weights, "licence": "cc-by-nc-4.0", "data": [], "adapted": adapted}
     said = capsys.readouterr().err
     assert f"from {weights} (licence: cc-by-nc-4.0)" in said and adapted in said
     sizes = {"img_size": 48, "patch_size": 8, "num_classes": 0}
@@ -157,9 +157,15 @@ def test_without_a_network_they_come_from_the_cache_unless_that_is_damaged(
 
 
 def test_an_encoder_of_ours_takes_other_patches_too(make_encoder: Callable[..., Path], tmp_path: Path) -> None:
-    place = make_encoder(tmp_path / "faces")
+    place, data = make_encoder(tmp_path / "faces"), [{"name": "one", "licence": "mit"}, {"name": "two", "licence": "?"}]
+    said = json.loads((place / "config.json").read_text())
+    said["fer_scale"] |= {"data": data[:1], "base_data": data[1:]}
+    (place / "config.json").write_text(json.dumps(said))
+    artifact.seal(place)
     vit, facts = started(Model(encoder="64x2x2", image_px=24, patch_px=4, start_from=str(place)))
-    assert facts == {"address": str(place), "licence": "mit", "adapted": "positions 4x4 -> 6x6, patches 8 -> 4 px"}
+    assert facts.pop("adapted") == "positions 4x4 -> 6x6, patches 8 -> 4 px"
+    assert facts == {"address": str(place), "licence": "mit", "data": data}
+    assert [*finetune_start.start(finetune_recipe.Model(start_from=str(place)), 4, 0).base_data] == data
     assert vit.patch_embed.proj.weight.shape == (64, 3, 4, 4)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -66,8 +67,8 @@ def weights(seed: int) -> dict[str, Tensor]:
     return {name: torch.randn(value.shape, generator=generator) for name, value in model.state_dict().items()}
 
 
-def save_checkpoint(run: Path, step: int, *, broken: bool = False) -> dict[str, Tensor]:
-    """A checkpoint as pre-training writes it, in two files; the encoder in it."""
+def save_checkpoint(run: Path, step: int, *, broken: bool = False, **more: Any) -> dict[str, Tensor]:
+    """A checkpoint as pre-training writes it, in two files; the encoder in it. `more` is for its progress.json."""
     state = weights(step)
     whole = {f"{'f' if name == 'pos_embed' else 'w'}.encoder.{name}": value for name, value in state.items()}
     whole |= {f"{kind}{name[1:]}": value.clone() for name, value in whole.items() if name[0] == "w" for kind in "mv"}
@@ -83,7 +84,7 @@ def save_checkpoint(run: Path, step: int, *, broken: bool = False) -> dict[str, 
             for k, line in enumerate(lines)
         ]
     progress = {"step": step, "images": step * 16, "adam_step": step, "recipe": (run / "recipe.toml").read_text()}
-    checkpoint.finish(part, place, lines, progress)
+    checkpoint.finish(part, place, lines, progress | more)
     return state
 
 
