@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fer_scale import __version__, card_evaluation, life, record
+from fer_scale import __version__, artifact, card_evaluation, life, record
 from fer_scale.life import Start
 from fer_scale.record import Record, Row
 from shards.errors import UserError
@@ -184,13 +184,17 @@ def _data(run: Path | None) -> list[Row]:
 
 
 def _evaluation(run: Path, labels: list[str]) -> Row | None:
-    """What `fer-scale evaluate` found of the run's model, if its expressions are those of the model."""
+    """What `fer-scale evaluate` found of the run's model; FactsError where it is of another one."""
     place = run / "evaluation" / "metrics.json"
     found = _json(place)
     if found is None:
         return None
     if not isinstance(found, dict) or found.get("label_names", labels) != labels:
         raise FactsError(f"{place}: is of another model, with other expressions; evaluate this one, or remove it")
+    theirs, ours = found.get("weights"), run / "model" / artifact.WEIGHTS
+    is_rival = str(found.get("model")).startswith("baseline:")
+    if is_rival or (theirs and ours.is_file() and theirs != artifact.sha256(ours)):
+        raise FactsError(f"{place}: is of another model, {found['model']}; evaluate this one, or remove it")
     try:
         card_evaluation.section(found, [])
         card_evaluation.model_index(found, "")

@@ -10,6 +10,7 @@ from fer_scale.predicted import Photo, in_words
 from shards.errors import UserError
 
 _LEAST_PX = 480  # of the longer side: a label on less could not be read
+_MOST_PX = 16_000  # a JPEG ends at 65,500
 _INK, _PAPER = (0, 0, 0), (255, 221, 51)  # of labels; contrast 15 to 1
 
 
@@ -37,11 +38,12 @@ def write(photo: Photo, folder: Path, taken: dict[str, int]) -> Path:
 
 
 def draw(pixels: photos.Pixels, photo: Photo) -> Image.Image:
-    """The upright photo with a box around each face and what it shows; small photos are enlarged."""
+    """The upright photo with a box around each face and what it shows; of a size that one can look at."""
     picture = Image.fromarray(pixels)
-    scale = max(1.0, _LEAST_PX / max(picture.size))
-    if scale > 1:
-        size = round(picture.width * scale), round(picture.height * scale)
+    longer = max(picture.size)
+    scale = min(max(longer, _LEAST_PX), _MOST_PX) / longer
+    if scale != 1:
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     longer = max(picture.size)

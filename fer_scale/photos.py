@@ -48,7 +48,7 @@ def listed(paths: Iterable[str | Path]) -> list[Path]:
     for path in paths:
         place = Path(path)
         if place.is_dir():
-            inside = [file for file in place.rglob("*") if not _is_hidden(file.relative_to(place))]
+            inside = list(_below(place, frozenset()))
         elif glob.has_magic(str(path)) and not place.exists():
             inside = [Path(name) for name in glob.iglob(str(path), recursive=True)]
         else:
@@ -67,9 +67,24 @@ def listed(paths: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _is_hidden(file: Path) -> bool:
-    """Whether a file or a folder around it is, as thumbnails are, and what a Mac leaves beside a picture."""
-    return any(part.startswith(".") for part in file.parts)
+def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """The files below a folder but for hidden ones, as thumbnails are, and what a Mac leaves beside a picture.
+
+    Links to folders are followed, but not in a circle: `above` are the folders that we are in.
+    """
+    try:
+        status, inside = folder.stat(), list(folder.iterdir())
+    except OSError as error:
+        log.say(f"note     {folder}: cannot be looked into ({error.strerror}), and is left out")
+        return
+    here = (status.st_dev, status.st_ino)
+    for file in inside if here not in above else ():
+        if file.name.startswith("."):
+            continue
+        if file.is_dir():
+            yield from _below(file, above | {here})
+        else:
+            yield file
 
 
 def upright(picture: Picture) -> Pixels:
@@ -132,6 +147,8 @@ def _turned(pixels: Pixels, lies: int) -> Pixels:
 
 
 def _rgb(picture: Image.Image) -> Pixels:
+    if picture.mode == "F" and 0 < np.asarray(picture).max() <= 1:  # in shares of white
+        picture = Image.fromarray((255 * np.asarray(picture).clip(0, 1)).round().astype(np.uint8))
     if picture.mode.startswith("I"):  # 16 bits a pixel
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
     return np.asarray(picture.convert("RGB"))

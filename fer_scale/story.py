@@ -143,7 +143,7 @@ def _checkpoints(found: Row) -> str:
     if found["seconds"] is not None:
         words.append(f"{found['seconds']:.1f} s each, {found['worst_s']:.1f} s at worst")
     if found["stall_s"] is not None:
-        words.append(f"steps held up for {found['stall_s']:.2f} s, {found['worst_stall_s']:.2f} s at worst")
+        words.append(f"steps held up for {found['stall_s']:.2f} s each, {found['worst_stall_s']:.2f} s at worst")
     return "; ".join(words)
 
 

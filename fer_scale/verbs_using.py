@@ -26,13 +26,18 @@ def _predict(args: Namespace) -> int:
     with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos", shown=not quiet) as tick:
         for number, photo in enumerate(answers, 1):
             add(photo)
-            if args.draw and photo.is_read:
-                drawn.write(photo, args.draw, taken)
             for line in [predicted.as_json(photo)] if args.json else predicted.as_text(photo):
                 print(line, flush=True)
-            if photo.problem:
-                print(f"fer-scale {args.verb}: {photo.problem}", file=sys.stderr)
+            problems = [photo.problem] if photo.problem else []
             failed += not photo.is_answered
+            if args.draw and photo.is_read:
+                try:
+                    drawn.write(photo, args.draw, taken)
+                except photos.PhotoError as error:  # read once more: it may be gone by now, and a pipe is empty
+                    problems.append(f"{error}; it is not drawn")
+                    failed += 1
+            for problem in problems:
+                print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
             tick(number, len(files))
     return PROBLEM if failed else 0
 
@@ -96,9 +101,11 @@ def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], 
     place = faces.place_of(finder.name, painter.block) if finder else WHOLE
     found, problems = list[dict[str, Any]](), list[str]()
     cut = explain.crops(files, painter.px, finder, place, largest=args.faces == "largest", crop_pct=1.0)
-    crops = explain.sound(cut, problems)
+    crops, theirs = explain.sound(cut, problems), {file.resolve() for file in files}
+    numbered = (args.out / f"reconstructions-{number:03d}.png" for number in itertools.count(1))
+    free = (file for file in numbered if file.resolve() not in theirs)  # none as one of the photos
     while some := list(itertools.islice(crops, painted.ROWS)):
-        file = args.out / f"reconstructions-{len(found) // painted.ROWS + 1:03d}.png"
+        file = next(free)
         names = [f"{Path(crop.photo).name} {crop.number}" for crop in some]
         errors = painted.paint(painter, [crop.pixels for crop in some], names, len(found), file)
         for crop, error in zip(some, errors, strict=True):

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fer_scale import disk, encoder, hub, log, plots
+from fer_scale import artifact, disk, encoder, hub, log, plots
 from fer_scale.finetune import apply, baselines, metrics, targets, worst
 from fer_scale.finetune import split as splits
 from fer_scale.finetune.pool import SLOT_PX, Pool, labeled_pool
@@ -50,6 +50,7 @@ class Classifier:
     as_input: Input
     names: list[str]
     trained_on: tuple[dict[str, Any], ...]  # see start.trainings
+    weights: str | None = None  # sha256 of their file; None of a baseline
 
     @property
     def crop_of(self) -> CropOf:
@@ -90,6 +91,7 @@ def evaluate(
     probabilities, flipped = _probabilities(answers, counted)
     result = {
         "model": classifier.address,
+        "weights": classifier.weights,
         "set": shard_set.name,
         "fingerprint": shard_set.fingerprint,
         "split": {"file": str(drawn.path), "sha256": drawn.sha256, "list": list_name} if drawn else None,
@@ -154,9 +156,8 @@ def _classifier(
     model, config = encoder.load(pulled.folder)
     if not config.get("label_names"):
         raise EvaluationError(f"{address}: is an encoder without expressions; run `fer-scale finetune` first")
-    return Classifier(
-        pulled.address, model, Input.of(config["pretrained_cfg"]), config["label_names"], trainings(config)
-    )
+    as_input, weights = Input.of(config["pretrained_cfg"]), artifact.sha256(pulled.folder / artifact.WEIGHTS)
+    return Classifier(pulled.address, model, as_input, config["label_names"], trainings(config), weights)
 
 
 def _baseline(name: str, shard_set: ShardSet, drawn: Split | None, crop_of: CropOf) -> Classifier:

@@ -216,10 +216,11 @@ def _in_words(series: Series, panel: Panel) -> str:
     known = [(x, y) for x, y in series.points if y is not None]
     (first_x, first), (last_x, last) = known[0], known[-1]
     least, most = min(y for _, y in known), max(y for _, y in known)
-    said = f"{series.letter}: {short(last, panel.unit)} at {panel.along} {short(last_x)}"
+    at = "{}" + panel.along if panel.along.startswith("%") else panel.along + " {}"
+    said = f"{series.letter}: {short(last, panel.unit)} at {at.format(short(last_x))}"
     if len(known) == 1:
         return said
-    begun = f"from {short(first, panel.unit)} at {panel.along} {short(first_x)}"
+    begun = f"from {short(first, panel.unit)} at {at.format(short(first_x))}"
     return f"{said}, {begun}, between {short(least, panel.unit)} and {short(most, panel.unit)}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fer_scale.card_evaluation import wilson
 from fer_scale.record import Row
 from fer_scale.report.charts import Bar, Panel, Series, bars, legend, lines
-from fer_scale.report.gather import Sweep, Told, number, percent
+from fer_scale.report.gather import EVALUATION, Sweep, Told, number, percent
 from fer_scale.report.markup import NOTHING, Html, el, join, table
 
 _SHARES = {  # measures in percent, with their intervals where they have any
@@ -41,7 +41,7 @@ def entries(runs: Sequence[Told]) -> list[Entry]:
     for at, run in enumerate(runs):
         for k, (folder, said) in enumerate(run.evaluations.items()):
             letter = run.letter if len(run.evaluations) == 1 else f"{run.letter}{chr(ord('a') + k)}"
-            name = run.name if len(run.evaluations) == 1 else f"{run.name}: {folder}"
+            name = run.name if [*run.evaluations] == [EVALUATION] else f"{run.name}: {folder}"
             found.append(Entry(at if single else len(found), letter, name, run, said))
     return found
 
@@ -68,7 +68,8 @@ def _how(run: Told) -> list[Any]:
 
 
 def _table(found: Sequence[Entry]) -> Html:
-    rows: list[list[str]] = [["measured on"] + [_measured_on(e.said) for e in found]]
+    rows: list[list[str]] = [["model"] + [str(e.said.get("model", "–")) for e in found]]
+    rows.append(["measured on"] + [_measured_on(e.said) for e in found])
     rows.append(["left out"] + [_left_out(e.said) for e in found])
     for key, name in _SHARES.items():
         rows.append([name] + [_share(e.said, key) for e in found])

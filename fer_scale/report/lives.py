@@ -39,7 +39,7 @@ _BAD = ("failed", "killed", "silent")
 def _best(run: Told) -> list[tuple[str, str]]:
     """What one asks first: how good it is, or how far its loss has come; and how fast it was."""
     found = []
-    said = run.evaluations.get(EVALUATION) or next(iter(run.evaluations.values()), {})
+    said = run.evaluations.get(EVALUATION, {})  # others may be of a rival
     for name in ("accuracy", "uar"):
         if (value := number(said.get(name))) is not None:
             found.append((name, f"{100 * value:.1f} %"))

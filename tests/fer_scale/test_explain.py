@@ -217,6 +217,14 @@ def test_a_run_and_the_encoder_published_of_it_with_its_decoder_paint_alike(
     assert found[0] == found[1] == pytest.approx(found[2]) and all(0 < error < 255 for error in found[0])
 
 
+def test_what_is_painted_takes_the_place_of_no_photo(autoencoder: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "reconstructions-001.png"
+    Image.new("RGB", (48, 48), (90, 80, 70)).save(photo)
+    before = photo.read_bytes()
+    assert main(["explain", str(autoencoder), str(photo), "--faces", "whole", "--out", str(tmp_path)]) == 0
+    assert photo.read_bytes() == before and (tmp_path / "reconstructions-002.png").is_file()
+
+
 def test_some_faces_are_painted_before_the_next_are_cut_out(
     autoencoder: Path, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,7 +195,7 @@ def test_the_words_say_all_that_happened_and_nothing_of_what_did_not() -> None:
         "                 changed: versions: torch 2.13 -> 2.14",
         "                 changed by --change: optim.lr=1",
         "checkpoints   2 written, 2 kept (newest: step 40); 1.0 kB each; 3.0 s each, 3.0 s at worst; "
-        "steps held up for 1.50 s, 1.50 s at worst",
+        "steps held up for 1.50 s each, 1.50 s at worst",
         "skipped       1 step whose loss or gradient was not finite: 17",
         "              the samples of the last: f.txt",
         "unreadable    1 image, each replaced by another one",

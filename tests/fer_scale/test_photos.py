@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from scenes import pasted
 
 import fer_scale
-from fer_scale import encoder, faces, photos
+from fer_scale import encoder, faces, photos, predicted
 from fer_scale.__main__ import main
 from fer_scale.demo.face import act, draw_face, person
 from fer_scale.faces import YUNET, Finder, NoDetector, overlap, place_of
@@ -88,6 +88,23 @@ def test_of_a_folder_what_is_hidden_is_left_out_and_what_is_not_read_is_told(
         (place / name).touch()
     assert listed([place]) == [place / "b/1.jpg"]
     assert f"{place}: HEIC and AVIF are not read (2 files); convert to jpg" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_links_to_folders_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/1.jpg").touch()
+    (tmp_path / "album/happiness").mkdir(parents=True)
+    (tmp_path / "album/happiness/far").symlink_to(tmp_path / "far")
+    (tmp_path / "far/back").symlink_to(tmp_path / "album")
+    found = listed([tmp_path / "album"])
+    assert found == [tmp_path / "album/happiness/far/1.jpg"]
+
+
+def test_a_picture_of_floats_is_in_shares_of_white_or_in_levels(tmp_path: Path) -> None:
+    grey = np.linspace(0, 1, 48, dtype=np.float32)[None].repeat(32, axis=0)
+    for name, most in (("shares.tif", 1), ("levels.tif", 255)):
+        Image.fromarray(grey * most).save(tmp_path / name)
+        assert abs(upright(tmp_path / name)[..., 0] - 255.0 * grey).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -313,6 +330,25 @@ def test_predict_says_and_writes_every_photo(
     assert sorted(file.name for file in pictures.iterdir()) == ["a two.faces.jpg", "b none.faces.jpg"]
     with Image.open(pictures / "a two.faces.jpg") as picture:
         assert picture.size == (640, 480)
+
+
+def test_a_photo_that_is_gone_when_it_is_drawn_has_its_answer_and_the_others_theirs(
+    model: Path, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = predicted.as_text
+
+    def and_remove(photo: Photo) -> list[str]:
+        (album / "a two.jpg").unlink(missing_ok=True)
+        return told(photo)
+
+    monkeypatch.setattr(predicted, "as_text", and_remove)
+    table, pictures = tmp_path / "faces.csv", tmp_path / "drawn"
+    photos = [str(album / "a two.jpg"), str(album / "b none.png")]
+    assert main(["predict", str(model), *photos, "--faces", "whole", "--csv", str(table), "--draw", str(pictures)]) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(table.read_text().splitlines()) - 1 == 2
+    assert "a two.jpg: no such file; it is not drawn" in err
+    assert [file.name for file in pictures.iterdir()] == ["b none.faces.jpg"]
 
 
 def test_predict_takes_the_largest_face_and_tells_of_the_others(

@@ -68,6 +68,14 @@ def test_photos_as_thin_as_a_hair_are_drawn(width: int, height: int) -> None:
     assert picture.size == (width, height)
 
 
+def test_a_photo_wider_than_a_jpeg_may_be_is_drawn_smaller(tmp_path: Path) -> None:
+    Image.new("RGB", (70_000, 20)).save(tmp_path / "wide.png")
+    said = Face((0, 0, 70_000, 20), 0.9, "happiness", 0.93, {})
+    made = drawn.write(Photo(str(tmp_path / "wide.png"), (70_000, 20), (said,), 1), tmp_path / "out", {})
+    with Image.open(made) as picture:
+        assert picture.size == (16_000, 5)
+
+
 @pytest.mark.parametrize(("width", "height"), [(48, 48), (30, 400), (640, 480), (4000, 3000)])
 def test_labels_can_be_read_on_photos_of_any_size(width: int, height: int) -> None:
     box = (0.1 * width, 0.02 * height, 0.5 * width, 0.4 * height)

@@ -468,7 +468,12 @@ def test_without_sources_of_the_data_nothing_is_published_and_the_option_and_key
 
 def test_figures_of_another_model_are_not_published_as_this_ones(finetuned: Path, tmp_path: Path) -> None:
     place = finetuned / "evaluation" / "metrics.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"label_names": ["neutral"]}))
+    whole = json.loads(place.read_text())
+    for other in ({"model": "baseline:pixels"}, {"model": "runs/x/model", "weights": "0" * 64}):
+        place.write_text(json.dumps(whole | other))
+        with pytest.raises(ValueError, match=f"metrics.json: is of another model, {other['model']}; evaluate this one"):
+            publish(finetuned, str(tmp_path / "out"), licence="mit")
+    place.write_text(json.dumps(whole | {"label_names": ["neutral"]}))
     with pytest.raises(ValueError, match="is of another model, with other expressions"):
         publish(finetuned, str(tmp_path / "out"), licence="mit")
     place.unlink()

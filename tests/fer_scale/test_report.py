@@ -152,6 +152,19 @@ def test_several_evaluations_of_a_run_are_told_apart(tmp_path: Path) -> None:
     assert head == ["Aa few: evaluation", "Ab few: evaluation-valid"]
 
 
+def test_what_a_rival_reaches_is_not_told_as_the_runs_own(tmp_path: Path) -> None:
+    run = reported.finetune(tmp_path / "few")
+    own = run / "evaluation" / "metrics.json"
+    (run / "pixels").mkdir()
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"model": "baseline:pixels"}))
+    own.rename(run / "pixels" / "metrics.json")
+    root = parsed(text(run))
+    measures = cells(root, "Measures, with 95 % bootstrap intervals")
+    assert measures[""] == ["A few: pixels"] and measures["model"] == ["baseline:pixels"]
+    [card] = [article for article in root.iter("article") if "few" in words(article)]
+    assert "accuracy" not in words(card)
+
+
 def test_a_run_that_still_trains_is_told_as_such(tmp_path: Path) -> None:
     run = reported.pretrain(tmp_path / "run")
     now = run.joinpath("metrics.jsonl").stat().st_mtime + 5
