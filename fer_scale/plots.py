@@ -1,5 +1,6 @@
 """The pictures of a run; the only file that imports matplotlib."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from fer_scale import disk
 from fer_scale.markdown import one_line
 
 matplotlib.use("agg")
@@ -74,12 +76,28 @@ def watched(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
-def reconstructions(originals: Tensor, masked: Tensor, filled: Tensor, file: Path) -> None:
-    """Three rows of pictures [B, 3, p, p] in 0..1: what was there, what the encoder saw, what the decoder filled in."""
+def reconstructions(originals: Tensor, masked: Tensor, filled: Tensor, file: Path, step: int) -> None:
+    """Three rows of pictures [B, 3, p, p] in 0..1: what was there, what the encoder saw, what the decoder filled in.
+
+    The file, which is a PNG, says the `step` (step_of).
+    """
     rows = [np.concatenate(list(_bytes(batch)), axis=1) for batch in (originals, masked, filled)]
     picture = Image.fromarray(np.concatenate(rows, axis=0))
     scale = max(1, 96 // originals.shape[-1])
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(file)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    said, written = PngImagePlugin.PngInfo(), io.BytesIO()
+    said.add_text("step", f"{step}")
+    picture.save(written, "PNG", pnginfo=said)
+    disk.put(file, written.getvalue())  # another process may publish it
+
+
+def step_of(file: Path) -> int | None:
+    """The step whose reconstructions these are; None where there are none, or they do not say it."""
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:
+            return int(picture.info["step"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def over_labels(lines: dict[str, list[tuple[float, float, float]]], measure: str, file: Path) -> None:

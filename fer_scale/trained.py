@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import artifact, card_facts, checkpoint, decoder, encoder, log, model_config, tensors
+from fer_scale import artifact, card_facts, checkpoint, decoder, encoder, log, model_config, plots, tensors
 from fer_scale.card_facts import Facts
 from fer_scale.config import of_checkpoint as recipe_of_checkpoint
 from fer_scale.markdown import one_line
@@ -143,9 +143,9 @@ def _refuse_unsaid(place: Path, progress: dict[str, Any], recipe: dict[str, Any]
 
 
 def _reconstructions(run: Path | None, place: Path) -> Path | None:
-    """The run's picture, which is of its newest checkpoint, where this is the one."""
+    """The run's picture, where it is of this checkpoint: none is made as a run stops."""
     file = run / "reconstructions.png" if run else None
-    return file if run and file and file.is_file() and checkpoint.newest(run)[0] == place else None
+    return file if file and plots.step_of(file) == checkpoint.step_of(place) else None
 
 
 def _weights(place: Path, with_decoder: bool) -> dict[str, Tensor]:

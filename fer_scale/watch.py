@@ -108,10 +108,10 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
     plots.watched([row for row in log.rows(run / LINES) if "accuracy" in row], run / PICTURE)
     log.say(line(row))
     if "accuracy" in row:
-        _picture(run, folder.name, weights, set_path, split_file)
+        _picture(run, folder, weights, set_path, split_file)
 
 
-def _picture(run: Path, name: str, weights: dict[str, Tensor], set_path: str, split_file: Path) -> None:
+def _picture(run: Path, saved: Path, weights: dict[str, Tensor], set_path: str, split_file: Path) -> None:
     """The same held-out faces with the same patches hidden, from every checkpoint."""
     rec = config.load(Pretrain, run / "recipe.toml")
     shard_set = open_set(set_path)
@@ -123,7 +123,8 @@ def _picture(run: Path, name: str, weights: dict[str, Tensor], set_path: str, sp
     faces = images.normalise(faces, rec.model.mean, rec.model.std)
     (run / "watch").mkdir(exist_ok=True)
     hidden = torch.from_numpy(batch.keys.view("int64"))
-    pictures.reconstructions(rec, weights, faces, hidden, run / "watch" / f"{name}.png")
+    file, step = run / "watch" / f"{saved.name}.png", checkpoint.step_of(saved)
+    pictures.reconstructions(rec, weights, faces, hidden, file, step)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -304,5 +304,5 @@ def _picture(run: Run, batch: Batch, count: int = 8) -> None:
         plots.curves(log.rows(out / "metrics.jsonl"), out / "curves.png")
         few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
         [(views, keys)] = _views(run, [few])
-        pictures.reconstructions(run.recipe, weights, views, keys, out / "reconstructions.png")
+        pictures.reconstructions(run.recipe, weights, views, keys, out / "reconstructions.png", run.step)
     run.us.agree(0)

@@ -10,7 +10,9 @@ from fer_scale.pretrain import setup
 from fer_scale.pretrain.recipe import Pretrain
 
 
-def reconstructions(rec: Pretrain, weights: dict[str, Tensor], views: Tensor, keys: Tensor, file: Path) -> None:
+def reconstructions(
+    rec: Pretrain, weights: dict[str, Tensor], views: Tensor, keys: Tensor, file: Path, step: int
+) -> None:
     """Draw normalised faces [B, 3, p, p]: what was there, what the encoder saw, what the decoder made of it.
 
     With a model of its own, with these weights: at ZeRO stage 3 a forward pass of the one that is trained would wait
@@ -23,4 +25,4 @@ def reconstructions(rec: Pretrain, weights: dict[str, Tensor], views: Tensor, ke
     masked, filled = module.reconstruct(views, keys)
     mean, std = (views.new_tensor(v)[None, :, None, None] for v in (rec.model.mean, rec.model.std))
     real, seen, made = ((x * std + mean).float() for x in (views, masked, filled))
-    plots.reconstructions(real, seen, made, file)
+    plots.reconstructions(real, seen, made, file, step)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fer_scale import checkpoint, encoder
+from fer_scale import checkpoint, encoder, plots
 
 RECIPE = """\
 [data]
@@ -97,7 +97,7 @@ def pretrain(folder: Path) -> Path:
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (folder / "events.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in EVENTS))
     (folder / "curves.png").write_bytes(b"a curve")
-    (folder / "reconstructions.png").write_bytes(b"faces of people")
+    plots.reconstructions(*torch.rand(3, 2, 3, 8, 8), folder / "reconstructions.png", 20)
     save_checkpoint(folder, 10)
     save_checkpoint(folder, 20)
     return folder
