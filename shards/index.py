@@ -36,11 +36,13 @@ from shards.tar import BLOCK, member_kinds, parse
 FORMAT = 2
 INDEX = "index.json"
 INDEX_MB = 64  # one that comes from elsewhere has no more: a shard's row is 0.4 to 0.7 kB, of 17,000 shards 12 MB
+_ALWAYS = "name shards samples bytes image_px order source protocol licence expressions template_box".split()  # keys
 UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with this behind it
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
 KINDS = {"tar": "sha256", "idx": "idx_sha256", "hashes": "hashes_sha256", "origin.gz": "origin_sha256"}
 BESIDE = ("left_out.jsonl", "duplicates.jsonl")  # lists beside the shards; those there have their sha256 in "files"
+_NAME, _SUM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*"), re.compile(r"[0-9a-f]{64}")
 _OTHER_BYTES = "other bytes than were packed; copy the shard again"
 _OPEN_SHARDS = 256  # kept open at once: with their entries, under usual limits of files and memory
 
@@ -69,7 +71,8 @@ def read_index(path: Path) -> dict[str, Any]:
         raise ShardError(f"{path}: is a file; give the folder of a shard set, in which {INDEX} lies") from None
     except OSError as error:
         raise unread(error)(f"{file}: cannot be read ({error}); look after the disk, or pack the set again") from None
-    return index_from(data, str(file))
+    check_rows(index := index_from(data, str(file)), str(file), "copy the set again, or pack it again from its source")
+    return index
 
 
 def index_from(data: bytes, file: str) -> dict[str, Any]:
@@ -84,29 +87,33 @@ def index_from(data: bytes, file: str) -> dict[str, Any]:
             f"{file}: format version {found!r}, this program reads {FORMAT}; "
             "pack the set again, or use the release that made it"
         )
-    if missing := [key for key in ("name", "shards", "samples") if key not in index]:
+    if missing := [key for key in _ALWAYS if key not in index]:
         raise ShardError(f"{file}: has no {', '.join(missing)}; pack the set again")
     if not (isinstance(index["shards"], list) and all(isinstance(shard, dict) for shard in index["shards"])):
         raise ShardError(f"{file}: its shards are no list of rows; pack the set again")
     return index
 
 
+def check_rows(index: dict[str, Any], place: str, way_out: str) -> None:
+    """ShardError where a shard's row lacks a name, numbers or sums as ours have them: whoever reads goes by these."""
+    for row in index["shards"]:
+        gaps = said if isinstance(said := row.get("gaps", []), list) else [None]
+        numbers = [row.get("samples"), row.get("bytes"), row.get("first", 0), *gaps]
+        named = _is(_NAME, row.get("name")) and all(_is(_SUM, row.get(one)) for one in kinds(row).values())
+        if not (named and all(type(one) is int and one >= 0 for one in numbers)):
+            raise ShardError(f"{place}: {str(row)[:200]} is no shard; {way_out}")
+
+
 def check_names(index: dict[str, Any], place: str) -> None:
     """ShardError where the index, which came from elsewhere, names files as no index of ours does."""
-    if not _is_name(index["name"]):
+    if not _is(_NAME, index["name"]):
         raise ShardError(f"{place}: {str(index['name'])[:200]!r} is no name of a set; copy the set there again")
     names = [str(shard.get("name")) for shard in index["shards"]]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ShardError(f"{place}: two shards are called {twice[0][:200]}; copy the set there again")
-    for shard in index["shards"]:
-        sums, gaps = [str(shard.get(entry)) for entry in kinds(shard).values()], shard.get("gaps", [])
-        numbers = [shard.get("samples"), shard.get("bytes"), shard.get("first", 0)]
-        numbers += gaps if isinstance(gaps, list) else [None]
-        counted = all(type(one) is int and one >= 0 for one in numbers)
-        if not (counted and _is_name(shard.get("name")) and all(map(_is_sum, sums))):
-            raise ShardError(f"{place}: {str(shard)[:200]} is no shard; copy the set there again")
+    check_rows(index, place, "copy the set there again")
     files = index.get("files", {})
-    if not (isinstance(files, dict) and set(files) <= set(BESIDE) and all(map(_is_sum, files.values()))):
+    if not (isinstance(files, dict) and set(files) <= set(BESIDE) and all(_is(_SUM, one) for one in files.values())):
         raise ShardError(f"{place}: {str(files)[:200]} are no lists of a set; copy the set there again")
 
 
@@ -116,12 +123,8 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _is_name(said: Any) -> bool:
-    return isinstance(said, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", said) is not None
-
-
-def _is_sum(said: Any) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", str(said)) is not None
+def _is(form: re.Pattern[str], said: Any) -> bool:
+    return isinstance(said, str) and form.fullmatch(said) is not None
 
 
 def fingerprint_of(index: dict[str, Any]) -> str:
@@ -147,8 +150,7 @@ class ShardSet:
     @classmethod
     def open(cls, path: Path | str) -> "ShardSet":
         """The set at `path`; ShardError if there is none, or a shard is missing or was cut short."""
-        path = Path(path)
-        index = read_index(path)
+        index = read_index(path := Path(path))
         for shard in index["shards"]:
             if fault := size_fault(path, shard):
                 raise ShardError(f"{path}/{fault}; copy the set again, or pack it again from its source")

@@ -15,6 +15,7 @@ from shards import index
 from shards.errors import Broken, ShardError
 from shards.index import ENTRY, ShardSet
 from shards.pixels import decode, grey_cells, perceptual_hashes, pixel_hash
+from shards.verify import verify
 
 
 def test_a_set_gives_back_every_image_with_its_key_and_origin(packed: ShardSet, faces: Path) -> None:
@@ -96,6 +97,33 @@ def test_an_index_whose_shards_are_no_rows_is_refused(packed: ShardSet, shards: 
     (packed.path / "index.json").write_text(json.dumps(packed.index | {"shards": shards}))
     with pytest.raises(ShardError, match=r"index.json: its shards are no list of rows"):
         ShardSet.open(packed.path)
+
+
+@pytest.mark.parametrize("key", ["image_px", "order", "bytes", "source", "licence", "template_box"])
+def test_an_index_without_what_is_read_of_it_later_is_refused_at_once(packed: ShardSet, key: str) -> None:
+    (packed.path / "index.json").write_text(json.dumps({k: v for k, v in packed.index.items() if k != key}))
+    for opened in (ShardSet.open, verify):
+        with pytest.raises(ShardError, match=rf"index.json: has no {key}; pack the set again"):
+            opened(packed.path)
+
+
+@pytest.mark.parametrize("key", ["name", "samples", "bytes", "sha256", "idx_sha256", "origin_sha256"])
+def test_a_row_without_what_is_read_of_it_is_refused_here_as_it_is_far_away(packed: ShardSet, key: str) -> None:
+    for row in ({}, {key: -1}, {key: None}, {key: [1]}):
+        shards = [*packed.index["shards"][1:], {k: v for k, v in packed.index["shards"][0].items() if k != key} | row]
+        (packed.path / "index.json").write_text(json.dumps(packed.index | {"shards": shards}))
+        for opened in (ShardSet.open, verify):
+            with pytest.raises(ShardError, match=r"index.json: .* is no shard; copy the set again, or pack it again"):
+                opened(packed.path)
+
+
+def test_what_this_format_has_got_since_or_has_where_there_is_cause_may_be_missing(packed: ShardSet) -> None:
+    may_lack = {"files", "seed", "split", "identities", "left_out", "mean", "std"}
+    rows = [{k: v for k, v in row.items() if k not in ("first", "gaps")} for row in packed.index["shards"]]
+    old = {k: v for k, v in packed.index.items() if k not in may_lack} | {"shards": rows}
+    (packed.path / "index.json").write_text(json.dumps(old))
+    assert ShardSet.open(packed.path).read(0, 0) == packed.read(0, 0)
+    assert verify(packed.path)["damaged"] == []
 
 
 def test_an_index_nested_without_an_end_is_refused() -> None:
