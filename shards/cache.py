@@ -21,7 +21,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.transfer import OtherBytes, Source, Tell, disk_trouble, fetch
+from shards.patience import Tell
+from shards.transfer import OtherBytes, Source, disk_trouble, fetch
 
 _SPEAK_S = 2.0  # a wait that is longer shows how far it is
 _REPEAT_S = 10.0  # so often, over all processes of the node

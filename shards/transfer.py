@@ -8,15 +8,14 @@ import errno
 import http.client
 import json
 import os
-import random
 import re
 import ssl
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -26,17 +25,15 @@ import fsspec
 
 from shards import access
 from shards.errors import Broken, UserError
+from shards.patience import MayPass, Patience, Tell, rest, said_once
 
 SILENCE_S = 30.0  # a peer that says nothing for so long is given up
 DEADLINE_S = 240.0  # without one new byte; even twice, after another process gave up, the ranks wait for each other
-WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0  # before the second try; doubles with each
+WAIT_S = 0.5  # before the second try; doubles with each
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
 _PIECE, _OF_URLS = 8 << 20, "/:[]%!$&'()*+,;=~"  # bytes of one request to S3; signs that no URL has to quote
 _MOST_BYTES = 1 << 30  # of a file whose size the index does not tell: a list of some ten million paths
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
-_JITTER = random.Random()  # of our own: the global one belongs to whoever trains
-
-Tell = Callable[[int, str], None]  # bytes there are, and what stands in the way
 
 
 class RemoteError(UserError):
@@ -69,14 +66,6 @@ class Source:
 
     address: str  # as messages name it
     base: str  # what the URLs of its files begin with
-
-
-class _MayPass(Exception):
-    """What another try may mend."""
-
-    def __init__(self, text: str, pause_s: float | None = None) -> None:
-        super().__init__(text)
-        self.pause_s = pause_s  # as the server asked
 
 
 def holds_sets(address: str) -> bool:
@@ -114,8 +103,8 @@ def source_of(address: str) -> Source:
 
 def content(source: Source, name: str, most_mb: int = 1) -> bytes:
     """A small file; RemoteError where it has more than `most_mb`."""
-    file = BytesIO()
-    fetch(source, name, file, None, lambda have, trouble: None, deadline_s=DEADLINE_S / 4, most_bytes=most_mb << 20)
+    file, tell = BytesIO(), said_once(f"{source.address}/{name}")
+    fetch(source, name, file, None, tell, deadline_s=DEADLINE_S / 4, most_bytes=most_mb << 20)
     return file.getvalue()
 
 
@@ -130,12 +119,12 @@ def fetch(
 ) -> None:
     """Append to `file` what it lacks of source/name, which has `size` bytes where that is known; nothing is checked.
 
-    RemoteError when there is no use in trying again, when not one more byte comes for `deadline_s`, or where a file
-    of unknown size has more than `most_bytes`, of which none are kept then.
+    RemoteError when there is no use in trying again, when not one more byte comes for `deadline_s` and the pauses that
+    the server names (patience.py), or where a file of unknown size has more than `most_bytes`, of which none are kept
+    then.
     """
-    patience, most = deadline_s or DEADLINE_S, most_bytes or _MOST_BYTES
+    patience, most = Patience(deadline_s or DEADLINE_S, WAIT_S), most_bytes or _MOST_BYTES
     have = best = file.seek(0, os.SEEK_END)
-    latest, tries = time.monotonic(), 0
     while size is None or have < size:
         try:
             for at, piece in _pieces(source, name, have, size):
@@ -148,19 +137,17 @@ def fetch(
                     raise RemoteError(f"{source.address}/{name}: has more than {most >> 20:,} MB, as no set's file has")
                 _write(file, piece)
                 if have > best:
-                    best, latest, tries = have, time.monotonic(), 0
+                    best = have
+                    patience.renew()
                 tell(have, "")
             return
-        except _MayPass as error:
-            pause = error.pause_s or min(WAIT_S * 2**tries, _LONGEST_WAIT_S) * (0.5 + _JITTER.random() / 2)
-            tries += 1
-            if time.monotonic() + pause - latest > patience:
+        except MayPass as error:
+            if (pause := patience.pause_s(error)) is None:
                 raise NoAnswer(
-                    f"{source.address}/{name}: nothing comes ({error}), given up; look at network and proxy, and "
-                    "start again: what has arrived is kept"
+                    f"{source.address}/{name}: nothing comes ({error}), given up; {error.way_out}: what has arrived is "
+                    "kept"
                 ) from None
-            tell(have, f"; {error}, trying again")
-            time.sleep(pause)
+            rest(pause, partial(tell, have, f"; {error}, trying again"))
 
 
 def _write(file: BinaryIO, piece: bytes) -> None:
@@ -212,7 +199,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
             at = start if response.status == 206 else 0
             left = None if (length := response.headers.get("Content-Length")) is None else int(length)
             if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise _MayPass("another range than was asked for")
+                raise MayPass("another range than was asked for")
             while left is None or left > 0:
                 piece = response.read1(1 << 20)
                 if not piece:
@@ -223,7 +210,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
                 if size is not None and at >= size:
                     return
             if left:
-                raise _MayPass(f"cut off at byte {at}")
+                raise MayPass(f"cut off at byte {at}")
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416:  # nothing lies behind `start`: whether what is there is all, its sha256 tells
@@ -235,7 +222,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
                 f"{source.address}: its certificate is not trusted ({cause.verify_message}); set SSL_CERT_FILE if "
                 "your network has its own"
             ) from None
-        raise _MayPass(_clean(f"{type(cause).__name__} {cause}")) from None
+        raise MayPass(_clean(f"{type(cause).__name__} {cause}")) from None
 
 
 def _log_in(request: urllib.request.Request) -> None:
@@ -251,7 +238,7 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
     status, code, place = error.code, error.headers.get("X-Error-Code", ""), f"{source.address}/{name}"
     if status in _PASSING or status >= 500:
         pause = _pause_s(status, error.headers)
-        return _MayPass(f"the server answers {status}" + (f", come again in {pause:.0f} s" if pause else ""), pause)
+        return MayPass(f"the server answers {status}" + (f", come again in {pause:.0f} s" if pause else ""), pause)
     if code == "GatedRepo":
         return NoRight(f"{source.address}: is gated; ask for access on its page, then {_LOG_IN}")
     if source.address.startswith("hf://") and (status == 401 or code == "RepoNotFound"):
@@ -302,7 +289,7 @@ def _s3(source: Source, name: str, start: int, size: int | None) -> Iterator[tup
             raise NoRight(
                 f"{url}: no keys for S3 are there: set AWS_PROFILE or keys, for a public bucket FSSPEC_S3_ANON=1"
             ) from None
-        raise _MayPass(_clean(f"{type(error).__name__} {error}")) from None
+        raise MayPass(_clean(f"{type(error).__name__} {error}")) from None
 
 
 def _clean(text: str) -> str:

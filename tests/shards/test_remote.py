@@ -33,7 +33,7 @@ try:
 except ImportError:
     s3fs = None
 
-from shards import access, cache, remote, transfer
+from shards import access, cache, patience, remote, transfer
 from shards.errors import Broken, ShardError
 from shards.index import ShardSet
 from shards.pack import pack
@@ -369,6 +369,69 @@ def test_errors_say_what_and_where_in_plain_words(web: Web, packed: ShardSet, tm
     web.add("status", "0002" + TAR, status=503, headers={"Retry-After": "86400"})
     with pytest.raises(NoAnswer, match=r"answers 503, come again in 86400 s\), given up"):
         far.read(2, 0)
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 0.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What those who wait for a server go by."""
+    made = Clock()
+    monkeypatch.setattr(patience, "time", made)
+    return made
+
+
+LIMITED = {"status": 429, "headers": {"RateLimit": '"resolvers";r=0;t=250'}}
+
+
+@pytest.mark.parametrize("path", ["index.json", TAR])
+def test_a_pause_that_the_server_names_is_waited_for_beyond_the_patience(
+    path: str, clock: Clock, web: Web, packed: ShardSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The Hub counts requests over five minutes, and a small file or a shard is given up after less without a byte."""
+    web.add("status", path, **LIMITED)
+    web.add("status", path)  # what troubles it afterwards has the whole patience again
+    assert open_set(web.url, tmp_path / "cache", 1).read(0, 0) == packed.read(0, 0)
+    assert len(web.fired) == 2 and 250 < clock.now < 251 and max(clock.slept) <= 10, "it can be stopped, and speaks"
+    if path == "index.json":
+        said = f"waiting for {web.url}/index.json; the server answers 429, come again in 250 s, trying again\n"
+        assert capfd.readouterr().err == said
+
+
+def test_pauses_that_the_server_names_end_with_its_window(clock: Clock, web: Web, tmp_path: Path) -> None:
+    far = open_set(web.url, tmp_path / "cache", 1)
+    web.add("status", TAR, times=1000, **LIMITED)
+    words = r"answers 429, come again in 250 s\), given up; the server limits requests: start again in 250 s: what"
+    with pytest.raises(NoAnswer, match=words):
+        far.read(0, 0)
+    assert len(web.fired) == 2 and clock.now == 250
+    web.forget()
+    web.add("status", TAR, status=503, headers={"Retry-After": "311"})
+    with pytest.raises(NoAnswer, match="the server limits requests: start again in 311 s"):
+        far.read(0, 0)
+    assert clock.now == 250, "nobody waits for what is too long"
+
+
+def test_every_byte_renews_the_patience_and_the_window(
+    clock: Clock, web: Web, packed: ShardSet, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        web.add("cut", "0000" + TAR, bytes=3000)
+        web.add("status", "0000" + TAR, **LIMITED)
+    assert open_set(web.url, tmp_path / "cache", 1).read(0, 0) == packed.read(0, 0)
+    assert len(web.fired) == 6 and clock.now > 750
 
 
 def test_an_address_may_have_any_letters(web: Web, tmp_path: Path) -> None:
