@@ -19,7 +19,7 @@ from shards.cache import Busy, Cache, Item, NoRoom
 from shards.errors import ShardError
 from shards.index import INDEX, INDEX_MB, KINDS, ShardSet, check_names, index_from, sizes
 from shards.sample import Sample
-from shards.transfer import RemoteError, Source, content, source_of
+from shards.transfer import DiskTrouble, NoAnswer, RemoteError, Source, content, source_of
 
 CACHE_DIR, CACHE_GB = os.environ.get("FER_SCALE_CACHE_DIR") or "~/.cache/fer_scale", 100.0  # if nothing else is said
 _THREADS = 4  # of a process that fetch ahead
@@ -144,7 +144,7 @@ class _Ahead:
         self._wanted: list[int] = []
         self._held: dict[int, list[int]] = {}
         self._todo: list[int] = []
-        self._failed: set[int] = set()  # for good: whoever reads them is told why
+        self._failed: set[int] = set()  # for good, by what does not pass: whoever reads them is told why
         self._threads = 0
 
     def want(self, shards: Sequence[int]) -> None:
@@ -156,7 +156,7 @@ class _Ahead:
             self._todo = [shard for shard in self._wanted if shard not in self._held and shard not in self._failed]
             new = min(len(self._todo), _THREADS - self._threads)
             self._threads += new
-        for _ in range(new):  # each ends when nothing is left to do, or the cache is full
+        for _ in range(new):  # each ends when nothing is left to do, or nothing more can be had now
             threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -165,7 +165,7 @@ class _Ahead:
                 files = self._hold(shard)
             except Busy:
                 continue  # another process fetches it; it is held from the next call on
-            except NoRoom:
+            except (NoRoom, NoAnswer, DiskTrouble):  # may be over by the next call, and is not before
                 with self._lock:
                     self._todo = []
             except RemoteError:

@@ -708,6 +708,28 @@ def test_what_cannot_be_fetched_ahead_is_said_to_whoever_reads_it(web: Web, pack
     assert far.read(0, 0) == packed.read(0, 0)
 
 
+@pytest.mark.parametrize("trouble", ["outage", "full disk"])
+def test_what_may_pass_ends_fetching_ahead_until_the_next_call_only(
+    trouble: str, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote, "_THREADS", 1)
+    far = open_set(web.url, tmp_path / "cache", 1)
+    with monkeypatch.context() as troubled:
+        if trouble == "outage":
+            web.add("status", "0001" + TAR, status=503, headers={"Retry-After": "86400"})
+        else:
+            troubled.setattr(transfer, "_write", full)
+        far.prefetch([1, 0])
+        until(lambda: far._ahead._threads == 0)
+    assert web.requests == ["index.json", "made-up-000001.tar"], "nobody asks on and on"
+    far.prefetch([1, 0])
+    until(lambda: far._ahead._threads == 0)
+    assert sorted(far._ahead._held) == [0, 1]
+
+
 def test_a_copy_in_another_process_fetches_with_threads_of_its_own(
     web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
