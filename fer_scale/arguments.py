@@ -58,7 +58,7 @@ def _pack(verb: Verb) -> None:
 
 
 def _verify(verb: Verb) -> None:
-    """Read every byte of a shard set again, against its hashes.
+    """Read every byte of a shard set again, against its hashes; of one far away what its server has now, not the cache.
 
     Example: fer-scale verify shards/casia --decode
     """

@@ -3,6 +3,7 @@
     SHA256.KIND               a file, named by its content: two sets never mix, and a set that was moved is found again
     SHA256.KIND.BYTES.part    one that is being fetched, or was when its process ended; the next one goes on from there
     lock, said                the one is held while room is made, the other's time is that of the last line of progress
+    empty-*/                  a cache of its own, of somebody who wants what the server has now (`fer-scale verify`)
 
 The locks are flock's: they end with the process that holds them, whatever ends it. Who fetches holds the .part
 exclusively; others wait, and find the file. Who reads, or will next, holds the file shared; only what nobody holds is
@@ -14,10 +15,12 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,7 @@ _SPEAK_S = 2.0  # a wait that is longer shows how far it is
 _REPEAT_S = 10.0  # so often, over all processes of the node
 _POLL_S = 0.05
 _AHEAD_SHARE = 0.75  # of the size, for what is held: beyond it nothing more is fetched for later
+_EMPTY = "empty-"
 _OURS = re.compile(r"[0-9a-f]{64}\.")
 
 
@@ -124,6 +128,28 @@ class Cache:
                 if _unheld(path, remove=True):
                     total -= size
             return total <= most
+
+
+@contextmanager
+def empty(folder: Path) -> Iterator[Path]:
+    """The folder of a new cache within that of another, on its disk, gone with who made it; holds none of its files.
+
+    What processes that were killed have left of theirs goes first.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{_EMPTY}*"):
+                with suppress(OSError):  # somebody else's
+                    if _unheld(f"{left}/held"):
+                        shutil.rmtree(left, ignore_errors=True)
+            made = tempfile.TemporaryDirectory(prefix=_EMPTY, dir=folder, ignore_cleanup_errors=True)
+            place = Path(stack.enter_context(made))
+            stack.enter_context(_locked(place / "held.part"))
+            (place / "held.part").rename(place / "held")  # when it appears it is held
+        except OSError as error:
+            raise disk_trouble(error, folder) from None
+        yield place
 
 
 def _files(folder: Path) -> list[tuple[int, int, str]]:

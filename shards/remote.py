@@ -17,7 +17,7 @@ from typing import Any
 
 from shards.cache import Busy, Cache, Item, NoRoom
 from shards.errors import ShardError
-from shards.index import INDEX, INDEX_MB, KINDS, ShardSet, check_names, index_from, sizes
+from shards.index import INDEX, INDEX_MB, KINDS, ShardSet, check_names, index_from, kinds, sizes
 from shards.sample import Sample
 from shards.transfer import DiskTrouble, NoAnswer, RemoteError, Source, content, source_of
 
@@ -92,6 +92,12 @@ class RemoteSet(ShardSet):
             self.cache.check(self._item(shard, kind), fd)
         finally:
             os.close(fd)
+
+    def drop(self, shard: int) -> None:
+        """Close a shard, and remove its files from the cache."""
+        self._opened.pop(shard, None)
+        for kind in kinds(self.index["shards"][shard]):
+            self.cache.path(self._item(shard, kind)).unlink(missing_ok=True)
 
     def open_file(self, shard: int, kind: str) -> int:
         """A descriptor of a shard's file, fetched if need be; RemoteError says why it cannot be had."""

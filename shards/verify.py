@@ -1,15 +1,18 @@
 """Every byte of a shard set again, against its index and hashes."""
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shards.cache import empty
 from shards.errors import ShardError
 from shards.index import HASH_BYTES, INDEX, ShardSet, kinds, read_index, sha256
+from shards.patience import said_once
 from shards.pixels import BadImage, decode, pixel_hash
-from shards.remote import RemoteSet, is_far, open_set
+from shards.remote import CACHE_DIR, RemoteSet, is_far, open_set
 from shards.transfer import NotThere, OtherBytes, fetch
 
 Damage = dict[str, str]  # "where", "what"
@@ -25,10 +28,19 @@ def verify(
     counts in `other_pixels` those that another decoder than the packer's makes other pixels of (None: the set was
     packed without the decode check, and has nothing to compare with). Never stops at the first damage; ShardError
     only where there is no index to verify against.
+
+    Of a set far away every file is fetched for it, a shard at a time, into a folder of its own beside the cache: what
+    lies in the cache says nothing of what the server has now.
     """
-    far = is_far(path)
-    shards = open_set(path) if far else ShardSet(Path(path), read_index(Path(path)))
+    if not is_far(path):
+        return _verify(ShardSet(Path(path), read_index(Path(path))), decode, progress)
+    with empty(Path(CACHE_DIR).expanduser().absolute()) as folder:
+        return _verify(open_set(path, folder, math.inf), decode, progress)
+
+
+def _verify(shards: ShardSet, decode: bool, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
     damaged, other_pixels, done = _wrong_sums(shards) + _damaged_lists(shards), 0, 0
+    far = isinstance(shards, RemoteSet)
     for shard, count in enumerate(shards.counts):
         faults = _damaged_files(shards, shard)
         name = f"{shards.name}/{shards.index['shards'][shard]['name']}"
@@ -40,6 +52,8 @@ def verify(
             samples, other = _damaged_samples(shards, shard, decode_them=decode, compare=compare)
             damaged += samples
             other_pixels += other
+        if isinstance(shards, RemoteSet):
+            shards.drop(shard)
         done += count
         if progress:
             progress(done, shards.samples)
@@ -86,7 +100,7 @@ def _damaged_lists(shards: ShardSet) -> list[Damage]:
 
 def _sum_far_away(shards: RemoteSet, name: str) -> str:
     with tempfile.TemporaryFile() as file:
-        fetch(shards.source, name, file, None, lambda have, trouble: None)
+        fetch(shards.source, name, file, None, said_once(f"{shards.source.address}/{name}"))
         file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -164,6 +164,52 @@ def test_what_is_damaged_here_alone_is_no_damage_of_the_set_far_away(
         packed.hashes()
 
 
+def test_a_set_far_away_is_verified_by_what_its_server_has_now_whatever_lies_in_the_cache(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder, far = tmp_path / ".cache" / "fer_scale", open_set(web.url)
+    for shard in range(7):
+        sound = [far.file(shard, kind) for kind in ("tar", "idx", "hashes", "origin.gz")]
+    before = cached(folder)
+    packed.file(0, "tar").unlink()
+    damage(packed.file(1, "tar"))
+    packed.file(2, "origin.gz").unlink()
+    for decode in (False, True):
+        found = {each["where"]: each["what"] for each in verify(web.url, decode=decode)["damaged"]}
+        assert list(found) == [f"made-up/made-up-{name}" for name in ("000000.tar", "000001.tar", "000002.origin.gz")]
+        assert "000000.tar: not there (404)" in found["made-up/made-up-000000.tar"]
+        assert "arrives with other bytes" in found["made-up/made-up-000001.tar"]
+    assert cached(folder) == before and all(file.exists() for file in sound), "and those who read go on with theirs"
+
+
+def test_verifying_a_set_far_away_takes_the_room_of_one_shard_and_leaves_nothing(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder, most, done = tmp_path / ".cache" / "fer_scale", 0, list[int]()
+    fill = cache.Cache._fill
+
+    def filled(self: cache.Cache, *args: Any) -> int:
+        nonlocal most
+        fd = fill(self, *args)
+        most = max(most, sum(file.stat().st_size for file in folder.glob("*/*")))
+        return fd
+
+    monkeypatch.setattr(cache.Cache, "_fill", filled)
+    with cache.empty(folder) as held:
+        for left in ("empty-of-the-dead", held.name):
+            (folder / left).mkdir(exist_ok=True)
+            (folder / left / "held").touch()
+        assert verify(web.url, decode=True, progress=lambda now, of: done.append(now))["damaged"] == []
+        assert cached(folder) == [held.name]
+    assert cached(folder) == [] and done[-1] == 60 and len(done) == 7
+    files = [
+        sum(packed.file(n, kind).stat().st_size for kind in ("tar", "idx", "hashes", "origin.gz")) for n in range(7)
+    ]
+    assert most == max(files)
+
+
 def test_an_outage_is_no_damage(web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     web.add("status", "0002" + TAR, status=503, headers={"Retry-After": "86400"})
