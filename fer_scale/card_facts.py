@@ -194,7 +194,7 @@ def _evaluation(run: Path, labels: list[str]) -> Row | None:
     theirs, ours = found.get("weights"), run / "model" / artifact.WEIGHTS
     is_rival = str(found.get("model")).startswith("baseline:")
     if is_rival or (theirs and ours.is_file() and theirs != artifact.sha256(ours)):
-        raise FactsError(f"{place}: is of another model, {found['model']}; evaluate this one, or remove it")
+        raise FactsError(f"{place}: is of another model, {found.get('model')}; evaluate this one, or remove it")
     try:
         card_evaluation.section(found, [])
         card_evaluation.model_index(found, "")
