@@ -5,9 +5,10 @@
 IMAGES is a folder of JPEGs: 2,500 of them are packed into FOLDER/one, and FOLDER/many has links to that shard under as
 many names. Prints JSON. Files are in the page cache: this is what our own code takes, not a network's file system.
 
-Measured (2026-11-25, two slow cores, batches of 4,096): opened in 0.40 s, a rank's first 64 images after 0.43 s and
-28 MB; the whole batch needs 64 shards of 14 MB; a raw read with its check 6.6 to 7.5 us; a seek 38 ms (46 at most);
-with fixed lanes a node of eight meets all of its shards again.
+Measured (two slow cores, batches of 4,096): opened in 0.53 s, a rank's first 64 images after 0.56 s and 28 MB (the
+median of three, 2026-11-28, when three runs of before the rows were looked at took 0.41 and 0.44 s in turn with them);
+the whole batch needs 64 shards of 14 MB; a raw read with its check 9.0 to 12.5 us; a seek 30 ms (37 at most); with
+fixed lanes a node of eight meets all of its shards again.
 """
 
 import argparse
