@@ -48,7 +48,7 @@ def published(events: Iterable[Row]) -> list[Row]:
     found: list[Row] = []
     for row in events:
         if row["event"] in ("start", "resume"):
-            found = [each for each in found if each["step"] <= row["step"]]
+            found = [each for each in found if (each.get("step") or 0) <= (row.get("step") or 0)]
         elif row["event"] == "published":
             found.append(row)
     return found
