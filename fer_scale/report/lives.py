@@ -39,7 +39,9 @@ _BAD = ("failed", "killed", "silent")
 def _best(run: Told) -> list[tuple[str, str]]:
     """What one asks first: how good it is, or how far its loss has come; and how fast it was."""
     found = []
-    said = run.evaluations.get(EVALUATION, {})  # others may be of a rival
+    said = run.evaluations.get(EVALUATION, {})
+    if str(said.get("model")).startswith("baseline:"):  # a rival's, whose figures are in their table
+        said = {}
     for name in ("accuracy", "uar"):
         if (value := number(said.get(name))) is not None:
             found.append((name, f"{100 * value:.1f} %"))
