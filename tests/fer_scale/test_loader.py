@@ -469,3 +469,22 @@ def test_who_reads_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) 
     (tmp_path / "many.py").write_text(MANY)
     script = [sys.executable, str(tmp_path / "many.py")]
     assert subprocess.run(script, capture_output=True, text=True, timeout=120, env=ENV).stdout == "1024 1024\n"
+
+
+TENSORS = """
+import torch
+from fer_scale.readers import ahead
+
+class Tensors:
+    def __getitem__(self, at): return torch.full((2,), at)
+
+if __name__ == "__main__":
+    print([int(item.sum()) for item in ahead(Tensors(), range(4), 2)])
+"""
+
+
+def test_readers_hand_over_tensors_where_tmpdir_is_too_long_for_a_socket(tmp_path: Path, long_tmpdir: Path) -> None:
+    (tmp_path / "tensors.py").write_text(TENSORS)
+    script = [sys.executable, str(tmp_path / "tensors.py")]
+    env = ENV | {"TMPDIR": str(long_tmpdir)}
+    assert subprocess.run(script, stdout=subprocess.PIPE, text=True, timeout=120, env=env).stdout == "[0, 2, 4, 6]\n"

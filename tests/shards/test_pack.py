@@ -437,6 +437,16 @@ def test_mean_and_std_are_those_of_every_eighth_row_of_images_of_any_shape(tmp_p
     assert index["image_px"] == {"min": [1, 1], "max": [300, 70_000], "mean": [81.5, 17579.5]}
 
 
+def test_packing_by_many_processes_works_where_tmpdir_is_too_long_for_a_socket(
+    faces: Path, tmp_path: Path, long_tmpdir: Path
+) -> None:
+    command = [sys.executable, "-m", "fer_scale", "pack", str(faces), str(tmp_path / "set"), "--name", "long"]
+    command += ["--source", "folder", "--shard-mb", "0.016", "--workers", "2"]
+    env = os.environ | {"TMPDIR": str(long_tmpdir)}
+    subprocess.run(command, cwd=Path(__file__).parents[2], env=env, check=True)
+    assert len(ShardSet.open(tmp_path / "set").counts) > 3
+
+
 def test_packing_needs_no_torch() -> None:
     """Every process of a packer would carry it: half a GB."""
     code = "import sys, shards.pack; sys.exit('torch' in sys.modules)"
