@@ -117,13 +117,14 @@ def ahead(data: Dataset[T], wanted: Iterable[Any], workers: int, each: int = 2) 
     # readers with SIGTERM, to which they are deaf, and wait for them for ever.
     dismiss = partial(_dismiss, stream)
     atexit.register(dismiss)
+    unregister = atexit.unregister  # at exit this module's names may be gone before a generator that a traceback holds
     try:
         for item in stream:
             if isinstance(item, UserError):
                 raise item
             yield item
     finally:
-        atexit.unregister(dismiss)
+        unregister(dismiss)
         dismiss()
 
 
