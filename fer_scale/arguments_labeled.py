@@ -8,7 +8,7 @@ from fer_scale.arguments import MODEL, SET, Verb, as_json, change, key, recipe
 
 
 def _split(verb: Verb) -> None:
-    """Draw which faces carry a label and which are tested on; copies are never torn apart.
+    """Draw which faces carry a label and which are tested on; copies that hashes find stay together.
 
     Example: fer-scale split shards/ferplus --labels 5% --test 25% --seed 0 --out split.json
     """
@@ -16,7 +16,11 @@ def _split(verb: Verb) -> None:
     verb.add_argument(
         "--labels", required=True, help="faces that keep their label: 1419, 5%% of what is left, or 25/class"
     )
-    verb.add_argument("--test", help="faces to test on: 25%%; FILE#test, those of another split file; or official")
+    verb.add_argument(
+        "--test",
+        help="faces to test on: 25%%; FILE#test, those of another split file; or official, the test part of RAF-DB, "
+        "FERPlus or AffectNet packed whole",
+    )
     verb.add_argument("--valid", help="faces to fit the temperature on, as 20%% of what is left")
     verb.add_argument("--seed", type=int, default=0, help="(0)")
     verb.add_argument(
@@ -84,7 +88,11 @@ def _sweep(verb: Verb) -> None:
     verb.add_argument(
         "--seeds", type=_seeds, default=[0], help="of the draw of labels and of training: 0-4, or 0,3 (0)"
     )
-    verb.add_argument("--labels", type=_words, required=True, help="as of split: 284,1064,5%%,25/class; or published")
+    verb.add_argument(
+        "--labels", type=_words, required=True,
+        help="as of split: 284,1064,5%%,25/class; or published, the numbers that papers give results of, which "
+        "join the table",
+    )  # fmt: skip
     verb.add_argument(
         "--vary",
         action="append",

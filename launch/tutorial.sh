@@ -87,7 +87,7 @@ step fer-scale show "$set" --pictures "$out/faces.png"
 
 # 4. Put faces aside before anything is trained, and write down which: a quarter to test on, a tenth of the rest to fit the
 # confidence on. Copies of a picture stay together, or the test would be of memory. Whoever is in several pictures should
-# be on one side alone, too: no program knows who that is, so sort people into sets of their own where it matters.
+# be on one side alone, too: where names of files tell who that is, as S012_3.jpg, split takes --people 'S[0-9]+'.
 step fer-scale split "$set" --labels 100% --test 25% --valid 10% --seed 0 --out "$split"
 
 # 5. Fine-tune: stage 2 learns from the labels, stage 3 goes on with the network's own labels for the pictures that have

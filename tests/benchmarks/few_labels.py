@@ -77,6 +77,9 @@ def threads(processes: int) -> str:
 
 def unpack(data: Path, out: Path) -> None:
     """The two datasets as folders below `out`."""
+    wanted = [data / name for name in ("lfw/lfw112.tar", "ferplus/ferplus_train.tar.gz", "ferplus/fer2013new.csv")]
+    if missing := [str(file) for file in wanted if not file.exists()]:
+        sys.exit(f"no {', '.join(missing)}; --data FOLDER says where they are")
     if not (out / "lfw112").exists():
         with tarfile.open(data / "lfw" / "lfw112.tar") as tar:
             tar.extractall(out / "lfw.part", filter="data")
@@ -135,7 +138,11 @@ def sweep(out: Path, into: Path, args: argparse.Namespace, rows: dict[str, str],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data",
+        help="holds lfw/lfw112.tar (lfw112/NAME/NAME_0001.jpg of 112 px), ferplus/ferplus_train.tar.gz, "
+        "ferplus/fer2013new.csv",
+    )  # fmt: skip
     parser.add_argument("--pretrain", default="configs/pretrain/faces_cpu.toml", help="its recipe (%(default)s)")
     parser.add_argument("--steps", type=int, help="of the pre-training (as its recipe says)")
     parser.add_argument("--ranks", type=int, default=2, help="of the pre-training (2)")
