@@ -94,9 +94,7 @@ def answer(photo: Photo, picture: Image.Image) -> str:
 
 
 def _told(face: Face) -> str:
-    if face.label is None:
-        return f"not sure enough to say; most likely {max(face.probabilities, key=face.probabilities.__getitem__)}"
-    return face.label
+    return face.label or "not sure enough to say"
 
 
 def _figure(photo: Photo, picture: Image.Image) -> str:

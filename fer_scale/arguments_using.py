@@ -19,7 +19,7 @@ def _predict(verb: Verb) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="X",
-        help="say nothing of faces of which the model is less sure than X, from 0 to 1 (0)",
+        help="no label for faces of which the model is less sure than X, from 0 to 1 (0)",
     )  # fmt: skip
     verb.add_argument("--csv", type=Path, metavar="FILE", help="also write a table: a row a face, and a photo without")
     verb.add_argument("--draw", type=Path, metavar="DIR", help="also write each photo with boxes and labels")

@@ -79,11 +79,17 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Build `schema` from the TOML at `path`; later overrides win over earlier ones and the file."""
     try:
-        values = tomllib.loads(path.read_text())
+        return parse(schema, path.read_bytes(), str(path), overrides)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{path}: no such recipe; {shipped.meant(path)}") from None
+
+
+def parse(schema: type[Recipe], text: bytes, name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The same of TOML that comes from elsewhere, as out of a checkpoint; `name` says whence."""
+    try:
+        values = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}; `fer-scale recipes` lists examples") from None
+        raise ConfigError(f"{name}: not valid TOML: {error}; `fer-scale recipes` lists examples") from None
 
     mistakes: list[str] = []
     for override in overrides:
@@ -91,7 +97,7 @@ def load(schema: type[Recipe], path: Path, overrides: Iterable[str] = ()) -> Rec
     recipe = _build(schema, values, "", mistakes)
     if mistakes:
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise ConfigError(f"{path}: {count}\n" + "\n".join(f"  {line}" for line in mistakes))
+        raise ConfigError(f"{name}: {count}\n" + "\n".join(f"  {line}" for line in mistakes))
     return recipe
 
 

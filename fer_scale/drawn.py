@@ -1,11 +1,11 @@
 """A photo with the faces that were found in it and what was said of them, as a picture for people."""
 
-import os
+import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_scale import photos
+from fer_scale import disk, photos
 from fer_scale.predicted import Photo, in_words
 from shards.errors import UserError
 
@@ -19,18 +19,16 @@ def write(photo: Photo, folder: Path, taken: dict[str, int]) -> Path:
 
     `taken` says of each name how far the numbers of its stem have come.
     """
-    stem = Path(photo.name).stem
+    stem = photos.stem(photo.name)
     first = name = f"{stem}.faces.jpg"
     while name in taken:
         taken[first] += 1
         name = f"{stem}.{taken[first]}.faces.jpg"
     taken[name] = 1
-    picture = draw(photos.upright(photo.name), photo)
-    beside = folder / f"{name}.part"
+    draw(photos.upright(photo.name), photo).save(jpeg := io.BytesIO(), "JPEG", quality=92)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(beside, "JPEG", quality=92)
-        os.replace(beside, folder / name)
+        disk.put(folder / name, jpeg.getvalue())
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"{folder / name}: cannot be written ({why}); give a folder that can hold it") from None

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from fer_scale import encoder, faces, hub, photos, plots, predict
-from fer_scale.photos import PhotoError, Pixels
+from fer_scale.cuts import Cut, cut_out
+from fer_scale.photos import Pixels
 from shards.detector import Rectangle
 
 Ask = Callable[[Sequence[Pixels]], list[list[float]]]  # crops -> the probabilities of each class
@@ -49,37 +50,15 @@ def crops(
     *,
     largest: bool,
     crop_pct: float,
-) -> Iterator[Crop | str]:
-    """The faces of photos, found by `finder` and cut so that they lie at `place`; or a line about a photo without.
-
-    Without a finder, photos are face crops. Of either the middle share `crop_pct` of the sides is seen.
-    """
+    without: list[Cut],
+) -> Iterator[Crop]:
+    """The faces of photos as cut_out() cuts them; photos that have none for it are added to `without`."""
     for file in files:
-        try:
-            pixels = photos.upright(file)
-        except PhotoError as error:
-            yield str(error)
-            continue
-        height, width, _ = pixels.shape
-        seen = finder.find(pixels, largest=largest)[0] if finder else []
-        boxes: list[Rectangle] = [face.box for face in seen] if finder else [(0, 0, width, height)]
-        if not boxes:
-            yield faces.no_face(str(file))
-        for number, box in enumerate(boxes, 1):
-            cut = predict.around(box, place) if finder else box
-            try:
-                yield Crop(str(file), number, box, predict.as_input(pixels, px, predict.middle(cut, crop_pct)))
-            except predict.PredictError as error:  # too large, say
-                yield f"{file}: {error}"
-
-
-def sound(cut: Iterable[Crop | str], problems: list[str]) -> Iterator[Crop]:
-    """The faces alone; the lines about photos without are added to `problems`."""
-    for crop in cut:
-        if isinstance(crop, str):
-            problems.append(crop)
-        else:
-            yield crop
+        cut = cut_out(str(file), file, px, finder, place, largest=largest, crop_pct=crop_pct)
+        if cut.problem:
+            without.append(cut)
+        for number, (seen, pixels) in enumerate(zip(cut.seen, cut.crops, strict=True), 1):
+            yield Crop(cut.name, number, seen.box, pixels)
 
 
 def explain(model: predict.Model, crop: Crop, file: Path) -> dict[str, Any]:
@@ -142,12 +121,12 @@ def _mixed(crop: Pixels, other: Pixels, share: Map) -> Pixels:
     return mixed.round().astype(np.uint8)
 
 
-def namer(out: Path, photos: Iterable[Path] = ()) -> Callable[[Crop], Path]:
+def namer(out: Path, files: Iterable[Path] = ()) -> Callable[[Crop], Path]:
     """What names a file in `out` for each crop, none twice, and none as one of the photos."""
-    taken, theirs = Counter[str](), {photo.resolve() for photo in photos}
+    taken, theirs = Counter[str](), {file.resolve() for file in files}
 
     def name(crop: Crop) -> Path:
-        stem = f"{Path(crop.photo).stem}.{crop.number}"  # ends in a number: with "-2" behind it, it is nobody's stem
+        stem = f"{photos.stem(crop.photo)}.{crop.number}"  # ends in a number: with "-2" behind it, it is nobody's stem
         while True:
             taken[stem] += 1
             file = out / (f"{stem}.png" if taken[stem] == 1 else f"{stem}-{taken[stem]}.png")

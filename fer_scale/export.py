@@ -84,10 +84,10 @@ def _refuse(onnx_file: Path | None, torch_file: Path | None, px: int | None, ops
     for file in filter(None, (onnx_file, torch_file)):
         if file.is_dir() or not file.absolute().parent.is_dir():
             raise ExportError(f"{file}: {'is a folder' if file.is_dir() else 'its folder is not there'}; give a file")
+    if onnx_file and onnx_file.suffix != ".onnx":
+        raise ExportError(f"{onnx_file}: files of ONNX end in .onnx")
     if torch_file and torch_file.suffix != ".pt2":
         raise ExportError(f"{torch_file}: torch.export's files end in .pt2")
-    if onnx_file and torch_file and onnx_file.absolute() == torch_file.absolute():
-        raise ExportError(f"{onnx_file}: is named for both --onnx and --torch")
 
 
 def _program(model: Model) -> torch.export.ExportedProgram:

@@ -7,6 +7,7 @@ converted; EXIF says which way is up. A damaged file is a PhotoError that says w
 import functools
 import glob
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fer_scale import log
 from shards.errors import UserError
-from shards.pixels import UPRIGHT, orientation
+from shards.pixels import UPRIGHT, eight_bits, orientation
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
@@ -30,6 +31,7 @@ MOST_BYTES = 1_000_000_000  # of its file
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _UNREAD = {".heic", ".heif", ".hif", ".avif"}
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_LONGEST_STEM = 200  # bytes, of the 255 that a name may have
 _TURNS = threading.Lock()
 
 
@@ -87,6 +89,12 @@ def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
             yield file
 
 
+def stem(name: str) -> str:
+    """A photo's name without its ending, cut where a file that is named after it would have too long a name."""
+    whole = os.fsencode(Path(name).stem)
+    return os.fsdecode(whole) if len(whole) <= _LONGEST_STEM else whole[:_LONGEST_STEM].decode(errors="ignore")
+
+
 def upright(picture: Picture) -> Pixels:
     """The photo as one would look at it, uint8 [height, width, 3]; PhotoError says why it cannot be read."""
     if isinstance(picture, np.ndarray):
@@ -95,6 +103,8 @@ def upright(picture: Picture) -> Pixels:
                 f"an array of {picture.dtype} {list(picture.shape)}: must be uint8 [height, width, 3] in RGB"
             )
         return picture
+    if not isinstance(picture, str | Path | Image.Image):  # None of cv2.imread, say
+        raise PhotoError(f"a {type(picture).__name__}: must be a file, a PIL image or uint8 [height, width, 3] in RGB")
     if isinstance(picture, Image.Image):
         name, read = "an image", functools.partial(_loaded, picture)
     else:
@@ -147,11 +157,7 @@ def _turned(pixels: Pixels, lies: int) -> Pixels:
 
 
 def _rgb(picture: Image.Image) -> Pixels:
-    if picture.mode == "F" and 0 < np.asarray(picture).max() <= 1:  # in shares of white
-        picture = Image.fromarray((255 * np.asarray(picture).clip(0, 1)).round().astype(np.uint8))
-    if picture.mode.startswith("I"):  # 16 bits a pixel
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(eight_bits(picture).convert("RGB"))
 
 
 @contextmanager

@@ -83,6 +83,8 @@ def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], Non
     into, end = disk.straight(file), disk.end_of(file)
     beside = end.with_name(f"{end.name}.part")
     with _in_words(file):  # by line, since stdout says more between
+        if not into and end.exists() and not _is_a_table(end):
+            raise UserError(f"{file}: is there already, and no table of faces; give another file, or remove it")
         lines = open(
             into or beside, "w", buffering=1, newline="", encoding="utf-8", errors="backslashreplace",
             closefd=not isinstance(into, int),
@@ -106,6 +108,12 @@ def table(file: Path | None, names: list[str]) -> Iterator[Callable[[Photo], Non
             lines.close()
         if not into:
             beside.unlink(missing_ok=True)
+
+
+def _is_a_table(file: Path) -> bool:
+    head = ",".join(_COLUMNS).encode()
+    with file.open("rb") as there:
+        return there.read(len(head)) in (b"", head)
 
 
 @contextmanager

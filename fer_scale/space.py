@@ -21,6 +21,7 @@ from typing import Any
 from fer_scale import __version__, app_page, artifact, card_reading, disk, encoder, front_matter, hub, log, scratch
 from fer_scale.card_reading import CardSaid
 from fer_scale.markdown import code, inline, one_line
+from shards.detector import ON_THE_HUB
 from shards.errors import UserError
 
 SPACE = "hf://spaces/"
@@ -41,7 +42,7 @@ from fer_scale import app
 MODEL = {model}
 
 app.serve(
-    MODEL,
+    MODEL,{detector}
     host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),  # which the Hub sets
     port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
 )
@@ -132,6 +133,8 @@ def _write(space: Path, pulled: hub.Pulled, title: str | None) -> None:
     app = _APP.format(
         more="" if remote else "from pathlib import Path\n",
         model=f'"{pulled.address}"' if remote else 'str(Path(__file__).parent / "model")',
+        # Beside a model of the Hub it is the default; SPACE_ID is set there, and at home nobody is asked.
+        detector="" if remote else f'\n    detector="{ON_THE_HUB}" if "SPACE_ID" in os.environ else None,',
     )
     texts = {"app.py": app, "requirements.txt": "".join(f"{line}\n" for line in _pinned())}
     texts["README.md"] = _readme(pulled, config, card, title)

@@ -3,12 +3,16 @@
 import itertools
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fer_scale.verbs import PROBLEM, imports, result
 from shards.boxes import WHOLE
 from shards.errors import UserError
+
+if TYPE_CHECKING:
+    from fer_scale.cuts import Cut
 
 
 def _predict(args: Namespace) -> int:
@@ -22,7 +26,7 @@ def _predict(args: Namespace) -> int:
     model = predict.load(args.model, faces=which, key=args.key, detector=args.detector)
     box = tuple(args.box) if args.box else None
     answers = model.stream(files, box=box, min_confidence=args.min_confidence)
-    quiet = args.json and sys.stdout.isatty()  # a bar there breaks long lines, and so the JSON
+    quiet = args.json and sys.stdout and sys.stdout.isatty()  # a bar there breaks long lines, and so the JSON
     with predicted.table(args.csv, model.names) as add, log.progress("photos", "photos", shown=not quiet) as tick:
         for number, photo in enumerate(answers, 1):
             add(photo)
@@ -55,43 +59,43 @@ def _looked_for(args: Namespace, box: object = None) -> Any:
 def _explain(args: Namespace) -> int:
     _looked_for(args)
     with imports():
-        from fer_scale import explain, faces, log, photos
+        from fer_scale import explain, log, photos
         from fer_scale.pretrain import painted
 
     files = photos.listed(args.photos)
     args.out.mkdir(parents=True, exist_ok=True)
     paints = painted.is_run(args.model) or not explain.has_labels(args.model, args.key)
-    found, problems = _painted(args, files) if paints else _explained(args, files)
+    found, without = list[dict[str, Any]](), list["Cut"]()
+    for row in _painted(args, files, without) if paints else _explained(args, files, without):
+        found.append(row)
+        if not args.json:
+            print(explain.line(row), flush=True)
     if args.json:
         log.print_json(found)
-    else:
-        for row in found:
-            print(explain.line(row))
-        if found:
-            print("These pictures show faces; of real people, do not publish them.")
-    for problem in problems:
-        print(f"fer-scale {args.verb}: {problem}", file=sys.stderr)
-    unread = [problem for problem in problems if not problem.endswith(faces.no_face(""))]
-    return PROBLEM if unread else 0
+    elif found:
+        print("These pictures show faces; of real people, do not publish them.")
+    for cut in without:
+        print(f"fer-scale {args.verb}: {cut.problem}", file=sys.stderr)
+    return 0 if all(cut.is_answered for cut in without) else PROBLEM
 
 
-def _explained(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+def _explained(args: Namespace, files: list[Path], without: list["Cut"]) -> Iterator[dict[str, Any]]:
     """Maps of what an expression model goes by, a picture a face."""
     from fer_scale import explain, log, predict
 
     model = predict.load(args.model, faces=args.faces, key=args.key, detector=args.detector)
-    name, found, problems = explain.namer(args.out, files), list[dict[str, Any]](), list[str]()
+    name = explain.namer(args.out, files)
     with log.progress("explaining", "photos") as tick:
         for number, file in enumerate(files, 1):
-            cut = explain.crops(
-                [file], model.px, model.finder, model.place, largest=model.largest, crop_pct=model.crop_pct
-            )
-            found += [explain.explain(model, crop, name(crop)) for crop in explain.sound(cut, problems)]
+            for crop in explain.crops(
+                [file], model.px, model.finder, model.place,
+                largest=model.largest, crop_pct=model.crop_pct, without=without,
+            ):  # fmt: skip
+                yield explain.explain(model, crop, name(crop))
             tick(number, len(files))
-    return found, problems
 
 
-def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+def _painted(args: Namespace, files: list[Path], without: list["Cut"]) -> Iterator[dict[str, Any]]:
     """What a masked autoencoder makes of faces, some to a picture, which is drawn before the next are cut out."""
     from fer_scale import explain, faces, hub
     from fer_scale.pretrain import painted
@@ -99,19 +103,18 @@ def _painted(args: Namespace, files: list[Path]) -> tuple[list[dict[str, Any]], 
     painter = painted.load(args.model, args.key)
     finder = None if args.faces == "whole" else faces.finder(args.detector, remote=hub.is_remote(args.model))
     place = faces.place_of(finder.name, painter.block) if finder else WHOLE
-    found, problems = list[dict[str, Any]](), list[str]()
-    cut = explain.crops(files, painter.px, finder, place, largest=args.faces == "largest", crop_pct=1.0)
-    crops, theirs = explain.sound(cut, problems), {file.resolve() for file in files}
+    largest, theirs, before = args.faces == "largest", {file.resolve() for file in files}, 0
+    crops = explain.crops(files, painter.px, finder, place, largest=largest, crop_pct=1.0, without=without)
     numbered = (args.out / f"reconstructions-{number:03d}.png" for number in itertools.count(1))
     free = (file for file in numbered if file.resolve() not in theirs)  # none as one of the photos
     while some := list(itertools.islice(crops, painted.ROWS)):
         file = next(free)
         names = [f"{Path(crop.photo).name} {crop.number}" for crop in some]
-        errors = painted.paint(painter, [crop.pixels for crop in some], names, len(found), file)
+        errors = painted.paint(painter, [crop.pixels for crop in some], names, before, file)
         for crop, error in zip(some, errors, strict=True):
             box = [round(edge, 1) for edge in crop.box]
-            found.append({"photo": crop.photo, "box": box, "error": error, "picture": str(file)})
-    return found, problems
+            yield {"photo": crop.photo, "box": box, "error": error, "picture": str(file)}
+        before += len(some)
 
 
 def _export(args: Namespace) -> None:
@@ -149,7 +152,7 @@ def _report(args: Namespace) -> None:
     what = ", ".join(log.plural(len(all_), noun) for all_, noun in ((runs, "run"), (sweeps, "sweep")) if all_)
     say = log.say if disk.straight(args.out) else print  # not behind the page
     say(f"{args.out}: {what}, {log.size(len(written.encode()))}; any browser shows it")
-    if args.faces:
+    if faces:
         say("It shows faces of real people: do not publish it.")
 
 

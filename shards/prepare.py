@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from shards.errors import PASSING, Broken
@@ -35,6 +34,7 @@ from shards.pixels import (
     Pixels,
     decode,
     decode_jpeg,
+    eight_bits,
     jpeg_size,
     open_image,
     orientation,
@@ -233,8 +233,7 @@ def _picture(image: Image.Image, rules: Rules) -> Image.Image:
         image.load()  # by which Pillow turns a tiff
         if (turn := orientation(image)) in UPRIGHT:
             image = image.transpose(UPRIGHT[turn])
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = eight_bits(image)
         image = image.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
         if _too_large(image.size, rules) and rules.max_px:
             scale = rules.max_px / max(image.size)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from fer_scale import artifact, encoder, photos, predict
+from fer_scale import artifact, cuts, encoder, photos
 from shards.errors import UserError
 
 MOST_CPU_S, MOST_MB = 5.0, 100.0  # a case
@@ -379,7 +379,7 @@ def show(photo: Path, data: bytes) -> str:
     """What predict says to a file as a photo."""
     photo.write_bytes(data)
     try:
-        predict.as_input(photos.upright(photo), 32, (0, 0, 32, 32))
+        cuts.as_input(photos.upright(photo), 32, (0, 0, 32, 32))
     except UserError as error:
         return str(error)
     return ""

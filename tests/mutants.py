@@ -11,7 +11,7 @@ shards/boxes.py     42 of  42  100.0 %    finetune/pseudo_labels.py             
 pretrain/mae.py    221 of 234   94.4 %    finetune/metrics.py                     285 of 286   99.7 %
 finetune/facemix    99 of 101   98.0 %    finetune/framing:frames,within,cut       77 of  78   98.7 %
                                           finetune/views:crop_boxes,rotate_boxes  140 of 140  100.0 %
-                                          predict:around,crop_for,_part           179 of 179  100.0 %
+                                          cuts:around,crop_for,_part              179 of 179  100.0 %
 shards/order.py    273 of 295   92.5 %
 """
 

@@ -26,6 +26,7 @@ STAGES = {  # which stage a file of fer_scale belongs to; all others are the gro
     "trained.py": "publish",
     "sets.py": "publish",
     "set_card.py": "publish",
+    "cuts.py": "predict",
     "predict.py": "predict",
     "predicted.py": "predict",
     "drawn.py": "predict",

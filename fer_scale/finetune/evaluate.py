@@ -93,6 +93,7 @@ def evaluate(
         "model": classifier.address,
         "weights": classifier.weights,
         "set": shard_set.name,
+        "shards": shard_set.address or str(shard_set.path.resolve()),
         "fingerprint": shard_set.fingerprint,
         "split": {"file": str(drawn.path), "sha256": drawn.sha256, "list": list_name} if drawn else None,
         "left_out": {

@@ -40,18 +40,25 @@ class Painter:
 def is_run(address: str) -> bool:
     """Whether an address is the folder of a run of pre-training, or of one of its checkpoints."""
     place = Path(address)
-    return not hub.is_remote(address) and ((place / "checkpoints").is_dir() or (place / "progress.json").is_file())
+    if hub.is_remote(address) or not ((place / "checkpoints").is_dir() or (place / "progress.json").is_file()):
+        return False
+    return "made_for" not in checkpoint.progress_of(checkpoints.find(place))  # else it is of fine-tuning
 
 
 def load(address: str, key: Path | None = None) -> Painter:
     """The autoencoder at a run, a checkpoint, a model folder or an hf:// address; UserError where no decoder is."""
-    return _of_run(Path(address)) if is_run(address) else _published(address, key)
+    if not is_run(address):
+        return _published(address, key)
+    if key:
+        raise UserError(f"{address}: is a run, which nobody signs; leave --key out, or publish it first")
+    return _of_run(Path(address))
 
 
 def _of_run(place: Path) -> Painter:
     folder = checkpoints.find(place)
-    rec = config.load(Pretrain, folder.parent.parent / "recipe.toml")
-    state = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
+    tensors, progress = checkpoint.read(folder)
+    rec = config.parse(Pretrain, progress["recipe"].encode(), f"{folder}: its recipe")
+    state = {name[2:]: tensor for name, tensor in tensors.items() if name[0] in "wfb"}
     with torch.device("meta"):
         model = setup.fresh(rec)
     model.load_state_dict(state, assign=True)

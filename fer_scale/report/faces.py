@@ -14,7 +14,7 @@ import numpy as np
 from fer_scale.finetune import worst
 from fer_scale.finetune.pool import SLOT_PX, Pool
 from fer_scale.report.gather import EVALUATION, Told
-from fer_scale.report.markup import Html, el, join
+from fer_scale.report.markup import NOTHING, Html, el, join
 from shards.errors import UserError
 from shards.index import ShardSet
 from shards.remote import open_set
@@ -39,7 +39,7 @@ def section(runs: Sequence[Told]) -> Html:
     """What there is of each run."""
     shown = [(run, [*_reconstructions(run), *_mistakes(run)]) for run in runs]
     parts = [join([el("h3", run.title), *parts]) for run, parts in shown if parts]
-    return join(parts) if parts else el("p", "There are no pictures of faces in these runs.")
+    return join(parts) if parts else NOTHING
 
 
 def _reconstructions(run: Told) -> Iterator[Html]:
@@ -66,12 +66,13 @@ def _mistakes(run: Told) -> Iterator[Html]:
     try:
         wrong = _wrong(file)
         rows = wrong[:_MISTAKES]
-        shard_set = _set(str(run.record.recipe["data"]["shards"]), str(said.get("fingerprint")))
+        whose = f" of {said['model']}" if str(said.get("model")).startswith("baseline:") else ""
+        shard_set = _set(said.get("shards") or str(run.record.recipe["data"]["shards"]), str(said.get("fingerprint")))
         pictures = _pictures(shard_set, [row.key for row in rows])
     except (UserError, OSError, KeyError) as error:
         yield el("p", f"The worst mistakes are not shown: {str(error).partition(chr(10))[0]}.", class_="note")
         return
-    yield el("p", f"{len(rows):,} of {len(wrong):,} mistakes, the surest first.")
+    yield el("p", f"{len(rows):,} of {len(wrong):,} mistakes{whose}, the surest first.")
     figures = []
     for row, picture in zip(rows, pictures, strict=True):
         words = (f"{row.said} {row.sure:.2f}", el("br"), f"labeled {row.labeled} {row.true:.2f}")

@@ -32,7 +32,7 @@ def text(runs: Sequence[Told], sweeps: Sequence[Sweep], now: float, *, faces: Ht
     sections = _sections(runs, sweeps, faces)
     links = (el("li", el("a", name, href=f"#{_anchor(name)}")) for name in sections)
     top = [el("h1", title), el("p", "As the folders stood at ", stamp, ".", class_="note")]
-    if faces is not None:
+    if faces:
         top.append(el("p", "This page shows faces of real people: do not publish it.", class_="warning"))
     body = [
         el("a", "Skip to the content", href="#content", class_="skip"),
@@ -70,7 +70,7 @@ def _sections(runs: Sequence[Told], sweeps: Sequence[Sweep], faces: Html | None)
             "Curves": _safely(curves.section, runs),
             "Worth of the encoder": _safely(curves.watched, runs),
             "Evaluation": _safely(evaluation.section, runs),
-            "Faces": faces if faces is not None else _without_faces(runs),
+            "Faces": _without_faces(runs) if faces is None else faces or el("p", "There are no pictures of faces."),
             "Events": _safely(lives.events, runs),
             "Cost": _safely(lives.cost, runs),
         }

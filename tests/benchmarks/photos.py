@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import fer_scale
-from fer_scale import faces, photos, predict
+from fer_scale import cuts, faces, photos
 from shards.index import ShardSet
 from shards.pixels import decode
 
@@ -78,9 +78,9 @@ def pasted(crop: photos.Pixels, px: int, rng: np.random.Generator) -> tuple[phot
 
 
 def scaled(cut: tuple[float, ...], width: float) -> tuple[float, float, float, float]:
-    """A cut of predict.around() as wide as `width` of what lay there in training."""
+    """A cut of cuts.around() as wide as `width` of what lay there in training."""
     left, top, right, bottom = cut
-    more = (right - left) / 2 * (width / predict.NARROWER - 1)
+    more = (right - left) / 2 * (width / cuts.NARROWER - 1)
     return left - more, top - more, right + more, bottom + more
 
 
@@ -114,7 +114,7 @@ def agreement(model: str, address: str, split: str, detector: str, count: str, l
             more = share * px / 2
             cuts = [(x - more, y - more, x + px + more, y + px + more) for _, x, y in scenes]
             inputs = [
-                predict.as_input(photo, whole.px, predict.middle(cut, whole.crop_pct))
+                cuts.as_input(photo, whole.px, cuts.middle(cut, whole.crop_pct))
                 for (photo, *_), cut in zip(scenes, cuts, strict=True)
             ]
             answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]
@@ -129,7 +129,7 @@ def agreement(model: str, address: str, split: str, detector: str, count: str, l
                 boxes.append(there[0].box)
         for width in WIDTHS:
             inputs = [
-                predict.as_input(scenes[number][0], whole.px, scaled(predict.around(box, found.place), width))
+                cuts.as_input(scenes[number][0], whole.px, scaled(cuts.around(box, found.place), width))
                 for number, box in zip(rows, boxes, strict=True)
             ]
             answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from fer_scale import checkpoint, config, encoder, explain, photos, plots, predict
+from fer_scale import checkpoint, config, cuts, encoder, explain, photos, plots
 from fer_scale.__main__ import main
 from fer_scale.pretrain import painted, setup
 from fer_scale.pretrain.recipe import Pretrain
@@ -217,6 +218,26 @@ def test_a_run_and_the_encoder_published_of_it_with_its_decoder_paint_alike(
     assert found[0] == found[1] == pytest.approx(found[2]) and all(0 < error < 255 for error in found[0])
 
 
+def test_a_checkpoint_paints_by_its_own_recipe_and_wherever_it_lies(
+    autoencoder: Path, crops: Path, tmp_path: Path
+) -> None:
+    """The run's recipe may have been changed since, and the checkpoint be a copy."""
+    recipe, place = autoencoder / "recipe.toml", autoencoder / "checkpoints/step_00000005"
+    shutil.copytree(place, tmp_path / "copy")
+    before = [painted.load(str(which)).model.norm_pixels for which in (place, tmp_path / "copy")]
+    recipe.write_text(re.sub("norm_pixels = .*", f"norm_pixels = {str(not before[0]).lower()}", recipe.read_text()))
+    assert [painted.load(str(which)).model.norm_pixels for which in (autoencoder, place)] == before == [before[0]] * 2
+
+
+def test_a_run_is_not_taken_for_signed(
+    autoencoder: Path, crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["explain", str(autoencoder), str(crops), "--faces", "whole", "--out", str(out), "--key", "no.pem"]
+    assert main(words) == 2 and not list(out.iterdir())
+    assert "is a run, which nobody signs; leave --key out" in capsys.readouterr().err
+
+
 def test_what_is_painted_takes_the_place_of_no_photo(autoencoder: Path, tmp_path: Path) -> None:
     photo = tmp_path / "reconstructions-001.png"
     Image.new("RGB", (48, 48), (90, 80, 70)).save(photo)
@@ -230,11 +251,11 @@ def test_some_faces_are_painted_before_the_next_are_cut_out(
 ) -> None:
     """So a folder of any size takes little memory; names that look like formulas, or are no text, do no harm."""
     cut, done = list[str](), list[int]()
-    read, draw = explain.photos.upright, painted.paint
+    read, draw = photos.upright, painted.paint
     for number in range(6):
         shutil.copy(crops / "a/face.png", crops / f"a$1_$2^{number}.png")
     shutil.copy(crops / "a/face.png", os.fsencode(crops) + b"/\xff.png")
-    monkeypatch.setattr(explain.photos, "upright", lambda file: cut.append(file) or read(file))
+    monkeypatch.setattr(photos, "upright", lambda file: cut.append(file) or read(file))
     monkeypatch.setattr(painted, "paint", lambda *given: done.append(len(cut)) or draw(*given))
     out = tmp_path / "out"
     assert main(["explain", str(autoencoder), str(crops), "--faces", "whole", "--out", str(out), "--json"]) == 0
@@ -287,18 +308,20 @@ def test_a_face_that_cannot_be_cut_out_and_a_photo_without_one_are_lines_and_the
         boxes = iter([[(0, 0, 1e6, 1e6)], [], [(4, 4, 20, 20)]])
 
         def find(self, pixels: NDArray[np.uint8], *, largest: bool) -> tuple[list[Seen], int]:
-            return [Seen(box, 1.0) for box in next(self.boxes)], 1
+            seen = [Seen(box, 1.0) for box in next(self.boxes)]
+            return seen, len(seen)
 
     files = [tmp_path / f"{name}.png" for name in "abc"]
     for file in files:
         Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)).save(file)
     finder: Any = Sees()
-    huge, none, found = explain.crops(files, 16, finder, (0, 0, 1, 1), largest=True, crop_pct=0.5)
-    assert isinstance(huge, str) and huge.startswith(f"{files[0]}: the cut around a face would have more than")
-    assert isinstance(none, str) and "no face found" in none
-    assert isinstance(found, explain.Crop)
-    cut = predict.middle(predict.around((4, 4, 20, 20), (0, 0, 1, 1)), 0.5)  # what the model would be shown
-    assert np.array_equal(found.pixels, predict.as_input(photos.upright(files[2]), 16, cut))
+    without: list[cuts.Cut] = []
+    [found] = explain.crops(files, 16, finder, (0, 0, 1, 1), largest=True, crop_pct=0.5, without=without)
+    huge, none = (str(cut.problem) for cut in without)
+    assert huge.startswith(f"{files[0]}: the cut around a face would have more than") and "no face found" in none
+    assert [cut.is_answered for cut in without] == [False, True]
+    cut = cuts.middle(cuts.around((4, 4, 20, 20), (0, 0, 1, 1)), 0.5)  # what the model would be shown
+    assert np.array_equal(found.pixels, cuts.as_input(photos.upright(files[2]), 16, cut))
 
 
 def test_no_map_takes_the_place_of_a_photo(tmp_path: Path) -> None:

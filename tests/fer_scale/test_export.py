@@ -173,7 +173,7 @@ def test_a_published_model_is_named_with_its_commit(published: str) -> None:
         (["--onnx", "{}/no/m.onnx"], "no/m.onnx: its folder is not there; give a file"),
         (["--onnx", "{}"], "is a folder; give a file"),
         (["--torch", "{}/m.pt"], "m.pt: torch.export's files end in .pt2"),
-        (["--onnx", "{}/m.pt2", "--torch", "{}/m.pt2"], "m.pt2: is named for both --onnx and --torch"),
+        (["--onnx", "{}/photo.jpg"], "photo.jpg: files of ONNX end in .onnx"),
         (["--onnx", "{}/m.onnx", "--opset", "17"], "--opset 17: must be 18 to 25"),
         (["--onnx", "{}/m.onnx", "--px", "0"], "--px 0: must be 1 to 1024"),
         (["--onnx", "{}/m.onnx"], "nowhere: no such folder; a repository of the Hub is written hf://ORG/NAME"),

@@ -4,22 +4,24 @@ import csv
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 from scenes import pasted
 
 import fer_scale
 from fer_scale import encoder, faces, photos, predicted
 from fer_scale.__main__ import main
+from fer_scale.cuts import PredictError, around
 from fer_scale.demo.face import act, draw_face, person
 from fer_scale.faces import YUNET, Finder, NoDetector, overlap, place_of
 from fer_scale.photos import PhotoError, listed, upright
-from fer_scale.predict import PredictError, around
 from fer_scale.predicted import Photo
 from shards import detector
 from shards.detector import HAAR
@@ -153,8 +155,34 @@ def test_arrays_and_images_in_memory_are_photos_too(model: Path) -> None:
     of_all = fer_scale.load(model, faces="whole").predict([array, face(3, 48), face(3, 48).convert("RGBA")])
     assert [photo.name for photo in of_all] == ["photo 0", "photo 1", "photo 2"]
     assert of_all[0].faces == of_all[1].faces == of_all[2].faces
-    [wrong] = fer_scale.load(model, faces="whole").predict([array.astype(float)])
-    assert not wrong.is_read and "must be uint8 [height, width, 3]" in str(wrong.problem)
+    wrong: list[Any] = [array.astype(float), None, b"", 7]
+    for photo in fer_scale.load(model, faces="whole").predict(wrong):
+        assert not photo.is_read and "uint8 [height, width, 3] in RGB" in str(photo.problem)
+
+
+def test_pictures_in_memory_are_those_of_the_moment_when_they_were_given(model: Path, tmp_path: Path) -> None:
+    """The frames of a film are one object of Pillow's, and a camera's may be one array."""
+    frames = [face(number, 48) for number in range(12)]
+    frames[0].save(tmp_path / "film.tiff", save_all=True, append_images=frames[1:])
+    ready, memory = fer_scale.load(model, faces="whole"), np.empty((48, 48, 3), np.uint8)
+    alone = [photo.faces for photo in ready.predict(frames)]
+
+    def filmed() -> Iterator[photos.Pixels]:
+        for frame in frames:
+            memory[:] = np.asarray(frame)
+            yield memory
+
+    with Image.open(tmp_path / "film.tiff") as film:
+        for given in (ImageSequence.Iterator(film), filmed()):
+            assert [photo.faces for photo in ready.predict(given)] == alone
+
+
+@pytest.mark.parametrize(("mode", "white"), [("I", 255), ("I", 65535), ("I;16", 65535), ("F", 1), ("F", 255)])
+def test_a_picture_of_wider_pixels_is_as_bright_as_it_was(mode: str, white: int) -> None:
+    grey = np.asarray(face(3, 48).convert("L"))
+    kind: Any = {"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode]
+    wide = Image.fromarray((grey * (white / 255)).round(4 if white == 1 else 0).astype(kind))
+    assert wide.mode == mode and abs(upright(wide)[:, :, 0].astype(int) - grey).max() <= 1
 
 
 def test_what_cannot_be_read_in_memory_or_by_its_name_is_a_problem_of_that_photo(model: Path, tmp_path: Path) -> None:

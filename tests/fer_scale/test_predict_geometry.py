@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_scale import photos
-from fer_scale.predict import NARROWER, PredictError, _part, around, crop_for
+from fer_scale.cuts import NARROWER, PredictError, _part, around, crop_for
 
 PIXELS = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import fer_scale
 from fer_scale import drawn, predicted
+from fer_scale.cuts import PredictError
 from fer_scale.faces import YUNET
-from fer_scale.predict import PredictError
 from fer_scale.predicted import Face, Photo
 from shards.errors import UserError
 
@@ -31,6 +31,36 @@ def test_a_table_is_whole_or_not_there_whatever_ends_it(tmp_path: Path) -> None:
     with predicted.table(file, ["fear"]) as add:
         add(photo)
     assert r"b\udcff.jpg" in file.read_text() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_table_takes_the_place_of_a_table_alone(tmp_path: Path) -> None:
+    photo, older = tmp_path / "a.jpg", tmp_path / "older.csv"
+    photo.write_bytes(b"a photo that was named by a slip")
+    with pytest.raises(UserError, match=r"a\.jpg: is there already, and no table of faces"), predicted.table(photo, []):
+        pytest.fail("said too late")
+    assert photo.read_bytes().startswith(b"a photo") and len(list(tmp_path.iterdir())) == 1
+    older.touch()
+    for _ in range(2):
+        with predicted.table(older, ["fear"]) as add:
+            add(Photo("a.jpg", (0, 0), ()))
+    assert len(older.read_text().splitlines()) == 2
+
+
+def test_a_drawing_that_does_not_fit_is_no_half_picture(small_disk: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    Image.fromarray(noise).save(small_disk.parent / "a.png")
+    (small_disk / "full").write_bytes(bytes(3_000_000))
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        drawn.write(Photo(str(small_disk.parent / "a.png"), (1500, 1500), ()), small_disk, {})
+    assert [file.name for file in small_disk.iterdir()] == ["full"]
+
+
+def test_a_photo_whose_name_is_as_long_as_may_be_is_drawn(tmp_path: Path) -> None:
+    file = tmp_path / ("я" * 125 + ".png")  # 254 bytes
+    Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(file)
+    made = drawn.write(Photo(str(file), (48, 48), ()), tmp_path / "out", {})
+    assert made.name == "я" * 100 + ".faces.jpg" and made.is_file()
 
 
 def test_a_table_lies_where_a_link_leads_or_comes_row_by_row_where_stdout_goes(

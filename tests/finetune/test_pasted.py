@@ -8,7 +8,7 @@ from PIL import Image
 from scenes import pasted
 
 import fer_scale
-from fer_scale import faces, predict
+from fer_scale import cuts, faces
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.split import split
 from shards.index import ShardSet
@@ -40,8 +40,8 @@ def test_a_face_in_a_photo_gets_the_label_of_its_crop_and_not_if_it_is_cut_twice
             photo, true = pasted(Image.fromarray(crop), px, number)
             there = [face for face in model.predict([photo])[0].faces if faces.overlap(face.box, true) > 0.2]
             if there:
-                cut = predict.middle(predict.around(there[0].box, model.place), model.crop_pct)
-                [too_wide] = model.ask([predict.as_input(photo, model.px, predict.middle(cut, 2.0))])
+                cut = cuts.middle(cuts.around(there[0].box, model.place), model.crop_pct)
+                [too_wide] = model.ask([cuts.as_input(photo, model.px, cuts.middle(cut, 2.0))])
                 found += 1
                 same += there[0].label == label
                 wide += model.names[int(np.argmax(too_wide))] == label

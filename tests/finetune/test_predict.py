@@ -13,12 +13,11 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-from fer_scale import encoder
+from fer_scale import encoder, predict
 from fer_scale import photos as files
-from fer_scale import predict as module
+from fer_scale.cuts import PredictError, as_input, crop_for
 from fer_scale.finetune.evaluate import evaluate
 from fer_scale.finetune.loop import finetune
-from fer_scale.predict import PredictError, crop_for
 from fer_scale.predicted import Photo, as_json
 from shards.index import ShardSet
 from shards.pixels import decode
@@ -28,7 +27,7 @@ BROKEN = Path(__file__).parents[3] / "shared/data/broken"
 
 def crops(model: str, pictures: list[Path]) -> tuple[list[Photo], list[str]]:
     """What the model says of pictures that are face crops, and of which photos it can say nothing."""
-    said = module.load(model, faces="whole").predict(pictures)
+    said = predict.load(model, faces="whole").predict(pictures)
     return [photo for photo in said if photo.faces], [photo.problem for photo in said if photo.problem]
 
 
@@ -45,7 +44,7 @@ def test_labels_come_with_probabilities_by_name(model: str, pictures: Path) -> N
 
 
 def test_a_model_that_answers_with_no_numbers_is_an_error_and_not_unsure(model: str, pictures: Path) -> None:
-    loaded = module.load(model, faces="whole")
+    loaded = predict.load(model, faces="whole")
     with torch.no_grad():
         loaded.network.get_parameter("norm.weight").fill_(3e38)  # finite, as all weights are that were read
     with pytest.raises(PredictError, match="what is no number"):
@@ -107,13 +106,13 @@ def test_a_box_puts_the_face_where_it_lay_in_training() -> None:
 def test_a_cut_that_sticks_out_repeats_the_border() -> None:
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 30:] = 200
-    seen = module.as_input(pixels, 16, (40, -5, 75, 40))
+    seen = as_input(pixels, 16, (40, -5, 75, 40))
     assert seen.shape == (16, 16, 3)
     assert seen[:, -3:].min() == 200  # right of the photo
 
 
 def test_the_box_of_the_whole_picture_gives_the_whole_picture_for_whole_face_models(model: str, pictures: Path) -> None:
-    whole = replace(module.load(model, faces="whole"), face_box=(0.0, 0.0, 1.0, 1.0))
+    whole = replace(predict.load(model, faces="whole"), face_box=(0.0, 0.0, 1.0, 1.0))
     photo = files.upright(pictures / "p0/000.png")
     [by_box], [without] = whole.predict([photo], box=(0, 0, 24, 24)), whole.predict([photo])
     assert by_box.faces[0].probabilities == without.faces[0].probabilities
@@ -132,7 +131,7 @@ def test_the_middle_that_a_recipe_asks_for_is_what_evaluation_prediction_and_tim
     with (tmp_path / "out/predictions.csv").open() as file:
         measured = {row["key"]: row for row in csv.DictReader(file)}
     samples = [sample for sample in ShardSet.open(labeled_set).samples_in_order() if sample.key in measured]
-    ready = module.load(model, faces="whole")
+    ready = predict.load(model, faces="whole")
     assert len(samples) > 5 and ready.crop_pct == 0.75
     for sample, photo in zip(samples, ready.predict(decode(s.image).copy() for s in samples), strict=True):
         for name, probability in photo.faces[0].probabilities.items():
@@ -152,13 +151,13 @@ def test_a_box_that_is_none_is_an_error(box: tuple[float, float, float, float]) 
 @pytest.mark.parametrize("cut", [(0, 0, np.inf, 9), (-1e300, 0, 1e300, 9), (0, 0, 30_000, 30_000)])
 def test_a_cut_that_is_too_large_is_an_error(cut: tuple[float, float, float, float]) -> None:
     with pytest.raises(PredictError, match="more than 200,000,000 pixels"):
-        module.as_input(np.zeros((4, 4, 3), np.uint8), 8, cut)
+        as_input(np.zeros((4, 4, 3), np.uint8), 8, cut)
 
 
 def test_a_cut_beside_the_photo_is_its_border() -> None:
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 59] = 200
-    assert module.as_input(pixels, 16, (70, 50, 90, 70)).min() == 200
+    assert as_input(pixels, 16, (70, 50, 90, 70)).min() == 200
 
 
 @pytest.mark.skipif(not BROKEN.exists(), reason="no broken pictures in ../shared/data")
