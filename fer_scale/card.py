@@ -4,7 +4,6 @@ Text in, text out; card_facts.py collects the facts, card_words.py has what is t
 the machine that trained never reach a card: of the recipe only the sections are shown that change the mathematics.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from fer_scale import card_evaluation, card_overlap, card_words, front_matter
 from fer_scale.card_facts import Facts
+from fer_scale.config import as_toml
 from fer_scale.markdown import code, inline, table
 
 _SECTIONS = ("model", "augment", "batch", "optim", "facemix", "supervised", "semi")  # of a recipe; no paths in them
@@ -233,7 +233,7 @@ def _training(card: Card) -> str:
         if section == "run":
             body = {key: body[key] for key in _OF_RUN if key in body}
         if body:
-            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in body.items()), ""]
+            lines += [f"[{section}]", *(f"{key} = {as_toml(value)}" for key, value in body.items()), ""]
     if lines:
         parts.append("```toml\n" + "\n".join(lines).strip().replace("```", "'''") + "\n```")
     else:

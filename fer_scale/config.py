@@ -56,7 +56,7 @@ def above_0(section: Any, *names: str) -> list[tuple[bool, str]]:
     for name in names:
         value = getattr(section, name)
         numbers = value if isinstance(value, tuple) else [] if value is None else [value]
-        rules.append((all(number > 0 for number in numbers), f"{name}: must be above 0, not {_toml(value)}"))
+        rules.append((all(number > 0 for number in numbers), f"{name}: must be above 0, not {as_toml(value)}"))
     return rules
 
 
@@ -66,7 +66,7 @@ def in_0_to_1(section: Any, *names: str) -> list[tuple[bool, str]]:
     for name in names:
         value = getattr(section, name)
         numbers = value if isinstance(value, tuple) else [value]
-        rules.append((all(0 <= number <= 1 for number in numbers), f"{name}: must lie in 0..1, not {_toml(value)}"))
+        rules.append((all(0 <= number <= 1 for number in numbers), f"{name}: must lie in 0..1, not {as_toml(value)}"))
     return rules
 
 
@@ -110,7 +110,7 @@ def dump(recipe: Any) -> str:
         for field in dataclasses.fields(body):
             value = getattr(body, field.name)
             if value is not None:
-                lines.append(f"{field.name} = {_toml(value)}")
+                lines.append(f"{field.name} = {as_toml(value)}")
         lines.append("")
     return "\n".join(lines)
 
@@ -145,7 +145,7 @@ def describe(schema: type) -> list[tuple[str, str, str, str]]:
         if field.default is _MISSING:
             default = "must be given"
         else:
-            default = "-" if field.default is None else _toml(field.default)
+            default = "-" if field.default is None else as_toml(field.default)
         options = " | ".join(map(str, _options(schema, name)))
         rows.append((name, default, field.metadata["kind"], field.metadata["help"] + (options and f" [{options}]")))
     return rows
@@ -165,7 +165,7 @@ def differences(old: Any, new: Any, kind: Kind = "maths") -> list[str]:
         section, key = name.split(".")
         was, now = getattr(getattr(old, section), key), getattr(getattr(new, section), key)
         if field.metadata["kind"] == kind and was != now:
-            found.append(f"{name}: {_toml(was)} -> {_toml(now)}")
+            found.append(f"{name}: {as_toml(was)} -> {as_toml(now)}")
     return found
 
 
@@ -285,13 +285,19 @@ def _convert(value: Any, wanted: Any, where: str, mistakes: list[str]) -> Any:
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
 
 
-def _toml(value: Any) -> str:
+def as_override(key: str, value: Any) -> str:
+    """A key and its value as `load` takes them."""
+    return f"{key}={as_toml(value)}"
+
+
+def as_toml(value: Any) -> str:
+    """A value as it stands in a recipe."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
     if isinstance(value, str | Path):
         # TOML has JSON's escapes, and does not take DEL, which JSON leaves as it is.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from shards.errors import Broken, UserError
+from shards.errors import PASSING, Broken, UserError
 from shards.place import take
 
 # Somebody must make room or give a right; the others may pass, or another host does better.
 _LOOK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-_PASS = (errno.EIO, errno.ESTALE, errno.ENOENT, errno.EREMOTEIO, errno.ETIMEDOUT)
+_PASS = (*PASSING, errno.ENOENT)
 
 
 def put(file: Path, content: str | bytes, *, alone: bool = True) -> None:

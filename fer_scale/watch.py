@@ -6,8 +6,6 @@ faces of that list as the checkpoint reconstructs them, RUN/watch/step_N.png. Be
 machine that sees the run; started again, it goes on. A run that stands still is waited for, for an hour.
 """
 
-import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fer_scale import checkpoint, config, images, log, plots, publish, record, shipped
+from fer_scale import checkpoint, config, images, log, plots, publish, record, scratch, shipped
 from fer_scale.artifact import ArtifactError
 from fer_scale.finetune import evaluate, loop, split, views
 from fer_scale.finetune.pool import Pool
@@ -84,8 +82,8 @@ def _next(run: Path) -> Path | None:
 def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: Path) -> None:
     """Fine-tune and measure one checkpoint; one that cannot be read is written down as such, and not tried again."""
     row: dict[str, Any] = {"step": int(folder.name.removeprefix("step_"))}
-    with tempfile.TemporaryDirectory() as scratch:
-        encoder, tuned = f"{scratch}/encoder", f"{scratch}/run"
+    with scratch.folder() as made:
+        encoder, tuned = f"{made}/encoder", f"{made}/run"
         try:
             # Read before the fine-tuning: meanwhile the run may remove the checkpoint, for newer ones.
             weights = {name[2:]: tensor for name, tensor in checkpoint.read(folder)[0].items() if name[0] in "wfb"}
@@ -97,11 +95,11 @@ def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: P
             row["problem"] = str(error)
         else:
             keys = {"data.shards": set_path, "data.split": split_file, "model.start_from": encoder, "run.out": tuned}
-            ended = loop.finetune(recipe, [f"{key}={json.dumps(str(value))}" for key, value in keys.items()])
+            ended = loop.finetune(recipe, [config.as_override(key, str(value)) for key, value in keys.items()])
             if ended["outcome"] != "done":
                 raise UserError(f"stopped ({ended['reason']}); started again, watch goes on where it was")
             found = evaluate.evaluate(
-                f"{tuned}/model", set_path, Path(scratch) / "found", split_file=split_file, list_name=_LIST
+                f"{tuned}/model", set_path, made / "found", split_file=split_file, list_name=_LIST
             )
             row |= {name: found[name] for name in ("accuracy", "uar")}
     log.append(run / LINES, row)

@@ -9,7 +9,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fer_scale import config, log
+from fer_scale import config, log, scratch
 from fer_scale.config import ConfigError
 from fer_scale.finetune import begin, ema, facemix, pairs, processes, sampling, split, state, table, targets
 from fer_scale.finetune.processes import Processes
@@ -232,7 +231,7 @@ def _memory_mb(recipe: Finetune, laid: Table, network: Network) -> dict[str, flo
 def _tried(recipe_file: Path, overrides: list[str]) -> dict[str, Any]:
     """{"device", "setup_s", "steps_s", "micro", "peak_mb"}: what trial.py measured here."""
     log.say("trying some steps of each stage")
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         command = [sys.executable, "-m", "fer_scale.finetune.trial", str(recipe_file), f"{folder}/run", *overrides]
         ran = subprocess.run(command, capture_output=True, text=True)
     said: dict[str, Any] = {"steps_s": {}}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_scale import disk, log
+from fer_scale import config, disk, log
 from fer_scale.finetune import evaluate as evaluation
 from fer_scale.finetune import loop, split
 from shards import pack
@@ -59,13 +59,8 @@ def oneshot(recipe_file: Path, overrides: list[str], wish: Wish, changes: list[s
         more = "".join(f" --{n} {v}" for n, v in (("test", wish.test), ("valid", wish.valid)) if v)
         log.say(f"+ fer-scale split {set_path} --labels {wish.labels} --seed {wish.seed}{more} --out {split_file}")
         split.split(set_path, labels=wish.labels, seed=wish.seed, out=split_file, test=wish.test, valid=wish.valid)
-    given = [
-        f"data.shards={_quoted(set_path)}",
-        f"data.split={_quoted(split_file)}",
-        f"model.start_from={_quoted(wish.start_from)}",
-        f"run.out={_quoted(wish.out)}",
-        *overrides,
-    ]
+    keys = {"data.shards": set_path, "data.split": split_file, "model.start_from": wish.start_from, "run.out": wish.out}
+    given = [*(config.as_override(key, value) for key, value in keys.items()), *overrides]
     more = "".join(f" --change {change}" for change in changes or ())
     log.say(f"+ fer-scale finetune {recipe_file} {' '.join(given)}{more}")
     ended = loop.finetune(recipe_file, given, changes)
@@ -155,7 +150,3 @@ def _drawn(file: Path, set_path: Path | str, wish: Wish) -> bool:
     if not split.drawn_as(facts, wanted, shard_set):
         raise UserError(f"{file}: was drawn with {facts['sizes']}, seed {facts['seed']}; use another --out")
     return True
-
-
-def _quoted(value: Path | str) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -39,7 +39,7 @@ class Data:
     max_bad: float = knob(0.01, kind="watch", help="share of unreadable faces at which the run stops")
 
     def __post_init__(self) -> None:
-        require(*at_least(self, 0, "workers"), *above_0(self, "cache_gb"))
+        require(*at_least(self, 0, "workers", "memory_mb"), *above_0(self, "cache_gb"), *in_0_to_1(self, "max_bad"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,9 @@ class Model:
                 "architecture: needed where start_from (--from) is none: a timm name, or 192x6x6",
             ),
             (scratch or not self.architecture, "architecture: only where start_from = none; an encoder knows its own"),
+            *at_least(self, 0, "image_px", "patch_px"),
             (not scratch or self.image_px > 0, "image_px: needed where start_from is none"),
+            (scratch or not self.patch_px, "patch_px: only where start_from = none; an encoder knows its own"),
             (not (scratch and sized) or self.patch_px > 0, "patch_px: needed with WIDTHxDEPTHxHEADS"),
             (0 <= self.drop_path < 1, f"drop_path: must lie in 0..1, not {self.drop_path}"),
             (0.1 <= self.crop_pct <= 1, f"crop_pct: must lie in 0.1..1, not {self.crop_pct}"),
@@ -138,7 +140,7 @@ class Supervised:
     end_lr: float = knob(0.0, help="to which the cosine falls")
     decay_steps: int = knob(0, help="the step at which the cosine has reached end_lr, flat from there; 0: the last")
     layer_decay: float = knob(
-        0.75, help="a layer learns at this times the rate of the next (He et al. Table 9); a ViT's only"
+        0.75, help="a layer learns at this times the rate of the next (He et al. Table 9); a pre-trained ViT's only"
     )
     weight_decay: float = knob(0.05, help="of matrices; both stages (He et al. Table 9)")
     warmup_steps: int = knob(100, help="steps from start_lr to the peak")
@@ -234,6 +236,7 @@ class Run:
     def __post_init__(self) -> None:
         require(
             *above_0(self, "log_every_steps"),
+            (0 <= self.seed < 2**63, f"seed: must lie in 0..2^63-1, not {self.seed}"),
             (
                 self.temperature == 0 or 0.05 <= self.temperature <= 20,
                 f"temperature: must be 0 or lie in 0.05..20, not {self.temperature}",

@@ -131,7 +131,7 @@ def _timm(name: str, classes: int, px: int, recipe: Model) -> tuple[nn.Module, d
     drop = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     try:
         return timm.create_model(name, num_classes=classes, **args, **drop), args
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"model.architecture: {name} cannot be built with {args | drop} ({error}); "
             "set model.drop_path = 0 where it knows none, and sizes that it can take"

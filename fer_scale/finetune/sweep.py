@@ -208,7 +208,7 @@ def _changes(old: Finetune, new: Finetune) -> list[str]:
 
 def _semi(section: Semi) -> list[str]:
     """The section as overrides."""
-    return [f"semi.{key}={json.dumps(value)}" for key, value in asdict(section).items()]
+    return [config.as_override(f"semi.{key}", value) for key, value in asdict(section).items()]
 
 
 def _hash(wish: Wish, recipe: Finetune) -> str:

@@ -1,7 +1,6 @@
 """What a sweep runs: rows (the ladder, recipes and their variants) times cells (draws of labels)."""
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -141,7 +140,7 @@ def cell_of(wish: Wish, labels: str, seed: int) -> Cell:
 def given(wish: Wish, row: Row, cell: Cell, folder: Path) -> tuple[str, ...]:
     """All overrides of a run; the row's own win."""
     paths = {"data.shards": wish.data, "data.split": str(cell.split), "model.start_from": wish.start_from}
-    places = [f"{key}={json.dumps(value)}" for key, value in (paths | {"run.out": str(folder)}).items()]
+    places = [config.as_override(key, value) for key, value in (paths | {"run.out": str(folder)}).items()]
     return (*places, f"run.seed={cell.seed}", "run.keep_checkpoints=1", *row.overrides)
 
 

@@ -89,6 +89,13 @@ def test_what_is_dumped_loads_as_the_same_recipe(tmp_path: Path) -> None:
 
 @given(text=st.text())
 @example(text="Faces\nof ours\r\n\t\x7f\x00")
+def test_any_text_survives_being_an_override(text: str) -> None:
+    given = [config.as_override("cake.note", text), "cake.sugar=1"]
+    assert config.parse(Menu, b"", "nowhere", given).cake.note == text
+
+
+@given(text=st.text())
+@example(text="Faces\nof ours\r\n\t\x7f\x00")
 def test_any_text_of_a_recipe_survives_being_dumped(text: str) -> None:
     menu = Menu(cake=Cake(sugar=1.0, note=text, oven=(Path(text),)))
     assert tomllib.loads(config.dump(menu))["cake"] == {

@@ -1,5 +1,6 @@
 """Small files that are whole or absent."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fer_scale import disk
+from shards.errors import Broken
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
@@ -22,6 +24,13 @@ def test_a_file_that_cannot_be_written_whole_leaves_what_was_there_and_nothing_e
     with pytest.raises(IsADirectoryError):
         disk.put(tmp_path / "folder.txt", b"x")
     assert file.read_bytes() == "ä".encode() and sorted(os.listdir(tmp_path)) == ["folder.txt", "metrics.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.EIO, errno.ESTALE])
+def test_a_disk_that_may_come_back_is_named_with_host_and_rank_and_tried_again(number: int) -> None:
+    with pytest.raises(Broken, match=r"rank 3 on node2: /far/set: .*nothing that was saved is lost"):
+        with disk.in_words("rank 3 on node2"):
+            raise OSError(number, os.strerror(number), "/far/set")
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

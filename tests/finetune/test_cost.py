@@ -121,7 +121,12 @@ def test_what_would_stop_the_run_is_told_before_it(
         assert main(["check", str(recipe()), override, *extra]) == 2, override
         assert said in capsys.readouterr().err
     with pytest.raises(UserError, match=r"nowhere"):
-        checked(recipe(), f"model.start_from={tmp_path}/nowhere", "model.architecture=", "model.image_px=0")
+        checked(
+            recipe(),
+            f"model.start_from={tmp_path}/nowhere",
+            "model.architecture=",
+            *["model.image_px=0", "model.patch_px=0"],
+        )
     assert not (tmp_path / "run").exists()
 
 

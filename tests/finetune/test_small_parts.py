@@ -206,6 +206,11 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path: Path) -> None:
         ("semi.end_lr=0.01", "end_lr: must lie between 0 and semi.lr"),
         ("facemix.stages=3", "stages: must be one of 'both', 2"),
         ("semi.sampling=root", "sampling: must be one of 'natural', 'sqrt'"),
+        ("data.max_bad=-3", "max_bad: must lie in 0..1"),
+        ("data.memory_mb=-1", "memory_mb: must be 0 or more"),
+        ("model.image_px=-8", "image_px: must be 0 or more"),
+        ("model.patch_px=8", "patch_px: only where start_from = none; an encoder knows its own"),
+        ("run.seed=18446744073709551616", "seed: must lie in 0..2\\^63-1"),
     ],
 )
 def test_schedules_and_options_that_cannot_be_meant_are_refused(tmp_path: Path, key: str, told: str) -> None:

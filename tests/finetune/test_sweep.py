@@ -72,7 +72,7 @@ def wish(recipe: Callable[..., Path], labeled_set: Path, start: str, tmp_path: P
         recipe=file,
         data=str(labeled_set),
         start_from=start,
-        out=tmp_path / "sweep",
+        out=tmp_path / "sweep 😀",
         seeds=[0],
         labels=["12"],
         valid="12",
