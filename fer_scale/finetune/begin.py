@@ -179,7 +179,10 @@ def _go_on(run: Run, changes: list[str]) -> None:
     by_main(here, lambda: _write_facts(run))
     kind = "resume" if found.folder else "start"
     hosts = sorted({*here.collect(here.host)})
-    facts = {"attempt": attempt.number, "processes": here.ranks, "hosts": hosts, "device": here.device_name}
+    facts = {
+        "attempt": attempt.number, "processes": here.ranks, "hosts": hosts, "device": here.device_name,
+        "network": run.start.architecture, "image_px": run.start.image_px,
+    }  # fmt: skip
     versions = {"fer_scale": __version__, "torch": torch.__version__, "timm": timm.__version__}
     run.journal.event(kind, step=run.step, **facts, versions=versions, changes=changes)
     run.bad = len(run.table.bad)
