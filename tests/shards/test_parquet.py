@@ -257,3 +257,16 @@ def test_folders_that_are_called_as_files_and_what_a_mac_puts_beside_them_are_no
     write(tmp_path / "data.parquet" / "part-0.parquet", {"image": faces(0, 2)})
     (tmp_path / "data.parquet" / "._part-0.parquet").write_bytes(b"no parquet")
     assert [image for _, image, _ in found(tmp_path)] == [b"image 0", b"image 1"]
+
+
+def test_files_behind_a_link_are_read_but_none_that_are_hidden(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    write(tmp_path / "far" / "a.parquet", {"image": faces(0, 1)})
+    write(src / "b.parquet", {"image": faces(1, 1)})
+    write(src / ".Trash-1000" / "c.parquet", {"image": faces(2, 1)})
+    (src / "a").symlink_to(tmp_path / "far")
+    (src / "circle").symlink_to(src)
+    assert [(origin, image) for origin, image, _ in found(src)] == [
+        ("a/a.parquet#0", b"image 0"),
+        ("b.parquet#0", b"image 1"),
+    ]
