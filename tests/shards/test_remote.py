@@ -954,6 +954,21 @@ def test_an_endpoint_that_anybody_on_the_way_may_answer_for_gets_no_request(
     assert access.distrust(endpoint) is None
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://me:secret@hub.example.org", "https://me:sec/secret@hub.org:80", "https://hub.example.org:secret"],
+)
+def test_an_endpoint_with_a_password_or_no_port_is_refused_at_once_and_not_shown(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(transfer._OPENER, "open", lambda request, timeout: asked.append(request))
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(RemoteError, match=r"lab/faces: HF_ENDPOINT=.*: not understood; write https://HOST") as refused:
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    assert not asked and "me:sec" not in str(refused.value)
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_token_that_was_wrapped_is_taken_without_its_newlines(
     newline: str, hub_server: Hub, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
