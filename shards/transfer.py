@@ -206,7 +206,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
     try:
         with _OPENER.open(request, timeout=SILENCE_S) as response:
             at = start if response.status == 206 else 0
-            left = None if (length := response.headers.get("Content-Length")) is None else int(length)
+            left = response.length  # None where the server does not say it, or nothing that is a number
             if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise MayPass("another range than was asked for")
             while left is None or left > 0:

@@ -1,5 +1,6 @@
 """Parquet in Hugging Face's layout, as their datasets and others write it."""
 
+import errno
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -188,6 +190,13 @@ def test_a_disk_that_is_full_while_unpacking_is_said(tmp_path: Path) -> None:
     )  # fmt: skip
     assert said.stdout.startswith(f"ShardError {tmp_path}: must be unpacked into a temporary file of about 0.01 GB")
     assert "there was no room for it in" in said.stdout and said.stderr == ""
+
+
+def test_where_no_temporary_file_can_be_made_that_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", {"image": faces(0, 1)})
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    with pytest.raises(ShardError, match=r"none can be made \(Read-only file system\); set TMPDIR to a folder"):
+        listed(tmp_path)  # what __del__ raised would be a warning here, and warnings are errors
 
 
 @pytest.mark.parametrize(

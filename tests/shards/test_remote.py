@@ -346,6 +346,18 @@ def test_a_shard_of_another_length_is_refused(change: int, web: Web, packed: Sha
     assert web.requests.count(file.name) == 2
 
 
+def test_a_length_that_is_no_number_is_as_none(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said twice, as proxies join it: RFC 9110, 8.6."""
+    handler = web._server.RequestHandlerClass
+    twice: Any = lambda length: {"Content-Length": f"{length}, {length}", "Connection": "close"}  # noqa: E731
+    said: Any = lambda self, status, length, headers: head(self, status, length, headers | twice(length))  # noqa: E731
+    head = handler._head
+    monkeypatch.setattr(handler, "_head", said)
+    assert open_set(web.url, tmp_path / "cache", 1).read(1, 0) == packed.read(1, 0)
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_random_faults_lose_nothing_and_fetch_nothing_twice(
     seed: int, web: Web, packed: ShardSet, tmp_path: Path
