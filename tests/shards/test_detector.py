@@ -11,7 +11,7 @@ from PIL import Image
 
 from fer_scale.demo.face import act, draw_face, person
 from shards import detector
-from shards.boxes import Box
+from shards.boxes import WHOLE, Box
 from shards.boxing import Boxing, boxed, check_boxing
 from shards.detector import Detector
 from shards.errors import ShardError
@@ -124,7 +124,7 @@ def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 # ---- which box a face gets
 
-OWN, TEMPLATE = (0.2, 0.2, 0.8, 0.8), (0.1, 0.1, 0.9, 1.0)
+OWN = (0.2, 0.2, 0.8, 0.8)
 ANNOTATED = Face("fear", box=OWN, box_source="annotation")
 BEFORE = Face("fear", box=(0.0, 0.0, 0.5, 0.5), box_source="template")  # packed before
 DETECTED = Face(box=OWN, box_source="detector", faces=2)
@@ -135,7 +135,7 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
     [
         ("auto", None, None),
         ("auto", Face(made="rotated, jpg"), Face(made="rotated, jpg")),
-        ("auto", Face("fear"), Face("fear", box=TEMPLATE, box_source="template")),
+        ("auto", Face("fear"), Face("fear", box=WHOLE, box_source="template")),
         ("auto", ANNOTATED, ANNOTATED),
         ("auto", BEFORE, BEFORE),
         ("auto", DETECTED, DETECTED),
@@ -145,7 +145,7 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
         ("annotation", BEFORE, Face("fear")),
         ("annotation", DETECTED, None),
         ("template", None, None),
-        ("template", ANNOTATED, Face("fear", box=TEMPLATE, box_source="template")),
+        ("template", ANNOTATED, Face("fear", box=WHOLE, box_source="template")),
         ("template", BEFORE, BEFORE),
         ("template", DETECTED, None),
         ("template", Face(box=OWN, box_source="annotation", made="rotated, jpg"), Face(made="rotated, jpg")),
@@ -154,21 +154,21 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
 def test_without_a_detector_the_box_is_annotated_or_the_template(
     mode: str, face: Face | None, expected: Face | None
 ) -> None:
-    assert boxed(face, None, Boxing(mode, None, TEMPLATE)) == expected
+    assert boxed(face, None, Boxing(mode)) == expected
 
 
 def test_with_a_detector_annotated_boxes_stay_and_all_other_faces_are_looked_at(yunet: Path) -> None:
-    auto, face, nobody = Boxing("auto", yunet, TEMPLATE), scene(100, 100, (5, 0, 0, 100)), scene(100, 100)
+    auto, face, nobody = Boxing("auto", yunet), scene(100, 100, (5, 0, 0, 100)), scene(100, 100)
     assert boxed(ANNOTATED, face, auto) == ANNOTATED and boxed(DETECTED, face, auto) == DETECTED
     found = boxed(None, face, auto)
     assert found is not None and found.box and found == Face(box=found.box, box_source="detector")
     assert boxed(Face("fear"), face, auto) == Face("fear", box=found.box, box_source="detector")
     assert boxed(BEFORE, face, auto) == Face("fear", box=found.box, box_source="detector")
-    assert boxed(None, nobody, auto) == Face(box=TEMPLATE, box_source="template", faces=0)
+    assert boxed(None, nobody, auto) == Face(box=WHOLE, box_source="template", faces=0)
     assert boxed(BEFORE, nobody, auto) == Face("fear", box=BEFORE.box, box_source="template", faces=0)
-    everything = Boxing("detector", yunet, TEMPLATE)
+    everything = Boxing("detector", yunet)
     assert boxed(ANNOTATED, face, everything) == Face("fear", box=found.box, box_source="detector")
-    assert boxed(ANNOTATED, nobody, everything) == Face("fear", box=TEMPLATE, box_source="template", faces=0)
+    assert boxed(ANNOTATED, nobody, everything) == Face("fear", box=WHOLE, box_source="template", faces=0)
     two = boxed(None, scene(400, 400, (15, 140, 140, 120), (5, 0, 0, 130)), everything)
     assert two is not None and two.faces == 2
 
