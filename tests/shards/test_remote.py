@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -142,6 +143,9 @@ def test_a_set_far_away_is_verified_as_it_is_fetched(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert verify(web.url, decode=True) == verify(packed.path, decode=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.verify.sha256", Mock(side_effect=AssertionError("hashed a second time")))
+        assert verify(web.url)["damaged"] == []
     shutil.rmtree(tmp_path / ".cache")
     damage(packed.file(3, "tar"))
     damage(packed.file(5, "idx"))
