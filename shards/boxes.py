@@ -31,15 +31,19 @@ def faces_apart(boxes: Sequence[Box | None]) -> list[int]:
     """
     known, faces = list[Box](), list[int]()
     for box in boxes:
-        number = next((n for n, other in enumerate(known) if box is None or _iou(box, other) >= 0.5), len(known))
+        number = next((n for n, other in enumerate(known) if box is None or iou(box, other) >= 0.5), len(known))
         if box is not None and number == len(known):
             known.append(box)
         faces.append(number)
     return faces
 
 
-def _iou(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+def area(box: Box) -> float:
+    """Width times height; 0 of one that ends before it begins, as what two share that lie apart."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def iou(one: Box, two: Box) -> float:
+    """Intersection over union: how much two boxes overlap, 0 to 1, in whatever unit they are."""
+    shared = area((max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])))
+    return shared / (area(one) + area(two) - shared) if shared else 0.0

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fer_scale.demo.face import act, draw_face, person
 from shards import detector
-from shards.boxes import WHOLE, Box
+from shards.boxes import WHOLE, Box, iou
 from shards.boxing import Boxing, boxed, check_boxing
 from shards.detector import Detector
 from shards.errors import ShardError
@@ -41,13 +41,6 @@ def scene(width: int, height: int, *faces: tuple[int, int, int, int]) -> Pixels:
     return np.asarray(picture)
 
 
-def overlap(one: Box, two: Box) -> float:
-    """Intersection over union."""
-    area = lambda box: max(0, box[2] - box[0]) * max(0, box[3] - box[1])  # noqa: E731
-    both = area((max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])))
-    return both / (area(one) + area(two) - both)
-
-
 # ---- what it finds
 
 
@@ -58,7 +51,7 @@ def test_faces_that_fill_the_picture_are_found_where_they_are(yunet: Path) -> No
             picture, true = drawn(number, px)
             box, faces = looks.find(np.asarray(picture))
             assert box is not None and faces == 1, (number, px)
-            overlaps.append(overlap(box, true))
+            overlaps.append(iou(box, true))
     assert min(overlaps) > 0.7 and np.mean(overlaps) > 0.8
 
 
@@ -68,7 +61,7 @@ def test_a_box_is_of_the_picture_whatever_its_shape(yunet: Path, width: int, hei
     assert box is not None and faces == 1
     _, (x1, y1, x2, y2) = drawn(15)
     true = ((left + 100 * x1) / width, (top + 100 * y1) / height, (left + 100 * x2) / width, (top + 100 * y2) / height)
-    assert overlap(box, true) > 0.6
+    assert iou(box, true) > 0.6
 
 
 def test_a_picture_without_a_face_has_none(yunet: Path) -> None:
@@ -221,7 +214,7 @@ def test_a_set_counts_its_boxes_by_where_they_came_from(yunet: Path, people: Pat
     assert faces["00.png"] == Face("fear", box=(0.25, 0.25, 0.75, 0.75), box_source="annotation")
     assert faces["nobody.png"] == Face(box=(0.0, 0.0, 1.0, 1.0), box_source="template", faces=0)
     found = faces["09.png"]
-    assert found and found.box and found.box_source == "detector" and overlap(found.box, drawn(9)[1]) > 0.7
+    assert found and found.box and found.box_source == "detector" and iou(found.box, drawn(9)[1]) > 0.7
     everywhere = packing(people, tmp_path / "everywhere", detector=str(yunet), boxes="detector")
     assert everywhere.index["boxes"] == {"detector": 12, "template": 1}
 
