@@ -18,10 +18,10 @@ def box_from(numbers: object) -> Box:
         raise ValueError(f"a box is four numbers x1, y1, x2, y2, not {numbers!r}")
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         raise ValueError(f"a box is four numbers x1, y1, x2, y2, not {numbers!r}")
-    x1, y1, x2, y2 = (float(n) for n in numbers)
+    x1, y1, x2, y2 = numbers  # as they are: an integer may be too large for a float
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise ValueError(f"box {numbers!r} is not 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 (shares of width and height)")
-    return x1, y1, x2, y2
+    return float(x1), float(y1), float(x2), float(y2)
 
 
 def faces_apart(boxes: Sequence[Box | None]) -> list[int]:

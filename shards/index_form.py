@@ -35,7 +35,7 @@ def _pixels(said: Any) -> bool:
 def _box(said: Any) -> bool:
     try:
         return bool(box_from(said))
-    except (ValueError, OverflowError):
+    except ValueError:
         return False
 
 
