@@ -14,7 +14,7 @@ class Source:
     """A way in which datasets lie on disk."""
 
     entries: Callable[..., Listing]  # entries(src), also split=... and protocol=... where these are known
-    splits: bool = False  # has parts train, valid, test of its own
+    splits: bool = False  # train, valid, test of its own
     protocols: bool = False  # makes an expression of votes, by a rule
 
 
