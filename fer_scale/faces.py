@@ -18,7 +18,7 @@ from fer_scale import hub, hub_pull, hub_tree, log
 from fer_scale.hub_errors import HubError, NoNetwork
 from fer_scale.photos import Pixels
 from shards import detector
-from shards.boxes import WHOLE
+from shards.boxes import WHOLE, area, iou
 from shards.detector import HAAR, Detector, Haar, Rectangle, Seen
 from shards.errors import ShardError, UserError
 
@@ -179,10 +179,6 @@ def no_face(name: str) -> str:
     return f"{name}: no face found; if the picture is a face crop, say --faces whole"
 
 
-def area(box: Rectangle) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
 def _sides(name: str, longer: int) -> list[int]:
     first, *others = _SIDES[name]
     sides = sorted({first, *(min(side, longer) for side in others if longer > first)})
@@ -199,23 +195,17 @@ def _closer(one: Detector | Haar, pixels: Pixels, seen: Seen) -> Seen | None:
     scale = side / _CLOSE_PX[one.name]
     again = one.see(detector.surroundings(pixels, left, top, side, _CLOSE_PX[one.name]))
     moved = [Seen(_plus(_times(found.box, scale), left, top), found.score) for found in again]
-    best = max(moved, key=lambda found: overlap(found.box, seen.box), default=None)
-    return best if best and overlap(best.box, seen.box) > _SAME else None
+    best = max(moved, key=lambda found: iou(found.box, seen.box), default=None)
+    return best if best and iou(best.box, seen.box) > _SAME else None
 
 
 def _apart(found: list[Seen]) -> list[Seen]:
     """Of boxes that overlap, the surest."""
     kept: list[Seen] = []
     for seen in sorted(found, key=lambda seen: -seen.score):
-        if all(overlap(seen.box, other.box) <= _SAME for other in kept):
+        if all(iou(seen.box, other.box) <= _SAME for other in kept):
             kept.append(seen)
     return kept
-
-
-def overlap(one: Rectangle, two: Rectangle) -> float:
-    """Intersection over union."""
-    both = area((max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])))
-    return both / (area(one) + area(two) - both) if both else 0.0
 
 
 def _times(box: Rectangle, factor: float) -> Rectangle:

@@ -16,18 +16,9 @@ from huggingface_hub import HfApi, constants, get_session, set_client_factory
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import hf_raise_for_status, httpx  # type: ignore[attr-defined]  # exported lazily
 
-from fer_scale.hub_errors import (
-    LOG_IN,
-    HubError,
-    NotLoggedIn,
-    Silent,
-    Strange,
-    asked_pause_s,
-    clean,
-    may_pass,
-    pause_s,
-)  # fmt: skip
+from fer_scale.hub_errors import HubError, NotLoggedIn, Silent, Strange, asked_pause_s, may_pass, pause_s
 from shards import access
+from shards.access import LOG_IN, clean
 from shards.errors import UserError
 
 Result = TypeVar("Result")

@@ -31,9 +31,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]  # exported lazily
 
+from shards.access import LOG_IN, clean
 from shards.errors import Broken, UserError
 
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be gone at the next try
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -258,11 +258,3 @@ def _is_full(error: BaseException) -> bool:
 
 def _endpoint() -> str:
     return clean(constants.ENDPOINT)
-
-
-def clean(text: str) -> str:
-    """One line without what looks like a token, a signed address or a password in one, and what a terminal obeys."""
-    plain = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
-    for secret, shown in ((r"\?\S*=\S*", "?..."), (r"hf_\w{4,}", "hf_..."), (r"//[^/\s]*@", "//...@")):
-        plain = re.sub(secret, shown, plain)
-    return plain[:200]

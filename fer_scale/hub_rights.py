@@ -5,8 +5,9 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from fer_scale import hub_client, hub_held, hub_tree
 from fer_scale.artifact import MANIFEST
-from fer_scale.hub_errors import LOG_IN, Gated, HubError, NoRight, NotLoggedIn, plain_words
+from fer_scale.hub_errors import Gated, HubError, NoRight, NotLoggedIn, plain_words
 from fer_scale.hub_tree import Place
+from shards.access import LOG_IN
 
 _ELSE = "choose another name"
 

@@ -28,14 +28,13 @@ from fer_scale.readers import Slots
 from shards.errors import ShardError, Unread, UserError
 from shards.index import ShardSet
 from shards.mix import Mix
-from shards.order import Order, bits, share
+from shards.order import LANES, Order, bits, share
 from shards.pixels import BadImage, decode
 from shards.remote import RemoteSet
 from shards.sample import Sample
 
 _REPLACE = 4  # the stream of a sample's key that its replacements are drawn from
 _ATTEMPTS = 8
-_MOST_LANES = 64  # of an order
 
 CPU = torch.device("cpu")
 
@@ -216,7 +215,7 @@ class _Steps(Dataset[Batch]):
 
     def _look_ahead(self, step: int) -> None:
         """Have fetched what is needed while each lane reads the shard it is in and the next one."""
-        steps = 1 + 2 * max(self.faces.counts) * _MOST_LANES // self.order.batch
+        steps = 1 + 2 * max(self.faces.counts) * LANES // self.order.batch
         self.faces.prefetch(self.order.upcoming(step, steps, self.cuts[0], self.cuts[-1]))
         self.fetch_at = step + 1 + steps // 8
 

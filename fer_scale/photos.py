@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from fer_scale import log
 from shards.errors import UserError
 from shards.pixels import UPRIGHT, eight_bits, orientation
+from shards.walk import walk
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
 Picture = str | Path | Image.Image | Pixels  # what a photo may be given as
@@ -50,7 +51,7 @@ def listed(paths: Iterable[str | Path]) -> list[Path]:
     for path in paths:
         place = Path(path)
         if place.is_dir():
-            inside = list(_below(place, frozenset()))
+            inside = [place / name for name, _ in walk(place, _left_out)]
         elif glob.has_magic(str(path)) and not place.exists():
             inside = [Path(name) for name in glob.iglob(str(path), recursive=True)]
         else:
@@ -69,24 +70,8 @@ def listed(paths: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """The files below a folder but for hidden ones, as thumbnails are, and what a Mac leaves beside a picture.
-
-    Links to folders are followed, but not in a circle: `above` are the folders that we are in.
-    """
-    try:
-        status, inside = folder.stat(), list(folder.iterdir())
-    except OSError as error:
-        log.say(f"note     {folder}: cannot be looked into ({error.strerror}), and is left out")
-        return
-    here = (status.st_dev, status.st_ino)
-    for file in inside if here not in above else ():
-        if file.name.startswith("."):
-            continue
-        if file.is_dir():
-            yield from _below(file, above | {here})
-        else:
-            yield file
+def _left_out(error: OSError) -> None:
+    log.say(f"note     {error.filename}: cannot be looked into ({error.strerror}), and is left out")
 
 
 def stem(name: str) -> str:

@@ -1,4 +1,7 @@
-"""Where the Hub is and what may be shown to it: its endpoint and its token, found as huggingface_hub finds them."""
+"""Where the Hub is and what may be shown to it: its endpoint and its token, found as huggingface_hub finds them.
+
+And what may be shown of these to people.
+"""
 
 import ipaddress
 import os
@@ -10,6 +13,7 @@ _PAGE = re.compile(
     r"(https?://)?(huggingface|hf)\.co/(?P<data>datasets/)?(?P<repo>(?!datasets/)[\w.-]+/[\w.-]+)"
     r"(/(tree|blob)/(?P<revision>[\w.-]+))?/?"
 )
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 TRUSTED = "FER_SCALE_TRUSTED_ENDPOINT"  # an HF_ENDPOINT by plain HTTP that is to be believed
 
 
@@ -41,7 +45,7 @@ def distrust(endpoint: str) -> str | None:
             return None
     except ValueError:
         pass
-    shown = re.sub(r"//[^/]*@", "//...@", endpoint)  # there may be a password in it
+    shown = clean(endpoint)  # there may be a password in it
     return (
         f"HF_ENDPOINT={shown}: anybody on the way could answer for it, and would get the token; use https, or set "
         f"{TRUSTED}={shown} if the network is your own"
@@ -55,3 +59,11 @@ def token() -> str | None:
     said = os.environ.get("HF_TOKEN") or (file.read_text(errors="replace") if file.is_file() else "")
     said = said.replace("\r", "").replace("\n", "").strip()
     return said if said.isascii() and said.isprintable() else None
+
+
+def clean(text: str) -> str:
+    """One line without what looks like a token, a signed address or a password in one, and what a terminal obeys."""
+    plain = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
+    for secret, shown in ((r"\?\S*=\S*", "?..."), (r"hf_\w{4,}", "hf_..."), (r"//[^/\s]*@", "//...@")):
+        plain = re.sub(secret, shown, plain)
+    return plain[:200]

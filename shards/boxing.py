@@ -13,7 +13,7 @@ detector's box counts as annotated for "auto", and its template stays its templa
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.boxes import WHOLE, Box
+from shards.boxes import WHOLE
 from shards.detector import FILE, ON_THE_HUB, detector_at
 from shards.errors import ShardError
 from shards.pixels import Pixels
@@ -28,7 +28,6 @@ class Boxing:
 
     mode: str = "auto"
     model: Path | None = None  # of the detector, which travels to other processes as this path
-    template: Box = WHOLE  # where the source's way of cropping puts every face
 
 
 def check_boxing(boxing: Boxing, *, decode_check: bool) -> None:
@@ -55,7 +54,7 @@ def boxed(face: Face | None, pixels: Pixels | None, boxing: Boxing) -> Face | No
         return None
     if face and _stays(face, boxing):
         return face
-    template = face.box if face and face.box and face.box_source == "template" else boxing.template
+    template = face.box if face and face.box and face.box_source == "template" else WHOLE
     bare = replace(face or Face(), box=None, box_source=None, faces=None)
     if boxing.model:
         assert pixels is not None, "check_boxing() asks for the decode check"

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from shards.boxes import WHOLE
 from shards.copies import SAME
 from shards.errors import ShardError
 from shards.index import FORMAT
 from shards.plan import Plan
-from shards.sources import SOURCES
 from shards.sources.listing import LeftOut, Listing
 from shards.tally import add_up
 
@@ -37,7 +37,7 @@ def describe(about: dict[str, Any], listing: Listing, plan: Plan, rows: list[Row
         "bytes": sum(shard["bytes"] for shard in shards),
         **add_up([row["tally"] for row in rows]),
         "identities": _identities(listing, plan, rows),
-        "template_box": list(SOURCES[about["source"]].template),
+        "template_box": list(WHOLE),
         **({"detector": about["detector"]} if about["detector"] else {}),
         **({} if about["decode_check"] else {"hashes": False}),
         "left_out": dict(sorted(_counted(left_out).items())),

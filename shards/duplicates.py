@@ -27,7 +27,7 @@ NEAR_BITS = 18
 _PAIRS_AT_ONCE = 1 << 21  # 16 MB a word of their hashes
 
 
-def groups(pixels: Bytes, perceptual: Bytes, *, near_bits: int = NEAR_BITS) -> Ints:
+def groups(pixels: Bytes, perceptual: Bytes) -> Ints:
     """A group's number for each of N samples: the smallest index in its group, so a loner has its own.
 
     `pixels` [N, 16] and `perceptual` [N, 32] are ShardSet.hashes(). Whoever is joined by a chain of copies
@@ -37,7 +37,7 @@ def groups(pixels: Bytes, perceptual: Bytes, *, near_bits: int = NEAR_BITS) -> I
     label = first[inverse.reshape(-1)].astype(np.int64)  # exact copies: the first of them
     kept = np.unique(label)
     parent = np.arange(len(pixels), dtype=np.int64)
-    for a, b in kept[near_pairs(perceptual[kept], near_bits)].tolist():
+    for a, b in kept[near_pairs(perceptual[kept])].tolist():
         one, other = sorted((_root(parent, a), _root(parent, b)))
         parent[other] = one
     roots = np.array([_root(parent, int(i)) for i in kept], np.int64)

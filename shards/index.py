@@ -30,13 +30,13 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import ShardError, UserError, unread
+from shards.index_form import faults, whole
 from shards.sample import Sample
 from shards.tar import BLOCK, member_kinds, parse
 
 FORMAT = 2
 INDEX = "index.json"
 INDEX_MB = 64  # one that comes from elsewhere has no more: a shard's row is 0.4 to 0.7 kB, of 17,000 shards 12 MB
-_ALWAYS = "name shards samples bytes image_px order source protocol licence expressions template_box".split()  # keys
 UNFINISHED = ".unfinished"  # a set that is being packed lies at its path with this behind it
 ENTRY = struct.Struct("<III")  # offset / BLOCK, length, crc32
 HASH_BYTES = 16, 32  # of the pixels; perceptual
@@ -87,10 +87,8 @@ def index_from(data: bytes, file: str) -> dict[str, Any]:
             f"{file}: format version {found!r}, this program reads {FORMAT}; "
             "pack the set again, or use the release that made it"
         )
-    if missing := [key for key in _ALWAYS if key not in index]:
-        raise ShardError(f"{file}: has no {', '.join(missing)}; pack the set again")
-    if not (isinstance(index["shards"], list) and all(isinstance(shard, dict) for shard in index["shards"])):
-        raise ShardError(f"{file}: its shards are no list of rows; pack the set again")
+    if wrong := faults(index):
+        raise ShardError(f"{file}: {', '.join(wrong)}; pack the set again")
     return index
 
 
@@ -100,7 +98,7 @@ def check_rows(index: dict[str, Any], place: str, way_out: str) -> None:
         gaps = said if isinstance(said := row.get("gaps", []), list) else [None]
         numbers = [row.get("samples"), row.get("bytes"), row.get("first", 0), *gaps]
         named = _is(_NAME, row.get("name")) and all(_is(_SUM, row.get(one)) for one in kinds(row).values())
-        if not (named and all(type(one) is int and one >= 0 for one in numbers)):
+        if not (named and all(map(whole, numbers))):
             raise ShardError(f"{place}: {str(row)[:200]} is no shard; {way_out}")
 
 

@@ -26,7 +26,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from shards.errors import ShardError
-from shards.order import Ints, Order, Slots, key
+from shards.order import LANES, Ints, Order, Slots, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Mix:
     """The order in which the samples of several sets are read, for ever. Shards are numbered over all sets."""
 
     def __init__(
-        self, parts: Sequence[Part], *, seed: int, batch: int, lanes: int = 64, lanes_fixed: bool = False
+        self, parts: Sequence[Part], *, seed: int, batch: int, lanes: int = LANES, lanes_fixed: bool = False
     ) -> None:
         """Plan global batches of `batch` images; weights are taken relative to their sum, the rest is as in Order."""
         for part in parts:

@@ -27,6 +27,7 @@ from shards.errors import ShardError
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
+LANES = 64  # of an order at most, if nothing else is said
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: splitmix64's increment
 _MASK = (1 << 64) - 1
 _DEAL, _START, _WINDOW, _SEGMENTS = 1, 2, 3, 4  # what a key is for; sample keys have four parts, these others
@@ -134,7 +135,7 @@ class Order:
         *,
         seed: int,
         batch: int,
-        lanes: int = 64,
+        lanes: int = LANES,
         window_shards: int = 1,
         lanes_fixed: bool = False,
     ) -> None:

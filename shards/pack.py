@@ -93,7 +93,7 @@ def pack(
     _check_settings(source=source, name=name, split=split, protocol=protocol, shard_mb=shard_mb)
     rules = Rules(transcode, max_px, decode_check)
     _check_rules(rules, duplicates)
-    boxing = Boxing(boxes, Path(detector) if detector else None, SOURCES[source].template)
+    boxing = Boxing(boxes, Path(detector) if detector else None)
     check_boxing(boxing, decode_check=decode_check)
     _check_places(src, out)
     listing = entries(source, src, split=split, protocol=protocol)

@@ -32,8 +32,8 @@ DEADLINE_S = 240.0  # without one new byte; even twice, after another process ga
 WAIT_S = 0.5  # before the second try; doubles with each
 _PASSING = {408, 425, 429}  # HTTP statuses that may be gone at the next try; so may all from 500 on
 _PIECE, _OF_URLS = 8 << 20, "/:[]%!$&'()*+,;=~"  # bytes of one request to S3; signs that no URL has to quote
+_SERVER = re.compile(r"(https?|s3)://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[^\s@?#]*)?")
 _MOST_BYTES = 1 << 30  # of a file whose size the index does not tell: a list of some ten million paths
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 class RemoteError(UserError):
@@ -78,6 +78,11 @@ def source_of(address: str) -> Source:
     if match := re.fullmatch(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^@/\s]+))?(/[\w./-]+)?", address):
         repo, revision, folder = match[1], match[2] or "main", (match[3] or "").rstrip("/")
         endpoint = access.endpoint()
+        if not _SERVER.fullmatch(endpoint):
+            raise RemoteError(
+                f"{address}: HF_ENDPOINT={_shown(endpoint)}: not understood; write https://HOST[:PORT], without a "
+                "password, which would end up in logs"
+            )
         if refused := access.distrust(endpoint):
             raise RemoteError(f"{address}: {refused}")
         api = Source(address, f"{endpoint}/api/datasets/{repo}/revision")
@@ -92,13 +97,17 @@ def source_of(address: str) -> Source:
         return Source(pinned, f"{endpoint}/datasets/{repo}/resolve/{sha}{folder}")
     if meant := access.of_a_page(address):
         raise RemoteError(f"{address}: is a page of the Hub; write its address, {meant}")
-    if re.fullmatch(r"(https?|s3)://(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d{1,5})?(/[^\s@?#]*)?", address):
+    if _SERVER.fullmatch(address):
         return Source(address.rstrip("/"), address.rstrip("/"))
-    shown = re.sub(r"//.*@|\?.*", "...", address)
     raise RemoteError(
-        f"{shown}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], https://HOST/FOLDER or "
-        "s3://BUCKET/FOLDER, without a password or a ?query, which would end up in logs"
+        f"{_shown(address)}: not understood; a set lies at hf://datasets/ORG/NAME[@REVISION][/FOLDER], "
+        "https://HOST/FOLDER or s3://BUCKET/FOLDER, without a password or a ?query, which would end up in logs"
     )
+
+
+def _shown(address: str) -> str:
+    """An address that we do not understand, without what may be secret."""
+    return re.sub(r"//.*@|\?.*", "...", address)
 
 
 def content(source: Source, name: str, most_mb: int = 1) -> bytes:
@@ -197,7 +206,7 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
     try:
         with _OPENER.open(request, timeout=SILENCE_S) as response:
             at = start if response.status == 206 else 0
-            left = None if (length := response.headers.get("Content-Length")) is None else int(length)
+            left = response.length  # None where the server does not say it, or nothing that is a number
             if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise MayPass("another range than was asked for")
             while left is None or left > 0:
@@ -222,13 +231,13 @@ def _http(source: Source, name: str, start: int, size: int | None) -> Iterator[t
                 f"{source.address}: its certificate is not trusted ({cause.verify_message}); set SSL_CERT_FILE if "
                 "your network has its own"
             ) from None
-        raise MayPass(_clean(f"{type(cause).__name__} {cause}")) from None
+        raise MayPass(access.clean(f"{type(cause).__name__} {cause}")) from None
 
 
 def _log_in(request: urllib.request.Request) -> None:
     """Add the Hub's token to a request, if there is one; no error may have it within reach."""
     if access.token() is None:
-        raise NoRight(f"what HF_TOKEN or its file holds is no token: other signs than a token has; {_LOG_IN}")
+        raise NoRight(f"what HF_TOKEN or its file holds is no token: other signs than a token has; {access.LOG_IN}")
     if access.token():
         request.add_unredirected_header("Authorization", f"Bearer {access.token()}")
 
@@ -240,9 +249,9 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
         pause = _pause_s(status, error.headers)
         return MayPass(f"the server answers {status}" + (f", come again in {pause:.0f} s" if pause else ""), pause)
     if code == "GatedRepo":
-        return NoRight(f"{source.address}: is gated; ask for access on its page, then {_LOG_IN}")
+        return NoRight(f"{source.address}: is gated; ask for access on its page, then {access.LOG_IN}")
     if source.address.startswith("hf://") and (status == 401 or code == "RepoNotFound"):
-        hint = "this token may not see it, or has expired" if access.token() else f"it is private: then {_LOG_IN}"
+        hint = "this token may not see it, or has expired" if access.token() else f"it is private: then {access.LOG_IN}"
         return (NoRight if status == 401 else NotThere)(f"{source.address}: no such dataset on the Hub, or {hint}")
     if code == "RevisionNotFound":
         return NotThere(f"{source.address}: no such branch, tag or commit there")
@@ -250,7 +259,7 @@ def _refusal(source: Source, name: str, error: urllib.error.HTTPError) -> Except
         return NoRight(f"{place}: the server refuses to give it ({status}); it asks for a right that is not there")
     if status in (404, 410):
         return NotThere(f"{place}: not there ({status}); a set lies where its index.json does")
-    return RemoteError(f"{place}: the server answers {status} ({_clean(error.reason)})")
+    return RemoteError(f"{place}: the server answers {status} ({access.clean(error.reason)})")
 
 
 def _pause_s(status: int, headers: Message) -> float | None:
@@ -283,15 +292,10 @@ def _s3(source: Source, name: str, start: int, size: int | None) -> Iterator[tup
     except FileNotFoundError:
         raise NotThere(f"{url}: not there; a set lies where its index.json does") from None
     except PermissionError as error:
-        raise NoRight(f"{url}: these keys of S3 may not read it ({_clean(str(error))})") from None
+        raise NoRight(f"{url}: these keys of S3 may not read it ({access.clean(str(error))})") from None
     except Exception as error:  # botocore, aiohttp and s3fs have dozens of kinds
         if "Credentials" in type(error).__name__:
             raise NoRight(
                 f"{url}: no keys for S3 are there: set AWS_PROFILE or keys, for a public bucket FSSPEC_S3_ANON=1"
             ) from None
-        raise MayPass(_clean(f"{type(error).__name__} {error}")) from None
-
-
-def _clean(text: str) -> str:
-    """One line without anything that looks like a token or a signed URL."""
-    return re.sub(r"hf_\w{4,}", "hf_...", re.sub(r"\?\S*", "?...", " ".join(text.split())))[:200]
+        raise MayPass(access.clean(f"{type(error).__name__} {error}")) from None

@@ -149,7 +149,7 @@ def sees_grey(begun: Start, laid: Table, recipe: Finetune) -> bool:
     """Whether all that was trained on is grey, made so or by the set: then the published model sees nothing else."""
     index = laid.shard_set.index
     # A set that was packed without the decode check knows no colours: not known to be grey.
-    only = recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index["std"]}) == 1)
+    only = recipe.augment.grey == 1 or (len({*index.get("mean", ())}) == 1 and len({*index.get("std", ())}) == 1)
     return only and len({*begun.mean}) == len({*begun.std}) == 1
 
 

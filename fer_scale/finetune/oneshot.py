@@ -24,6 +24,7 @@ from shards.errors import UserError
 from shards.index import INDEX, ShardSet
 from shards.remote import is_far, open_set
 from shards.unfinished import Unfinished
+from shards.walk import walk
 
 _GIVEN = {"data.shards": "--data", "data.split": "--labels", "model.start_from": "--from", "run.out": "--out"}
 
@@ -121,21 +122,16 @@ def _check_same(now: dict[str, Any], made_of: Path, place: Path) -> None:
 def _files(src: Path) -> str | None:
     """A digest of the names, sizes and times of all files at `src`; None where nothing is there any more.
 
-    As sources find them: links are followed, but not in a circle, and what is hidden does not count.
+    As sources find them: what is hidden does not count.
     """
-    lines, been = [_line(src, "")] if src.is_file() else [], set[tuple[int, int]]()
-    for at, folders, names in os.walk(src, followlinks=True):
-        here = os.stat(at)
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here.st_dev, here.st_ino) not in been)
-        been.add((here.st_dev, here.st_ino))
-        for name in names:
-            if name[0] != ".":
-                with suppress(FileNotFoundError):  # a link that leads nowhere
-                    lines.append(_line(f"{at}/{name}", f"{at}/{name}".removeprefix(str(src))))
+    lines = [_line(src, "")] if src.is_file() else []
+    for path, file in walk(src, lambda _: None):  # of what cannot be looked into, the packer tells
+        with suppress(FileNotFoundError):  # a link that leads nowhere
+            lines.append(_line(file, f"/{path}"))
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest() if lines else None
 
 
-def _line(file: Path | str, name: str) -> str:
+def _line(file: os.PathLike[str], name: str) -> str:
     status = os.stat(file)
     return f"{name} {status.st_size} {status.st_mtime_ns}"
 

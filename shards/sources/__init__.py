@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.boxes import WHOLE, Box
 from shards.errors import ShardError
 from shards.sources import affectnet, ckplus, fer2013, ferplus, folder, jaffe, parquet, rafdb, recordio, sfew, tar
 from shards.sources.listing import Listing
@@ -15,11 +14,8 @@ class Source:
     """A way in which datasets lie on disk."""
 
     entries: Callable[..., Listing]  # entries(src), also split=... and protocol=... where these are known
-    splits: bool = False  # has parts train, valid, test of its own
+    splits: bool = False  # train, valid, test of its own
     protocols: bool = False  # makes an expression of votes, by a rule
-    # Where its crops have the face, when nobody says it of one. A Haar detector's boxes have the median (.02, .01, .99,
-    # .97) on FERPlus and (.01, .00, 1.0, .99) on LFW's centre 112 px: such crops are the face.
-    template: Box = WHOLE
 
 
 SOURCES = {

@@ -10,9 +10,9 @@ or as the smaller set of crops of 2021:
 
 0 neutral 1 happiness 2 sadness 3 surprise 4 fear 5 disgust 6 anger 7 contempt; 8 none, 9 uncertain, 10 no face
 and rows without a box (face_width below 0) are left out. What stays are 287,651 images to train and 4,000 to
-validate. A test set was never released: the validation set is what papers test on, so it is the part valid and
-the part test; do not choose anything by it. Of a csv an origin ends in #training:N or #validation:N, the
-line, for one image may have several faces, and its folder does not tell its part. The full release's validation.csv
+validate. A test set was never released: the validation set is what papers test on, so it is the split valid and
+the split test; do not choose anything by it. Of a csv an origin ends in #training:N or #validation:N, the
+line, for one image may have several faces, and its folder does not tell its split. The full release's validation.csv
 has no header.
 """
 
@@ -28,24 +28,24 @@ from shards.sample import Face
 from shards.sources.labeled import Found, face_with_box, labeled, listing
 from shards.sources.listing import LeftOut, Listing
 
-_PARTS = {"train": ("training.csv", "train_set"), "valid": ("validation.csv", "val_set")}
+_SPLITS = {"train": ("training.csv", "train_set"), "valid": ("validation.csv", "val_set")}
 _LISTS = ("", "Manually_Annotated_file_lists")
 _IMAGES = ("Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated_Images")
 _COLUMNS = ["subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks", "expression"]
 
 
 def entries(src: Path, *, split: str | None = None) -> Listing:
-    """The images of a part of AffectNet; without a split, of both."""
-    parts: dict[str, Iterable[Found]] = {}
-    for part, (name, folder) in _PARTS.items():
+    """The images of a split of AffectNet; without a split, of both."""
+    splits: dict[str, Iterable[Found]] = {}
+    for one, (name, folder) in _SPLITS.items():
         files = [src / below / name for below in _LISTS if (src / below / name).is_file()]
         if files:
-            parts[part] = _rows(src, files[0])
+            splits[one] = _rows(src, files[0])
         elif (src / folder / "annotations").is_dir():
-            parts[part] = _annotated(src, folder)
-    if not parts:
+            splits[one] = _annotated(src, folder)
+    if not splits:
         raise ShardError(f"{src}: neither training.csv, validation.csv nor train_set/annotations, val_set/annotations")
-    return listing(src, "valid" if split == "test" and "valid" in parts else split, parts)
+    return listing(src, "valid" if split == "test" and "valid" in splits else split, splits)
 
 
 def _rows(src: Path, file: Path) -> Iterator[Found]:

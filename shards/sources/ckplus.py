@@ -3,7 +3,7 @@
     SRC/anger/S010_004_00000017.png ...      seven folders, 981 images, none neutral; or SRC/CK+48/anger/...
 
 The first four letters of a name are the person, who is the identity. The three frames of a sequence are
-nearly the same image, so `fer-scale split` parts identities; the copy has no parts of its own.
+nearly the same image, so `fer-scale split` parts identities; the copy has no splits of its own.
 """
 
 import re

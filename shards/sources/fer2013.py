@@ -6,7 +6,7 @@ or a copy as images, whose folders are names or numbers:
 
     SRC/train/angry/Training_3908.jpg ...  SRC/test/angry/PublicTest_88305.jpg, PrivateTest_1054527.jpg ...
 
-0 anger 1 disgust 2 fear 3 happiness 4 sadness 5 surprise 6 neutral. The parts are train (Usage Training,
+0 anger 1 disgust 2 fear 3 happiness 4 sadness 5 surprise 6 neutral. The splits are train (Usage Training,
 28,709 images), valid (PublicTest, 3,589) and test (PrivateTest, 3,589). The best-known copy has the last two
 in one folder, test; their names tell them apart.
 """
@@ -20,7 +20,7 @@ from shards.errors import ShardError
 from shards.expressions import FER2013, expression_called, expression_numbered
 from shards.pixels import BadImage
 from shards.sample import Face
-from shards.sources.labeled import Found, listing, part_folders
+from shards.sources.labeled import Found, listing, split_folders
 from shards.sources.listing import Entry, Listing, read_span
 
 CSV = "fer2013.csv"
@@ -29,11 +29,11 @@ _PX = 48
 
 
 def entries(src: Path, *, split: str | None = None) -> Listing:
-    """The images of a part of FER2013; without a split, of all three."""
-    parts = _rows(src / CSV) if (src / CSV).is_file() else part_folders(src, _USAGES, _expression)
-    if not parts:
+    """The images of a split of FER2013; without a split, of all three."""
+    splits = _rows(src / CSV) if (src / CSV).is_file() else split_folders(src, _USAGES, _expression)
+    if not splits:
         raise ShardError(f"{src}: neither {CSV} nor folders train/angry ... test/surprise in it")
-    return listing(src, split, parts)
+    return listing(src, split, splits)
 
 
 def _expression(folder: str) -> str:
@@ -41,8 +41,8 @@ def _expression(folder: str) -> str:
 
 
 def _rows(file: Path) -> dict[str, list[Found]]:
-    """By part, the rows as images; the pixels are made of the text when it is read again."""
-    parts: dict[str, list[Found]] = {part: [] for part in _USAGES.values()}
+    """By split, the rows as images; the pixels are made of the text when it is read again."""
+    splits: dict[str, list[Found]] = {split: [] for split in _USAGES.values()}
     with file.open("rb") as lines:
         header = lines.readline()
         try:
@@ -54,16 +54,16 @@ def _rows(file: Path) -> dict[str, list[Found]]:
             if line.strip():
                 try:
                     fields = _fields(line)
-                    part = parts[_USAGES[fields[usage]]]
+                    found = splits[_USAGES[fields[usage]]]
                     face = Face(expression_numbered(fields[emotion], FER2013))
                 except (KeyError, IndexError):
                     raise ShardError(f"{file}:{number}: none of the Usages {', '.join(_USAGES)} at its place") from None
                 except ValueError as error:
                     raise ShardError(f"{file}:{number}: {error}") from None
                 read = partial(_read, str(file), start, len(line), pixels)
-                part.append(Entry(f"{CSV}#{number}", _PNG_BYTES, read, face))
+                found.append(Entry(f"{CSV}#{number}", _PNG_BYTES, read, face))
             start += len(line)
-    return {part: found for part, found in parts.items() if found}
+    return {split: found for split, found in splits.items() if found}
 
 
 def _fields(line: bytes) -> list[str]:

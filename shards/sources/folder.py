@@ -11,13 +11,14 @@ that labels.jsonl does not name are unlabeled. Hidden files and folders, whose n
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from shards.errors import ShardError, unread
+from shards.errors import ShardError
 from shards.sample import Face, from_json
 from shards.sources.listing import IMAGE_ENDINGS, Entry, Lazy, LeftOut, Listing, Names, read_span
+from shards.walk import refuse, walk
 
 LABELS = "labels.jsonl"
 _IMAGES = {"", *IMAGE_ENDINGS}  # or having no ending at all
@@ -49,13 +50,12 @@ def entries(src: Path) -> Listing:
         raise ShardError(f"{src}: not a folder; SRC is the folder above the images or the identities")
     faces = _labels(src)
     files, left_out, missing = _Files(src, faces), list[LeftOut](), set(faces)
-    for path, size in _walk(os.fsencode(src), b"", ()):
-        if size is None:
-            left_out.append(LeftOut(os.fsdecode(path), "not an image, by its name", False))
-        else:
-            files.append(path, size)
-            if missing:
-                missing.discard(os.fsdecode(path))
+    for path, file in walk(src, hidden=True):
+        if _is_image(file.name):
+            files.append(os.fsencode(path), _size(file))
+            missing.discard(path)
+        elif path != LABELS:
+            left_out.append(LeftOut(path, "not an image, by its name", False))
     if not len(files):
         what = "no images in it" if left_out else "empty"
         raise ShardError(f"{src}: {what}; SRC is the folder above the images or the identities")
@@ -63,42 +63,17 @@ def entries(src: Path) -> Listing:
     return Listing(files, left_out)
 
 
-def _walk(root: bytes, below: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[bytes, int | None]]:
-    """Path and size of every file under `root`/`below`, sorted; size None: no image, by its name.
-
-    Links to folders are followed, but not in a circle: `above` are the folders that we are in.
-    """
-    folder = os.path.join(root, below)
+def _size(file: "os.DirEntry[str]") -> int:
     try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in above:
-            return
-        with os.scandir(folder) as scan:
-            found = sorted(scan, key=lambda file: file.name)
-        for file in found:
-            path = os.path.join(below, file.name)
-            if file.name.startswith(b"."):  # also folders: .snapshot, .ipynb_checkpoints, .Trash-1000
-                yield path, None
-            elif file.is_dir():
-                yield from _walk(root, path, (*above, (status.st_dev, status.st_ino)))
-            elif not _is_image(file.name):
-                if path != os.fsencode(LABELS):
-                    yield path, None
-            else:
-                yield path, _size(file)
+        with suppress(FileNotFoundError):
+            return file.stat().st_size
+        return file.stat(follow_symlinks=False).st_size  # a link that leads nowhere; it is left out when it is read
     except OSError as error:
-        raise unread(error)(f"{os.fsdecode(error.filename or folder)}: {error.strerror}; look after the disk") from None
+        refuse(error)
 
 
-def _size(file: "os.DirEntry[bytes]") -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # a link that leads nowhere; it is left out when it cannot be read
-        return file.stat(follow_symlinks=False).st_size
-
-
-def _is_image(name: bytes) -> bool:
-    return os.path.splitext(os.fsdecode(name))[1].lower() in _IMAGES
+def _is_image(name: str) -> bool:
+    return name[0] != "." and os.path.splitext(name)[1].lower() in _IMAGES
 
 
 def _labels(src: Path) -> dict[str, Face]:

@@ -2,7 +2,7 @@
 
     SRC/KA.AN1.39.tiff ...       who, what (NE HA SU SA AN DI FE) and which take, a running number
 
-The identity is who; the usual test leaves persons out, as `fer-scale split` does. There are no parts.
+The identity is who; the usual test leaves persons out, as `fer-scale split` does. There are no splits.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the labeled datasets share: parts of their own, folders that are classes, boxes in pixels."""
+"""What the labeled datasets share: splits of their own, folders that are classes, boxes in pixels."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -18,11 +18,11 @@ Found = Entry | LeftOut
 _FOLDERS = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
 
 
-def listing(src: Path, split: str | None, parts: Mapping[str, Iterable[Found]]) -> Listing:
-    """The images of a part of the dataset, without a split of all; only the parts wanted are walked through."""
-    if split is not None and split not in parts:
-        raise ShardError(f"{src}: no {split} part in it; there are {', '.join(parts)}")
-    found = list(chain.from_iterable(parts[part] for part in ([split] if split else parts)))
+def listing(src: Path, split: str | None, splits: Mapping[str, Iterable[Found]]) -> Listing:
+    """The images of a split of the dataset, without a split of all; only the splits wanted are walked through."""
+    if split is not None and split not in splits:
+        raise ShardError(f"{src}: no split {split} in it; there are {', '.join(splits)}")
+    found = list(chain.from_iterable(splits[name] for name in ([split] if split else splits)))
     images = [one for one in found if isinstance(one, Entry)]
     left_out = [one for one in found if isinstance(one, LeftOut)]
     if not images:
@@ -59,19 +59,19 @@ def class_folders(src: Path, below: str, expression: Callable[[str], str]) -> It
                     yield LeftOut(path, "not an image, by its name", False)
 
 
-def part_folders(src: Path, prefixes: Mapping[str, str], expression: Callable[[str], str]) -> dict[str, list[Found]]:
-    """By part, the images of the folders SRC/train, valid, validation, test of class folders.
+def split_folders(src: Path, prefixes: Mapping[str, str], expression: Callable[[str], str]) -> dict[str, list[Found]]:
+    """By split, the images of the folders SRC/train, valid, validation, test of class folders.
 
-    A name that begins with one of `prefixes` says its part itself, and is believed before the folder: copies
-    put several published parts into one folder, or call a test set valid.
+    A name that begins with one of `prefixes` says its split itself, and is believed before the folder: copies
+    put several published splits into one folder, or call a test set valid.
     """
-    parts: dict[str, list[Found]] = {}
-    for folder, part in _FOLDERS.items():
+    splits: dict[str, list[Found]] = {}
+    for folder, split in _FOLDERS.items():
         for found in class_folders(src, folder, expression) if (src / folder).is_dir() else ():
             name = (found.origin if isinstance(found, Entry) else found.path).rpartition("/")[2]
             said = (prefixes[prefix] for prefix in prefixes if name.startswith(prefix))
-            parts.setdefault(next(said, part), []).append(found)
-    return {part: parts[part] for part in ("train", "valid", "test") if part in parts}
+            splits.setdefault(next(said, split), []).append(found)
+    return {split: splits[split] for split in ("train", "valid", "test") if split in splits}
 
 
 def face_with_box(expression: str, image: Path, corners: tuple[float, float, float, float]) -> Face:

@@ -25,6 +25,7 @@ from shards.expressions import expression_called
 from shards.sample import Face
 from shards.sources.listing import Entry, Lazy, LeftOut, Listing, Names
 from shards.sources.scratch import Scratch
+from shards.walk import walk
 
 try:
     import pyarrow
@@ -73,10 +74,10 @@ def entries(src: Path) -> Listing:
     """The images in the parquet files at `src`, in their order."""
     if pyarrow is None:
         raise ShardError("the source 'parquet' needs pyarrow: pip install 'fer_scale[parquet]'")
-    files = sorted(filter(_is_one, src.rglob("*.parquet"))) if src.is_dir() else [src]
-    if not files:
+    names = [path for path, file in walk(src) if path.endswith(".parquet")] if src.is_dir() else [src.name]
+    if not names:
         raise ShardError(f"{src}: no .parquet in it; SRC is the folder of these files, or one of them")
-    names = [str(file.relative_to(src)) if src.is_dir() else file.name for file in files]
+    files = [src / name for name in names] if src.is_dir() else [src]
     columns, need = _look(files)
     scratch = Scratch(src, need)
     found, left_out = _Rows(names, scratch, columns), list[LeftOut]()
@@ -92,11 +93,6 @@ def entries(src: Path) -> Listing:
     if not len(found):
         raise ShardError(f"{src}: no images in its files; rows that only tell a path have none")
     return Listing(found, left_out)
-
-
-def _is_one(file: Path) -> bool:
-    """Whether it is a file, and none that a Mac puts beside another; Spark names folders so, too."""
-    return file.is_file() and not file.name.startswith(".")
 
 
 def _look(files: list[Path]) -> tuple[_Columns, int]:

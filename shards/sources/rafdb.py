@@ -9,7 +9,7 @@ or copies without the list, whose folders are the numbers:
 
     SRC/train/1/train_00001_aligned.jpg ...  SRC/test/1/...  SRC/valid/1/...  (also below SRC/DATASET)
 
-1 surprise 2 fear 3 disgust 4 happiness 5 sadness 6 anger 7 neutral. The parts are train (12,271 images) and
+1 surprise 2 fear 3 disgust 4 happiness 5 sadness 6 anger 7 neutral. The splits are train (12,271 images) and
 test (3,068), by the beginning of the names, also where a copy calls its folder of test images valid.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.expressions import RAFDB, expression_numbered
 from shards.sample import Face
-from shards.sources.labeled import Found, face_with_box, labeled, listing, part_folders
+from shards.sources.labeled import Found, face_with_box, labeled, listing, split_folders
 from shards.sources.listing import LeftOut, Listing
 
 _LISTS = ("list_patition_label.txt", "list_partition_label.txt")
@@ -28,21 +28,21 @@ _PREFIXES = {"train_": "train", "test_": "test"}
 
 
 def entries(src: Path, *, split: str | None = None) -> Listing:
-    """The images of a part of RAF-DB; without a split, of both."""
+    """The images of a split of RAF-DB; without a split, of both."""
     for name in _LISTS:
         if (src / "EmoLabel" / name).is_file():
             rows = _rows(src / "EmoLabel" / name)
-            return listing(src, split, {part: _images(src, name, part, rows[part]) for part in rows if rows[part]})
+            return listing(src, split, {one: _images(src, name, one, rows[one]) for one in rows if rows[one]})
     expression = partial(expression_numbered, numbers=RAFDB)
     folder = src / "DATASET" if (src / "DATASET").is_dir() else src
-    parts = part_folders(folder, _PREFIXES, expression)
-    if not parts:
+    splits = split_folders(folder, _PREFIXES, expression)
+    if not splits:
         raise ShardError(f"{src}: neither EmoLabel/{_LISTS[0]} nor folders train/1 ... test/7 in it")
-    return listing(src, split, parts)
+    return listing(src, split, splits)
 
 
 def _rows(file: Path) -> dict[str, list[tuple[str, str]]]:
-    """By part, names without their ending, and expressions."""
+    """By split, names without their ending, and expressions."""
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -60,11 +60,11 @@ def _rows(file: Path) -> dict[str, list[tuple[str, str]]]:
     return rows
 
 
-def _images(src: Path, file: str, part: str, rows: list[tuple[str, str]]) -> Iterator[Found]:
-    """The images of a part, and those that have no row in the list."""
+def _images(src: Path, file: str, split: str, rows: list[tuple[str, str]]) -> Iterator[Found]:
+    """The images of a split, and those that have no row in the list."""
     aligned = (src / "Image" / "aligned").is_dir()
     folder, ending = ("Image/aligned", "_aligned.jpg") if aligned else ("Image/original", ".jpg")
-    there = {image.name for image in (src / folder).glob(f"{part}_*.jpg")}
+    there = {image.name for image in (src / folder).glob(f"{split}_*.jpg")}
     for name in sorted(there - {name + ending for name, _ in rows}):
         yield LeftOut(f"{folder}/{name}", f"no row for it in {file}", True)
     for name, expression in rows:

@@ -22,7 +22,11 @@ class Scratch:
     """The unpacked copy of what lies at `src`, of about `need` bytes: written to `file`, read by a call."""
 
     def __init__(self, src: Path, need: int) -> None:
-        self.file = tempfile.TemporaryFile()
+        try:
+            self.file = tempfile.TemporaryFile()
+        except OSError as error:
+            what = f"{src}: must be unpacked into a temporary file, and none can be made ({error.strerror})"
+            raise ShardError(f"{what}; set TMPDIR to a folder that can be written") from None
         self._path = f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
         self._what = f"{src}: must be unpacked into a temporary file of about {need / 1e9:.2f} GB, and"
         free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -36,7 +40,7 @@ class Scratch:
         return partial, (read_span, self._path)  # in another process
 
     def __del__(self) -> None:
-        with suppress(OSError):  # of a full disk, once more
+        with suppress(OSError, AttributeError):  # of a full disk, once more; there is none where none could be made
             self.file.close()
 
     @contextmanager

@@ -2,7 +2,7 @@
 
     SRC/Train/Angry/*.png ...  SRC/Val/Angry/*.png ...      seven folders each
 
-The labels of its test frames were never released; papers test on the part valid. A frame shows more than the
+The labels of its test frames were never released; papers test on the split valid. A frame shows more than the
 face and there are no boxes: find them with a detector.
 """
 
@@ -17,8 +17,8 @@ _FOLDERS = {"train": "Train", "valid": "Val"}
 
 
 def entries(src: Path, *, split: str | None = None) -> Listing:
-    """The images of a part of SFEW; without a split, of both."""
-    there = {part: name for part, name in _FOLDERS.items() if (src / name).is_dir()}
+    """The images of a split of SFEW; without a split, of both."""
+    there = {name: folder for name, folder in _FOLDERS.items() if (src / folder).is_dir()}
     if not there:
         raise ShardError(f"{src}: neither Train/Angry nor Val/Angry in it")
-    return listing(src, split, {part: class_folders(src, name, expression_called) for part, name in there.items()})
+    return listing(src, split, {name: class_folders(src, there[name], expression_called) for name in there})

@@ -24,6 +24,7 @@ from PIL import Image
 
 import fer_scale
 from fer_scale import cuts, faces, photos
+from shards.boxes import iou
 from shards.index import ShardSet
 from shards.pixels import decode
 
@@ -122,7 +123,7 @@ def agreement(model: str, address: str, split: str, detector: str, count: str, l
         rows, boxes, strangers = [], [], 0
         for number, photo in enumerate(found.predict(scene for scene, *_ in scenes)):
             _, x, y = scenes[number]
-            there = [f for f in photo.faces if faces.overlap(f.box, (x, y, x + px, y + px)) > 0.2]
+            there = [f for f in photo.faces if iou(f.box, (x, y, x + px, y + px)) > 0.2]
             strangers += len(photo.faces) - len(there)
             if there:
                 rows.append(number)

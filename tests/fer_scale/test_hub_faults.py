@@ -238,7 +238,7 @@ def test_errors_never_show_a_password_in_the_endpoint_nor_what_a_terminal_obeys(
     with pytest.raises(HubError, match=r"no answer from http://\.\.\.@127\.0\.0\.1") as caught:
         hub.pull("hf://lab/faces")
     assert "s3cret" not in str(caught.value)
-    assert hub_errors.clean("a\x1b[2J b\nhf_abcdefgh") == "a[2J b hf_..."
+    assert access.clean("a\x1b[2J b\nhf_abcdefgh") == "a[2J b hf_..."
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "250"}, {"RateLimit": '"api";r=0;t=250'}])

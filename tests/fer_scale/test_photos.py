@@ -20,10 +20,11 @@ from fer_scale import encoder, faces, photos, predicted
 from fer_scale.__main__ import main
 from fer_scale.cuts import PredictError, around
 from fer_scale.demo.face import act, draw_face, person
-from fer_scale.faces import YUNET, Finder, NoDetector, overlap, place_of
+from fer_scale.faces import YUNET, Finder, NoDetector, place_of
 from fer_scale.photos import PhotoError, listed, upright
 from fer_scale.predicted import Photo
 from shards import detector
+from shards.boxes import iou
 from shards.detector import HAAR
 from shards.expressions import EXPRESSIONS
 
@@ -226,9 +227,9 @@ def test_a_real_face_in_a_photo_is_cut_as_it_was_cropped(finder: Finder) -> None
         for number, crop in enumerate(crops[::2]):
             photo, true = pasted(crop, px, number)
             found, _ = finder.find(photo)
-            cuts = [cut for seen in found if overlap(cut := around(seen.box, place), true) > 0.3]
+            cuts = [cut for seen in found if iou(cut := around(seen.box, place), true) > 0.3]
             middle = (true[0] + px * 0.05, true[1] + px * 0.05, true[2] - px * 0.05, true[3] - px * 0.05)
-            off.append((number, px, overlap(cuts[0], middle) if len(cuts) == 1 else 0))
+            off.append((number, px, iou(cuts[0], middle) if len(cuts) == 1 else 0))
     assert np.mean([same > 0.3 for _, _, same in off]) > 0.95, off
     assert np.median([same for _, _, same in off]) > 0.85, off  # 5 % too wide is .91, 25 % is .64
 
@@ -240,9 +241,9 @@ def test_large_photos_are_searched_for_small_faces_and_large_ones(yunet: Path) -
         photo.paste(face(number, px), (left, top))
         true.append((left, top, left + px, top + px))
     found, count = faces.finder(yunet).find(np.asarray(photo))
-    assert count == 4 and all(any(overlap(seen.box, place) > 0.3 for seen in found) for place in true)
+    assert count == 4 and all(any(iou(seen.box, place) > 0.3 for seen in found) for place in true)
     [largest], count = faces.finder(yunet).find(np.asarray(photo), largest=True)
-    assert count == 4 and overlap(largest.box, true[2]) > 0.3
+    assert count == 4 and iou(largest.box, true[2]) > 0.3
 
 
 def test_a_model_says_where_a_detector_sees_its_faces_or_it_is_derived_from_what_it_says() -> None:

@@ -8,9 +8,10 @@ from PIL import Image
 from scenes import pasted
 
 import fer_scale
-from fer_scale import cuts, faces
+from fer_scale import cuts
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.split import split
+from shards.boxes import iou
 from shards.index import ShardSet
 from shards.pixels import decode
 
@@ -38,7 +39,7 @@ def test_a_face_in_a_photo_gets_the_label_of_its_crop_and_not_if_it_is_cut_twice
         found, same, wide = 0, 0, 0
         for number, (crop, label) in enumerate(zip(crops, labels, strict=True)):
             photo, true = pasted(Image.fromarray(crop), px, number)
-            there = [face for face in model.predict([photo])[0].faces if faces.overlap(face.box, true) > 0.2]
+            there = [face for face in model.predict([photo])[0].faces if iou(face.box, true) > 0.2]
             if there:
                 cut = cuts.middle(cuts.around(there[0].box, model.place), model.crop_pct)
                 [too_wide] = model.ask([cuts.as_input(photo, model.px, cuts.middle(cut, 2.0))])

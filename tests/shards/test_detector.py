@@ -11,7 +11,7 @@ from PIL import Image
 
 from fer_scale.demo.face import act, draw_face, person
 from shards import detector
-from shards.boxes import Box
+from shards.boxes import WHOLE, Box, iou
 from shards.boxing import Boxing, boxed, check_boxing
 from shards.detector import Detector
 from shards.errors import ShardError
@@ -41,13 +41,6 @@ def scene(width: int, height: int, *faces: tuple[int, int, int, int]) -> Pixels:
     return np.asarray(picture)
 
 
-def overlap(one: Box, two: Box) -> float:
-    """Intersection over union."""
-    area = lambda box: max(0, box[2] - box[0]) * max(0, box[3] - box[1])  # noqa: E731
-    both = area((max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3])))
-    return both / (area(one) + area(two) - both)
-
-
 # ---- what it finds
 
 
@@ -58,7 +51,7 @@ def test_faces_that_fill_the_picture_are_found_where_they_are(yunet: Path) -> No
             picture, true = drawn(number, px)
             box, faces = looks.find(np.asarray(picture))
             assert box is not None and faces == 1, (number, px)
-            overlaps.append(overlap(box, true))
+            overlaps.append(iou(box, true))
     assert min(overlaps) > 0.7 and np.mean(overlaps) > 0.8
 
 
@@ -68,7 +61,7 @@ def test_a_box_is_of_the_picture_whatever_its_shape(yunet: Path, width: int, hei
     assert box is not None and faces == 1
     _, (x1, y1, x2, y2) = drawn(15)
     true = ((left + 100 * x1) / width, (top + 100 * y1) / height, (left + 100 * x2) / width, (top + 100 * y2) / height)
-    assert overlap(box, true) > 0.6
+    assert iou(box, true) > 0.6
 
 
 def test_a_picture_without_a_face_has_none(yunet: Path) -> None:
@@ -124,7 +117,7 @@ def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 # ---- which box a face gets
 
-OWN, TEMPLATE = (0.2, 0.2, 0.8, 0.8), (0.1, 0.1, 0.9, 1.0)
+OWN = (0.2, 0.2, 0.8, 0.8)
 ANNOTATED = Face("fear", box=OWN, box_source="annotation")
 BEFORE = Face("fear", box=(0.0, 0.0, 0.5, 0.5), box_source="template")  # packed before
 DETECTED = Face(box=OWN, box_source="detector", faces=2)
@@ -135,7 +128,7 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
     [
         ("auto", None, None),
         ("auto", Face(made="rotated, jpg"), Face(made="rotated, jpg")),
-        ("auto", Face("fear"), Face("fear", box=TEMPLATE, box_source="template")),
+        ("auto", Face("fear"), Face("fear", box=WHOLE, box_source="template")),
         ("auto", ANNOTATED, ANNOTATED),
         ("auto", BEFORE, BEFORE),
         ("auto", DETECTED, DETECTED),
@@ -145,7 +138,7 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
         ("annotation", BEFORE, Face("fear")),
         ("annotation", DETECTED, None),
         ("template", None, None),
-        ("template", ANNOTATED, Face("fear", box=TEMPLATE, box_source="template")),
+        ("template", ANNOTATED, Face("fear", box=WHOLE, box_source="template")),
         ("template", BEFORE, BEFORE),
         ("template", DETECTED, None),
         ("template", Face(box=OWN, box_source="annotation", made="rotated, jpg"), Face(made="rotated, jpg")),
@@ -154,21 +147,21 @@ DETECTED = Face(box=OWN, box_source="detector", faces=2)
 def test_without_a_detector_the_box_is_annotated_or_the_template(
     mode: str, face: Face | None, expected: Face | None
 ) -> None:
-    assert boxed(face, None, Boxing(mode, None, TEMPLATE)) == expected
+    assert boxed(face, None, Boxing(mode)) == expected
 
 
 def test_with_a_detector_annotated_boxes_stay_and_all_other_faces_are_looked_at(yunet: Path) -> None:
-    auto, face, nobody = Boxing("auto", yunet, TEMPLATE), scene(100, 100, (5, 0, 0, 100)), scene(100, 100)
+    auto, face, nobody = Boxing("auto", yunet), scene(100, 100, (5, 0, 0, 100)), scene(100, 100)
     assert boxed(ANNOTATED, face, auto) == ANNOTATED and boxed(DETECTED, face, auto) == DETECTED
     found = boxed(None, face, auto)
     assert found is not None and found.box and found == Face(box=found.box, box_source="detector")
     assert boxed(Face("fear"), face, auto) == Face("fear", box=found.box, box_source="detector")
     assert boxed(BEFORE, face, auto) == Face("fear", box=found.box, box_source="detector")
-    assert boxed(None, nobody, auto) == Face(box=TEMPLATE, box_source="template", faces=0)
+    assert boxed(None, nobody, auto) == Face(box=WHOLE, box_source="template", faces=0)
     assert boxed(BEFORE, nobody, auto) == Face("fear", box=BEFORE.box, box_source="template", faces=0)
-    everything = Boxing("detector", yunet, TEMPLATE)
+    everything = Boxing("detector", yunet)
     assert boxed(ANNOTATED, face, everything) == Face("fear", box=found.box, box_source="detector")
-    assert boxed(ANNOTATED, nobody, everything) == Face("fear", box=TEMPLATE, box_source="template", faces=0)
+    assert boxed(ANNOTATED, nobody, everything) == Face("fear", box=WHOLE, box_source="template", faces=0)
     two = boxed(None, scene(400, 400, (15, 140, 140, 120), (5, 0, 0, 130)), everything)
     assert two is not None and two.faces == 2
 
@@ -221,7 +214,7 @@ def test_a_set_counts_its_boxes_by_where_they_came_from(yunet: Path, people: Pat
     assert faces["00.png"] == Face("fear", box=(0.25, 0.25, 0.75, 0.75), box_source="annotation")
     assert faces["nobody.png"] == Face(box=(0.0, 0.0, 1.0, 1.0), box_source="template", faces=0)
     found = faces["09.png"]
-    assert found and found.box and found.box_source == "detector" and overlap(found.box, drawn(9)[1]) > 0.7
+    assert found and found.box and found.box_source == "detector" and iou(found.box, drawn(9)[1]) > 0.7
     everywhere = packing(people, tmp_path / "everywhere", detector=str(yunet), boxes="detector")
     assert everywhere.index["boxes"] == {"detector": 12, "template": 1}
 

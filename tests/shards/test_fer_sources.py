@@ -102,7 +102,7 @@ def test_rafdb_reads_its_list_and_finds_the_aligned_images(tmp_path: Path, list_
     first = test.entries[0]
     assert first.read() == (src / first.origin).read_bytes() and first.size_bytes == len(first.read())
     assert first.identity is None and not train.left_out
-    with pytest.raises(ShardError, match="no valid part in it; there are train, test"):
+    with pytest.raises(ShardError, match="no split valid in it; there are train, test"):
         listed("rafdb", src, "valid")
 
 
@@ -253,7 +253,7 @@ def test_fer2013_says_what_it_misses(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"neither fer2013\.csv nor folders train/angry"):
         listed("fer2013", tmp_path)
     fer2013(tmp_path, [fer2013_row("0", "Training")])
-    with pytest.raises(ShardError, match=r"no test part in it; there are train$"):
+    with pytest.raises(ShardError, match=r"no split test in it; there are train$"):
         listed("fer2013", tmp_path, "test")
     write(tmp_path / "fer2013.csv", "emotion,pixels\n")
     with pytest.raises(ShardError, match=r"fer2013\.csv:1: not the columns emotion, pixels, Usage"):
@@ -300,7 +300,7 @@ def test_fer2013s_copies_of_other_names_are_split_by_folder(tmp_path: Path) -> N
     picture(tmp_path / "validation" / "Sadness" / "1.png")
     assert labels(listed("fer2013", tmp_path, "train")) == {"train/3/0.png": "happiness"}
     assert labels(listed("fer2013", tmp_path, "valid")) == {"validation/Sadness/1.png": "sadness"}
-    with pytest.raises(ShardError, match="no test part in it; there are train, valid"):
+    with pytest.raises(ShardError, match="no split test in it; there are train, valid"):
         listed("fer2013", tmp_path, "test")
     picture(tmp_path / "train" / "glad" / "0.png")
     with pytest.raises(ShardError, match=r"train/glad: unknown expression 'glad'"):
@@ -388,7 +388,7 @@ def test_rows_of_affectnet_without_face_numbers_or_image(tmp_path: Path) -> None
 def test_affectnets_validation_set_is_both_valid_and_test(tmp_path: Path, images: str) -> None:
     """The release's validation.csv has no header; its file lists may lie in a folder of their own."""
     affectnet(tmp_path, [affectnet_row("1/t.jpg", "0")], images, "Manually_Annotated_file_lists/training.csv")
-    with pytest.raises(ShardError, match=r"no test part in it; there are train$"):
+    with pytest.raises(ShardError, match=r"no split test in it; there are train$"):
         listed("affectnet", tmp_path, "test")
     write(tmp_path / "Manually_Annotated_file_lists" / "validation.csv", affectnet_row("2/v.jpg", "3"))
     picture(tmp_path / images / "2" / "v.jpg")
@@ -560,7 +560,7 @@ def test_sfew_has_a_train_and_a_valid_part(tmp_path: Path) -> None:
         "Train/Surprise/6.png": "surprise",
     }
     assert labels(listed("sfew", tmp_path, "valid")) == {"Val/Sad/9.png": "sadness"}
-    with pytest.raises(ShardError, match="no test part in it; there are train, valid"):
+    with pytest.raises(ShardError, match="no split test in it; there are train, valid"):
         listed("sfew", tmp_path, "test")
 
 

@@ -95,7 +95,7 @@ def test_an_index_that_is_not_ours_is_refused(packed: ShardSet) -> None:
 @pytest.mark.parametrize("shards", [3, None, [3], ["ab"], [None], {"a": {}}])
 def test_an_index_whose_shards_are_no_rows_is_refused(packed: ShardSet, shards: object) -> None:
     (packed.path / "index.json").write_text(json.dumps(packed.index | {"shards": shards}))
-    with pytest.raises(ShardError, match=r"index.json: its shards are no list of rows"):
+    with pytest.raises(ShardError, match=r"index.json: says .* for shards; pack the set again"):
         ShardSet.open(packed.path)
 
 
@@ -104,6 +104,26 @@ def test_an_index_without_what_is_read_of_it_later_is_refused_at_once(packed: Sh
     (packed.path / "index.json").write_text(json.dumps({k: v for k, v in packed.index.items() if k != key}))
     for opened in (ShardSet.open, verify):
         with pytest.raises(ShardError, match=rf"index.json: has no {key}; pack the set again"):
+            opened(packed.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("name", 3), ("samples", "x"), ("samples", True), ("bytes", -1), ("licence", 5), ("source", ["x"]),
+        ("order", 0),
+        ("image_px", "x"), ("image_px", {"min": [1, 1], "max": [2, 2]}), ("expressions", {"happiness": "many"}),
+        ("image_px", {"min": [1, 1], "max": [10**400, float("inf")], "mean": [float("nan"), 1]}),
+        ("template_box", [0, 0, 1]), ("template_box", [0, 0, 10**400, 1]), ("files", [1]), ("files", None),
+        ("made", [1]), ("boxes", "x"), ("left_out", {"no image": None}), ("identities", "x"), ("mean", [[0], [0], [0]]),
+    ],
+)  # fmt: skip
+def test_an_index_whose_facts_are_of_another_kind_than_ours_is_refused_at_once(
+    packed: ShardSet, key: str, said: object
+) -> None:
+    (packed.path / "index.json").write_text(json.dumps(packed.index | {key: said}))
+    for opened in (ShardSet.open, verify):
+        with pytest.raises(ShardError, match=rf"index.json: says .* for {key}; pack the set again"):
             opened(packed.path)
 
 

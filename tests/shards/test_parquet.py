@@ -1,5 +1,6 @@
 """Parquet in Hugging Face's layout, as their datasets and others write it."""
 
+import errno
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -190,6 +192,13 @@ def test_a_disk_that_is_full_while_unpacking_is_said(tmp_path: Path) -> None:
     assert "there was no room for it in" in said.stdout and said.stderr == ""
 
 
+def test_where_no_temporary_file_can_be_made_that_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet", {"image": faces(0, 1)})
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    with pytest.raises(ShardError, match=r"none can be made \(Read-only file system\); set TMPDIR to a folder"):
+        listed(tmp_path)  # what __del__ raised would be a warning here, and warnings are errors
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -257,3 +266,16 @@ def test_folders_that_are_called_as_files_and_what_a_mac_puts_beside_them_are_no
     write(tmp_path / "data.parquet" / "part-0.parquet", {"image": faces(0, 2)})
     (tmp_path / "data.parquet" / "._part-0.parquet").write_bytes(b"no parquet")
     assert [image for _, image, _ in found(tmp_path)] == [b"image 0", b"image 1"]
+
+
+def test_files_behind_a_link_are_read_but_none_that_are_hidden(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    write(tmp_path / "far" / "a.parquet", {"image": faces(0, 1)})
+    write(src / "b.parquet", {"image": faces(1, 1)})
+    write(src / ".Trash-1000" / "c.parquet", {"image": faces(2, 1)})
+    (src / "a").symlink_to(tmp_path / "far")
+    (src / "circle").symlink_to(src)
+    assert [(origin, image) for origin, image, _ in found(src)] == [
+        ("a/a.parquet#0", b"image 0"),
+        ("b.parquet#0", b"image 1"),
+    ]

@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -142,6 +143,9 @@ def test_a_set_far_away_is_verified_as_it_is_fetched(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert verify(web.url, decode=True) == verify(packed.path, decode=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.verify.sha256", Mock(side_effect=AssertionError("hashed a second time")))
+        assert verify(web.url)["damaged"] == []
     shutil.rmtree(tmp_path / ".cache")
     damage(packed.file(3, "tar"))
     damage(packed.file(5, "idx"))
@@ -344,6 +348,18 @@ def test_a_shard_of_another_length_is_refused(change: int, web: Web, packed: Sha
     with pytest.raises(OtherBytes):
         open_set(web.url, tmp_path / "cache", 1).read(1, 0)
     assert web.requests.count(file.name) == 2
+
+
+def test_a_length_that_is_no_number_is_as_none(
+    web: Web, packed: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said twice, as proxies join it: RFC 9110, 8.6."""
+    handler = web._server.RequestHandlerClass
+    twice: Any = lambda length: {"Content-Length": f"{length}, {length}", "Connection": "close"}  # noqa: E731
+    said: Any = lambda self, status, length, headers: head(self, status, length, headers | twice(length))  # noqa: E731
+    head = handler._head
+    monkeypatch.setattr(handler, "_head", said)
+    assert open_set(web.url, tmp_path / "cache", 1).read(1, 0) == packed.read(1, 0)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -952,6 +968,21 @@ def test_an_endpoint_that_anybody_on_the_way_may_answer_for_gets_no_request(
     assert access.distrust("https://hub.example.org") is access.distrust("http://[::1]:80") is None
     monkeypatch.setenv(access.TRUSTED, endpoint)
     assert access.distrust(endpoint) is None
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://me:secret@hub.example.org", "https://me:sec/secret@hub.org:80", "https://hub.example.org:secret"],
+)
+def test_an_endpoint_with_a_password_or_no_port_is_refused_at_once_and_not_shown(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(transfer._OPENER, "open", lambda request, timeout: asked.append(request))
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(RemoteError, match=r"lab/faces: HF_ENDPOINT=.*: not understood; write https://HOST") as refused:
+        open_set("hf://datasets/lab/faces", tmp_path / "cache", 1)
+    assert not asked and "me:sec" not in str(refused.value)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
