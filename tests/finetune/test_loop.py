@@ -122,6 +122,7 @@ def test_accelerate_launch_starts_it(recipe: Callable[..., Path], tmp_path: Path
     assert done.returncode == 0, done.stderr
     [begun, *_] = rows(tmp_path / "two/events.jsonl")
     assert begun["processes"] == 2 and begun["hosts"] == [socket.gethostname()]
+    assert (begun["network"], begun["image_px"]) == ("32x2x2", 16)
     close(tmp_path / "one", tmp_path / "two", 1e-5)
 
 
