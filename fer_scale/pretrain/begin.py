@@ -19,7 +19,7 @@ from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.slip import refuse_another, refuse_slip
 from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 _TELL_S = 60.0  # a rank that has made a mistake waits so long for the others, to tell them
 
@@ -50,7 +50,7 @@ def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
         log.say(f"meeting  {world.meeting()}; who is not there in {log.duration(patience_s)} ends it")
     try:
         us = world.join(patience_s)
-    except RuntimeError:  # somebody did not come
+    except Broken:  # somebody did not come
         if mistake:
             raise UserError(f"{world.own_name()}: {mistake}") from None
         raise

@@ -53,13 +53,7 @@ def probe(recipe: Path | None, overrides: list[str], out: Path | None, *, report
     if reporting:
         Thread(target=_end_unheard, daemon=True).start()
         _tell("came", {"host": socket.gethostname(), "device": world.device_name()})
-    try:
-        us = world.join(_JOIN_S)
-    except RuntimeError as error:
-        raise UserError(
-            "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has "
-            f"one several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
-        ) from error
+    us = world.join(_JOIN_S)
     us.limit_waiting(_WAIT_S)
     party = _Party(us, reporting)
     try:
