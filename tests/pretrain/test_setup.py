@@ -9,11 +9,10 @@ import pytest
 from fer_scale import config
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.config import ConfigError
-from fer_scale.ending import Attempt
 from fer_scale.pretrain import begin, setup
 from fer_scale.pretrain.recipe import Pretrain, plan
 from fer_scale.pretrain.slip import refuse_another
-from shards.errors import ShardError
+from shards.errors import ShardError, UserError
 from shards.index import ShardSet
 from shards.mix import Mix
 from shards.order import Order
@@ -42,10 +41,10 @@ def test_a_slip_typed_at_a_run_that_has_ended_leaves_it_as_it_ended(tmp_path: Pa
     (tmp_path / "outcome.json").write_text('{"outcome": "done"}')
     (tmp_path / "checkpoints/step_00000003").mkdir(parents=True)
     (tmp_path / "checkpoints/step_00000003/manifest.json").touch()
-    refused = begin._claim(recipe(tmp_path, slip), ["model.start_from=elsewhere"])
-    assert isinstance(refused, str) and slip.partition("=")[0] in refused
+    with pytest.raises(UserError, match=slip.partition("=")[0]):
+        begin._claimed(recipe(tmp_path, slip), ["model.start_from=elsewhere"])
     assert (tmp_path / "outcome.json").exists() and not (tmp_path / "attempts").exists()
-    assert isinstance(begin._claim(recipe(tmp_path, "optim.lr=1e-3"), ["optim.lr=1e-3"]), Attempt)
+    assert begin._claimed(recipe(tmp_path, "optim.lr=1e-3"), ["optim.lr=1e-3"]).number == 1
 
 
 # ---- several sets
