@@ -46,8 +46,22 @@ def tensors(student: nn.Module, teacher: nn.Module, optimizer: AdamW) -> Iterato
             yield f"b.{name}", value
 
 
+def most_kept(recipe: Finetune) -> int:
+    """How many checkpoints of a run lie in its folder at one time, at most: one is being written."""
+    run, first, for_good = recipe.run, recipe.supervised.steps, 0
+    if run.keep_every_steps:
+        last = min(first + recipe.semi.steps, run.stop_after_steps or first + recipe.semi.steps)
+        every = run.checkpoint_every_steps or last
+        saved = {min(first, last), *range(every, last, every), last}
+        for_good = len(checkpoint.for_good(saved, run.keep_every_steps))
+    return for_good + run.keep_checkpoints + 1
+
+
 def has_room_to_begin(run: Wanted, size: int) -> None:
-    """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
+    """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1.
+
+    Not what `keep_every_steps` will have kept in the end: there is time to move it. `check` counts it.
+    """
     has_room(run, size, max(1, run.keep_checkpoints + 1 - len(checkpoint.complete(run.out))))
 
 

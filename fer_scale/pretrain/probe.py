@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fer_scale import checkpoint, log
-from fer_scale.pretrain import fitness, publishing, saving, setup, shared_folder, world
+from fer_scale.pretrain import fitness, saving, setup, shared_folder, world
 from fer_scale.pretrain.cost import FP32
 from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
@@ -93,13 +93,7 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
     if not (rec := read(recipe, overrides, out)):
         return Needs(str(out)) if out else None
     run, weights = rec.run, setup.shape_of(rec).trained
-    there = len(checkpoint.complete(run.out))
-    for_good = 0
-    if run.keep_every_steps and run.steps:
-        last = min(run.steps, run.stop_after_steps or run.steps)
-        steps = {*range(run.checkpoint_every_steps, last, run.checkpoint_every_steps), last}
-        for_good = len(checkpoint.for_good(steps, run.keep_every_steps))
-    most = for_good + run.keep_checkpoints + 1 + publishing.most_in_use(rec.publish)  # one is being written
+    there, most = len(checkpoint.complete(run.out)), setup.most_kept(rec, run.steps or 0)
     return Needs(
         str(run.out),
         checkpoint_gb=3 * FP32 * weights / 1e9,

@@ -75,7 +75,8 @@ class Saver:
     def has_room(self) -> None:
         """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1.
 
-        And what publishing keeps from being pruned meanwhile.
+        And what publishing keeps from being pruned meanwhile. Not what `keep_every_steps` will have kept in the end:
+        there is time to move it. `check` counts it.
         """
         there = len(checkpoint.complete(self._run.out)) if self._us.is_main else 0
         self._refuse_without_room(max(1, self._run.keep_checkpoints + 1 + self._publisher.most_in_use - there))

@@ -55,6 +55,12 @@ def test_the_memory_of_saves_is_that_of_the_whole_state(faces: Path) -> None:
     assert plan["saving_gb"] == whole / 1e9 and plan["checkpoints_gb"] == 3 * whole / 1e9
 
 
+def test_checkpoints_that_are_kept_for_good_are_counted_among_those_on_the_disk(faces: Path) -> None:
+    keeps = ["run.checkpoint_every_steps=2", "run.keep_every_steps=6", "run.steps=none", "run.epochs=4"]
+    [plan] = checked(faces, Wish(), *keeps)["plans"]
+    assert plan["steps"] == 16 and plan["checkpoints_gb"] == pytest.approx((2 + 3) * plan["saving_gb"])  # 6 and 12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("beside", ["true", "false"])
 def test_a_run_keeps_as_much_memory_for_its_saves_as_is_foretold(
