@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from fer_scale import checkpoint, log
-from fer_scale.pretrain import fitness, saving, setup, shared_folder, world
-from fer_scale.pretrain.cost import FP32
+from fer_scale.pretrain import cost, fitness, saving, setup, shared_folder, world
 from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
 from fer_scale.pretrain.here import versions
@@ -92,14 +91,14 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
     """None where neither a recipe nor --out says which folder the job will write to."""
     if not (rec := read(recipe, overrides, out)):
         return Needs(str(out)) if out else None
-    run, weights = rec.run, setup.shape_of(rec).trained
+    run, shape = rec.run, setup.shape_of(rec)
     there, most = len(checkpoint.complete(run.out)), setup.most_kept(rec, run.steps or 0)
     return Needs(
         str(run.out),
-        checkpoint_gb=3 * FP32 * weights / 1e9,
+        checkpoint_gb=cost.saved(shape) / 1e9,
         checkpoints=max(1, most - there),
         uncounted=bool(run.keep_every_steps and not run.steps),
-        writers=saving.most_writers(weights),
+        writers=saving.most_writers(shape.trained + shape.frozen),
         grace_s=run.grace_s,
     )
 
