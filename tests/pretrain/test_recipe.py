@@ -120,6 +120,10 @@ def test_the_plan_of_a_mixture_counts_each_sets_epochs() -> None:
         (["run.epochs=2"], "run.steps: give exactly one of steps and epochs"),
         (["model.image_px=30"], "model.image_px: 30 px is not a whole number of 8 px patches"),
         (["model.mask_ratio=1.0"], "model.mask_ratio: must lie between 0 and 1, not 1.0"),
+        (
+            ["model.patch_px=16", "model.mask_ratio=0.8"],
+            "model.mask_ratio: 0.8 hides all of 4 patches; the encoder must be shown one",
+        ),
         (["augment.crop_scale=[0.9, 0.2]"], "augment.crop_scale: must be 0 < low <= high <= 1"),
         (["run.precision=fp8"], "run.precision: must be one of 'fp32', 'bf16', not 'fp8'"),
         (["run.steps=0"], "run.steps: must be 1 or more, not 0"),
