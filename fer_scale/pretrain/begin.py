@@ -16,7 +16,7 @@ from fer_scale.pretrain import setup, world
 from fer_scale.pretrain.here import versions
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import Pretrain
-from fer_scale.pretrain.slip import refuse_another, refuse_slip
+from fer_scale.pretrain.slip import refuse_slip
 from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
 from shards.errors import Broken, UserError
@@ -172,7 +172,7 @@ def bring(wanted: Pretrain, changes: list[str], prints: list[str], attempt: Atte
 
 
 def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) -> None:
-    """Refuse to go on with, or to begin, another run than the one that is there."""
+    """Refuse to go on with, or to begin, another run than was asked for; the claim has compared the recipes."""
     run = wanted.run
     if run.resume == "never" and found.folder:
         raise CheckpointError(
@@ -182,5 +182,3 @@ def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) 
         raise CheckpointError(f"{run.out}: no complete checkpoint to go on from, and run.resume is must")
     if found.folder:
         setup.same_run(wanted, found.progress, prints, changes, found.folder)
-    elif (run.out / "recipe.toml").exists():  # killed before its first save
-        refuse_another(wanted, changes)
