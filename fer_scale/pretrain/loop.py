@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import __version__, config, ending, images, loader, log, plots
+from fer_scale import __version__, config, ending, images, loader, log, plots, saves
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
@@ -292,8 +292,7 @@ def _saved(run: Run, saved: Saved | None) -> None:
     times = {"seconds": round(saved.seconds, 2), "stall_s": round(saved.stall_s, 3)}
     run.journal.event("checkpoint", step=saved.step, **times, bytes=saved.bytes)
     run.publisher.saved(saved.step)
-    if saved.seconds > (grace := run.recipe.run.grace_s):
-        log.say(f"the save took {saved.seconds:.0f} s, more than run.grace_s = {grace:g}: a stop may be cut short")
+    saves.say_if_slow(saved.seconds, run.recipe.run.grace_s)
 
 
 def _picture(run: Run, batch: Batch, count: int = 8) -> None:
