@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import RECIPE, recipe
 
-from fer_scale import config, shipped
+from fer_scale import shipped
 from fer_scale.__main__ import main
 from fer_scale.pretrain import doctor, fitness, probe, setup, shared_folder
 from fer_scale.pretrain.fitness import Facts, Folder, Needs
-from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
 VERSIONS = {"torch": "2.15.0", "Python": "3.12.1"}
@@ -110,19 +110,15 @@ def test_a_checkpoint_is_written_by_the_first_ranks_and_takes_as_long_as_their_s
     assert "takes 4,000 s to write, 4.0 GB of it by c at 1 MB/s" in said
 
 
-RECIPE = Path("tests/ranks/pretrain.toml")  # 50 steps, a checkpoint every 10, of which 2 are kept
-WORDS = ["data.shards=faces", "run.out=/none"]
-
-
 def needs(*more: str) -> Needs:
-    """What doctor finds that the recipe wants of its folder."""
-    found = probe._needs(RECIPE, [*WORDS, *more], None)
+    """What doctor finds that the recipe wants: 50 steps, a checkpoint every 10, of which 2 are kept."""
+    found = probe._needs(RECIPE, ["data.shards=/none", "run.out=/none", *more], None)
     assert found
     return found
 
 
 def test_a_checkpoint_is_as_large_and_has_as_many_writers_as_all_weights_ask_for_frozen_ones_too() -> None:
-    weights = [*setup.build(config.load(Pretrain, RECIPE, WORDS)).parameters()]
+    weights = [*setup.build(recipe()).parameters()]
     whole = sum((12 if weight.requires_grad else 4) * weight.numel() for weight in weights)
     assert needs().checkpoint_gb == whole / 1e9
     assert needs("model.image_px=2048", "model.patch_px=2").writers == 3  # 67 M weights, nearly all of them positions

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import recipe
 
 from fer_scale import config
 from fer_scale.config import ConfigError
@@ -17,11 +18,6 @@ from shards.mix import Mix, Part
 from shards.order import Order, share
 
 RECIPES = Path(__file__).parents[2] / "configs"
-
-
-def recipe(*overrides: str) -> Pretrain:
-    file = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
-    return config.load(Pretrain, file, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
 
 
 def planned(ranks: int, *overrides: str) -> Plan:
