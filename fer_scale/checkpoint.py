@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from safetensors.torch import load
 from torch import Tensor
 
-from fer_scale import log, tensors
+from fer_scale import tensors
 from shards.errors import Broken, UserError
 
 VERSION = 1
@@ -288,17 +288,6 @@ def _is_whole(folder: Path) -> bool:
         return bool(manifest(folder))
     except (CheckpointError, OSError):
         return False
-
-
-def no_room(run: Path, size: int, count: int) -> str:
-    """Why the disk cannot take `count` more checkpoints of so many bytes, or ""."""
-    disk = shutil.disk_usage(run)
-    if count * size <= disk.free or not disk.total:  # some mounts do not say
-        return ""
-    return (
-        f"{run}: {log.size(disk.free)} are free, and {log.plural(count, 'checkpoint')} of {log.size(size)} "
-        f"{'is' if count == 1 else 'are'} to be written: make room, or use another disk for run.out"
-    )
 
 
 def _delete(folder: Path) -> None:

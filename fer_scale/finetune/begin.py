@@ -209,18 +209,11 @@ def optimizer(student: nn.Module, recipe: Finetune, begun: Start) -> AdamW:
 def go_on(recipe: Finetune, changes: list[str], made_for: dict[str, str], here: Processes) -> Found:
     """What the run goes on from, on all processes, once it is clear that this is what was asked for."""
     found = resume.find(recipe.run.out, here, [0])
-    by_main(here, lambda: _may(recipe, changes, made_for, found))
+    if found.folder:
+        by_main(here, lambda: state.same_run(recipe, found.progress, made_for, changes))
     if here.is_main:
         resume.set_aside(found, log.Journal(recipe.run.out))
     return found
-
-
-def _may(recipe: Finetune, changes: list[str], made_for: dict[str, str], found: Found) -> None:
-    """Refuse to go on with, or to begin, another run than the one that is there."""
-    if found.folder:
-        state.same_run(recipe, found.progress, made_for, changes)
-    else:  # there may be one that was killed before its first save
-        refuse_slip(recipe, changes)
 
 
 def name_bad(run: Run, bad: Sequence[str]) -> None:

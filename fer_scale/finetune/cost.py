@@ -54,7 +54,7 @@ def check(
         "seen": _seen(recipe, laid),
         "batch_micro": recipe.batch.micro,
         "memory_mb": _memory_mb(recipe, laid, network),
-        "checkpoints_mb": (recipe.run.keep_checkpoints + 1) * network.saved / 1e6,
+        "checkpoints_mb": state.most_kept(recipe) * network.saved / 1e6,
         "tflop": sum(row["tflop"] for row in rows),
         "gpu": gpu,
         "at_its_peak_s": sum(row["tflop"] for row in rows) * 1e12 / a_second if a_second else None,

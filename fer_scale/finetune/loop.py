@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_scale import config, disk, ending, log, resume
+from fer_scale import config, disk, ending, log, resume, saves
 from fer_scale.ending import LEAVE, SAVE, SAVE_FOR_GOOD, Preempted
 from fer_scale.finetune import begin, ema, finish, processes, state, steps, table
 from fer_scale.finetune.again import Again, Room, TooLarge, halve
@@ -236,9 +236,8 @@ def _save(run: Run) -> None:
     took = by_main(run.here, lambda: state.save(rec, run.stop.attempt, run.here.name, whole, progress))
     run.due = False
     run.journal.event("checkpoint", step=run.step, **took)
-    if run.here.is_main and took["seconds"] > rec.grace_s:
-        seconds, grace = f"{took['seconds']:.0f}", f"{rec.grace_s:g}"
-        log.say(f"the save took {seconds} s, more than run.grace_s = {grace}: a stop may be cut short")
+    if run.here.is_main:
+        saves.say_if_slow(took["seconds"], rec.grace_s)
 
 
 def _log(run: Run, sums: steps.Sums, lr: float, norm: float, guessed: list[Batch] | None) -> None:

@@ -146,7 +146,7 @@ def intervals(matrix: Ints, *, resamples: int = 2000, seed: int = 0, level: floa
     return {name: [float(x) for x in np.percentile(f(drawn), ends)] for name, f in measures.items()}
 
 
-def figures(probabilities_NK: Floats, true_N: Ints, *, seed: int = 0) -> dict[str, Any]:
+def figures(probabilities_NK: Floats, true_N: Ints) -> dict[str, Any]:
     """The measures that are one number, and the bootstrap intervals of those that have them."""
     matrix = confusion(true_N, probabilities_NK.argmax(axis=1), probabilities_NK.shape[1])
     return {
@@ -158,17 +158,17 @@ def figures(probabilities_NK: Floats, true_N: Ints, *, seed: int = 0) -> dict[st
         "nll": nll(probabilities_NK, true_N),
         "brier": brier(probabilities_NK, true_N),
         "aurc": aurc(probabilities_NK, true_N),
-        "intervals_95": intervals(matrix, seed=seed),
+        "intervals_95": intervals(matrix),
     }
 
 
-def measure(probabilities_NK: Floats, true_N: Ints, names: list[str], *, seed: int = 0) -> dict[str, Any]:
+def measure(probabilities_NK: Floats, true_N: Ints, names: list[str]) -> dict[str, Any]:
     """All of it as plain JSON values; `names` are the K expressions, in the order of the columns."""
     matrix = confusion(true_N, probabilities_NK.argmax(axis=1), len(names))
     columns = zip(names, recall(matrix), precision(matrix), matrix.sum(axis=1), matrix.sum(axis=0), strict=True)
     return {
         "samples": len(true_N),
-        **figures(probabilities_NK, true_N, seed=seed),
+        **figures(probabilities_NK, true_N),
         "per_class": {
             name: {"count": int(n), "predicted": int(p), "recall": _number(found), "precision": _number(right)}
             for name, found, right, n, p in columns

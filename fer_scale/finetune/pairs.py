@@ -19,8 +19,6 @@ def parts(batch: int, *, rank: int, ranks: int, micro: int) -> list[NDArray[np.i
     pairs = (batch + 1) // 2
     if pairs < ranks:
         raise ConfigError(f"a batch of {batch} images is {pairs} FaceMix pairs, too few for {ranks} processes")
-    if micro < 2:
-        raise ConfigError(f"batch.micro: {micro} is no FaceMix pair; the least is 2")
     start, stop = rank * pairs // ranks, (rank + 1) * pairs // ranks
     return [_symmetric(batch, a, min(a + micro // 2, stop)) for a in range(start, stop, micro // 2)]
 

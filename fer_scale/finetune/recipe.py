@@ -20,6 +20,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Real = Literal["clean", "mixed"]
 Sampling = Literal["natural", "sqrt"]
 CropOf = Literal["picture", "face"]
+Target = Literal["argmax", "votes"]
 
 
 def _range(name: str, value: Range, least: float, most: float) -> tuple[bool, str]:
@@ -146,9 +147,7 @@ class Supervised:
     warmup_steps: int = knob(100, help="steps from start_lr to the peak")
     clip_norm: float = knob(1.0, help="of the whole gradient, both stages; 0 turns clipping off")
     ema_decay: float = knob(0.999, help="most decay of the average (the authors' value), after 9,000 steps; see ema.py")
-    target: Literal["argmax", "votes"] = knob(
-        "argmax", help="the label, or the annotators' votes; two tracks, both stages"
-    )
+    target: Target = knob("argmax", help="the label, or the annotators' votes; two tracks, both stages")
     betas: Range = knob((0.9, 0.95), help="Adam's, both stages (the authors' values)")
 
     def __post_init__(self) -> None:

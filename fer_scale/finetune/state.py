@@ -11,15 +11,14 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from fer_scale import checkpoint, config, disk
-from fer_scale.checkpoint import CheckpointError, NotSaved
+from fer_scale import checkpoint, config, saves
+from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from fer_scale.finetune.pseudo_labels import Statistics
 from fer_scale.finetune.recipe import Finetune
@@ -46,15 +45,23 @@ def tensors(student: nn.Module, teacher: nn.Module, optimizer: AdamW) -> Iterato
             yield f"b.{name}", value
 
 
+def most_kept(recipe: Finetune) -> int:
+    """How many checkpoints of a run lie in its folder at one time, at most: one is being written."""
+    run, first, for_good = recipe.run, recipe.supervised.steps, 0
+    if run.keep_every_steps:
+        last = min(first + recipe.semi.steps, run.stop_after_steps or first + recipe.semi.steps)
+        every = run.checkpoint_every_steps or last
+        saved = {min(first, last), *range(every, last, every), last}
+        for_good = len(checkpoint.for_good(saved, run.keep_every_steps))
+    return for_good + run.keep_checkpoints + 1
+
+
 def has_room_to_begin(run: Wanted, size: int) -> None:
-    """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1."""
-    has_room(run, size, max(1, run.keep_checkpoints + 1 - len(checkpoint.complete(run.out))))
+    """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1.
 
-
-def has_room(run: Wanted, size: int, count: int) -> None:
-    """CheckpointError where the disk cannot take `count` more checkpoints of `size` bytes."""
-    if told := checkpoint.no_room(run.out, size, count):
-        raise CheckpointError(told)
+    Not what `keep_every_steps` will have kept in the end: there is time to move it. `check` counts it.
+    """
+    saves.refuse_to_begin(run.out, size, run.keep_checkpoints + 1)
 
 
 def save(
@@ -65,26 +72,17 @@ def save(
     place = checkpoint.folder_of(run.out, progress["step"])
     part = checkpoint.part_of(place, attempt.number)
     whole = {key: value.to("cpu", copy=True).contiguous() for key, value in state}
-    has_room(run, sum(value.nbytes for value in whole.values()), 1)
+    saves.refuse_without_room(run.out, sum(value.nbytes for value in whole.values()))
     try:
         file = checkpoint.write_part(part, 0, 1, whole)
         kept = checkpoint.finish(part, place, [file], progress, attempt.is_newest)
     except (OSError, CheckpointError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _not_saved(name, part, error) from error
+        raise saves.not_saved(name, part, error) from error
     if not kept:
         raise attempt.superseded()
     checkpoint.prune(run.out, run.keep_checkpoints, run.keep_every_steps)
     return {"seconds": time.monotonic() - began, "bytes": file["bytes"]}
-
-
-def _not_saved(name: str, part: Path, error: Exception) -> CheckpointError:
-    """What to raise where rank `name` could not write the checkpoint `part`."""
-    look = disk.needs_somebody(error)
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    hint = "free space and start the run again" if look else "the same command goes on from it"
-    kind = CheckpointError if look else NotSaved
-    return kind(f"{name}: {part}: {why}; the checkpoint before this one is whole: {hint}")
 
 
 def restore(state: dict[str, Tensor], student: nn.Module, teacher: nn.Module) -> None:

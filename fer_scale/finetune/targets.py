@@ -4,16 +4,15 @@ Classes are the expressions that occur among the labels, in the order of EXPRESS
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_scale.finetune.recipe import Target
 from shards.errors import UserError
 from shards.expressions import EXPRESSIONS
 from shards.sample import Face
 
-Target = Literal["argmax", "votes"]
 FEWEST_VOTES = 2  # a single vote is taken for a slip, as in the FERPlus paper's own script
 
 

@@ -6,7 +6,7 @@ Everything is decided by the main rank, or compared with what it has; a differen
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fer_scale import checkpoint, config, ending, log, portable, resume, tee
 from fer_scale.checkpoint import CheckpointError
@@ -16,10 +16,10 @@ from fer_scale.pretrain import setup, world
 from fer_scale.pretrain.here import versions
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.recipe import Pretrain
-from fer_scale.pretrain.slip import refuse_another, refuse_slip
+from fer_scale.pretrain.slip import refuse_slip
 from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 _TELL_S = 60.0  # a rank that has made a mistake waits so long for the others, to tell them
 
@@ -50,7 +50,7 @@ def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
         log.say(f"meeting  {world.meeting()}; who is not there in {log.duration(patience_s)} ends it")
     try:
         us = world.join(patience_s)
-    except RuntimeError:  # somebody did not come
+    except Broken:  # somebody did not come
         if mistake:
             raise UserError(f"{world.own_name()}: {mistake}") from None
         raise
@@ -61,7 +61,7 @@ def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
         more = f", and {log.plural(len(mistaken) - 1, 'rank')} more" if len(mistaken) > 1 else ""
         mistake = f"{name}{more}, but not all ranks: {mistake}\nmake all hosts alike (`fer-scale doctor` compares them)"
     if mistake:
-        _refuse(mistake, us)
+        _refuse(UserError(mistake), us)
     assert wanted
     return wanted, us
 
@@ -69,9 +69,10 @@ def meet(recipe_file: Path, words: list[str]) -> tuple[Pretrain, World]:
 def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
     """Claim the run for this start, keep what every rank says, and compare recipes, code and versions."""
     out = wanted.run.out
-    claimed = us.tell(_claim(wanted, changes) if us.is_main else None)
-    if isinstance(claimed, str):
-        _refuse(claimed, us)
+    try:
+        claimed = by_main(us, lambda: _claimed(wanted, changes))
+    except (UserError, OSError) as error:
+        _refuse(error, us)
     attempt = claimed if us.is_main else resume.as_seen_here(claimed)
     sees = attempt.folder == claimed.folder
     file = attempt.folder / f"rank-{us.rank:0{len(str(us.ranks - 1))}}.log"
@@ -79,7 +80,7 @@ def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
     if problem := next((problem for problem, *_ in told if problem), ""):
         if us.is_main:
             attempt.record("failed", us.rank, reason=problem, restart=False)
-        _refuse(problem, us)
+        _refuse(UserError(problem), us)
     apart = [name for _, sees, name, _ in told if not sees]
     if apart and us.is_main:
         more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
@@ -92,18 +93,13 @@ def begin(wanted: Pretrain, changes: list[str], us: World) -> Begun:
     return Begun(attempt, file, writers, names, sorted({host for *_, host in told}))
 
 
-def _claim(wanted: Pretrain, changes: list[str]) -> Attempt | str:
-    try:
-        refuse_slip(wanted, changes)  # the claim would end a run that runs, and forget how one has ended
-        return ending.claim(wanted.run.out)
-    except UserError as error:
-        return str(error)
+def _claimed(wanted: Pretrain, changes: list[str]) -> Attempt:
+    refuse_slip(wanted, changes)  # the claim would end a run that runs, and forget how one has ended
+    return ending.claim(wanted.run.out)
 
 
-def _refuse(problem: str, us: World) -> None:
-    if not us.is_main:
-        raise SystemExit(2)  # rank 0 says it
-    raise UserError(problem)
+def _refuse(problem: UserError | OSError, us: World) -> NoReturn:
+    raise problem if us.is_main else SystemExit(2)  # rank 0 says it
 
 
 def _kept(file: Path, us: World) -> str:
@@ -176,7 +172,7 @@ def bring(wanted: Pretrain, changes: list[str], prints: list[str], attempt: Atte
 
 
 def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) -> None:
-    """Refuse to go on with, or to begin, another run than the one that is there."""
+    """Refuse to go on with, or to begin, another run than was asked for; the claim has compared the recipes."""
     run = wanted.run
     if run.resume == "never" and found.folder:
         raise CheckpointError(
@@ -186,5 +182,3 @@ def _may(wanted: Pretrain, changes: list[str], prints: list[str], found: Found) 
         raise CheckpointError(f"{run.out}: no complete checkpoint to go on from, and run.resume is must")
     if found.folder:
         setup.same_run(wanted, found.progress, prints, changes, found.folder)
-    elif (run.out / "recipe.toml").exists():  # killed before its first save
-        refuse_another(wanted, changes)

@@ -21,7 +21,6 @@ from fer_scale.pretrain import cost, publishing, setup
 from fer_scale.pretrain.cost import Device, Shape
 from fer_scale.pretrain.device import CPU, asked_for
 from fer_scale.pretrain.layout import layout_for, overlaps, refuse
-from fer_scale.pretrain.publishing import most_in_use
 from fer_scale.pretrain.recipe import Plan, Pretrain, plan
 from shards.index import ShardSet
 
@@ -163,7 +162,7 @@ class _Known:
             "read_mb_per_s_a_node": rate / nodes * image_bytes / 1e6,
             "reader_cores_a_node": rate / nodes * decode_s,
             "shards_a_rank": sum(len(s.counts) for s in self.sets) / ranks,
-            "checkpoints_gb": (run.keep_checkpoints + 1 + most_in_use(self.rec.publish)) * cost.saved(self.shape) / 1e9,
+            "checkpoints_gb": setup.most_kept(self.rec, planned.steps) * cost.saved(self.shape) / 1e9,
             "saving_gb": cost.saved(self.shape) / 1e9,
             "memory_gb": _gb(self._memory(planned, self.layout)),
             "memory_gb_by_stage": {s: _gb(self._memory(planned, self._at(s)))["total"] for s in range(4)},

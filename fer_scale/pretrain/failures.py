@@ -9,8 +9,6 @@ from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.world import World
 from shards.errors import Broken, UserError
 
-needs_somebody = disk.needs_somebody
-
 
 @contextmanager
 def in_words(rec: Pretrain, us: World) -> Iterator[None]:

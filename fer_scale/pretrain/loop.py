@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import __version__, config, ending, images, loader, log, plots
+from fer_scale import __version__, config, ending, images, loader, log, plots, saves
 from fer_scale.ending import LEAVE, Preempted, StopSignal
 from fer_scale.loader import Batch, Faces
 from fer_scale.optim import lr_at
@@ -38,21 +38,20 @@ from shards.mix import Mix
 from shards.order import Order
 
 
-def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> str:
-    """Run or go on with a recipe; how it ended (`done` or `preempted`). `changes` may alter a run that goes on."""
+def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> None:
+    """Run or go on with a recipe. `changes` may alter a run that goes on."""
     wanted, us = begin.meet(recipe_file, [*overrides, *changes])
     us.limit_waiting(wanted.run.waiting_s)
     begun = begin.begin(wanted, changes, us)
     with Publisher(wanted, begun.attempt, is_main=us.is_main) as publisher:
-        ended, last = _run(wanted, changes, us, begun, publisher)
+        for_good = _run(wanted, changes, us, begun, publisher)
         us.leave()
-        if last:
+        if for_good:
             publisher.finish()
-    return ended
 
 
-def _run(wanted: Pretrain, changes: list[str], us: World, begun: Begun, publisher: Publisher) -> tuple[str, bool]:
-    """How it ended, and whether for good: not where it is to be started again by itself."""
+def _run(wanted: Pretrain, changes: list[str], us: World, begun: Begun, publisher: Publisher) -> bool:
+    """Whether it ended for good: not where it is to be started again by itself."""
     try:
         watchdog = Watchdog(wanted.run.hang_limits, us, begun)
         with ending.recorded(begun.attempt, us.rank, begun.log), failures.in_words(wanted, us), watchdog:
@@ -62,10 +61,10 @@ def _run(wanted: Pretrain, changes: list[str], us: World, begun: Begun, publishe
     except Preempted as stopped:
         if us.is_main:
             log.say(f"stopped at step {stopped.step} ({stopped.reason}); {stopped.way_on} goes on from there")
-        return "preempted", not stopped.again
+        return not stopped.again
     if us.is_main and not wanted.publish.to:
         log.say(f"done; next: fer-scale publish {wanted.run.out} TO --licence LICENCE")
-    return "done", True
+    return True
 
 
 def _set_up(
@@ -293,8 +292,7 @@ def _saved(run: Run, saved: Saved | None) -> None:
     times = {"seconds": round(saved.seconds, 2), "stall_s": round(saved.stall_s, 3)}
     run.journal.event("checkpoint", step=saved.step, **times, bytes=saved.bytes)
     run.publisher.saved(saved.step)
-    if saved.seconds > (grace := run.recipe.run.grace_s):
-        log.say(f"the save took {saved.seconds:.0f} s, more than run.grace_s = {grace:g}: a stop may be cut short")
+    saves.say_if_slow(saved.seconds, run.recipe.run.grace_s)
 
 
 def _picture(run: Run, batch: Batch, count: int = 8) -> None:

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from fer_scale import checkpoint, log
-from fer_scale.pretrain import fitness, publishing, saving, setup, shared_folder, world
-from fer_scale.pretrain.cost import FP32
+from fer_scale.pretrain import cost, fitness, saving, setup, shared_folder, world
 from fer_scale.pretrain.doctor import MARK, read
 from fer_scale.pretrain.fitness import Facts, Needs
 from fer_scale.pretrain.here import versions
@@ -53,13 +52,7 @@ def probe(recipe: Path | None, overrides: list[str], out: Path | None, *, report
     if reporting:
         Thread(target=_end_unheard, daemon=True).start()
         _tell("came", {"host": socket.gethostname(), "device": world.device_name()})
-    try:
-        us = world.join(_JOIN_S)
-    except RuntimeError as error:
-        raise UserError(
-            "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has "
-            f"one several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
-        ) from error
+    us = world.join(_JOIN_S)
     us.limit_waiting(_WAIT_S)
     party = _Party(us, reporting)
     try:
@@ -98,20 +91,14 @@ def _needs(recipe: Path | None, overrides: list[str], out: Path | None) -> Needs
     """None where neither a recipe nor --out says which folder the job will write to."""
     if not (rec := read(recipe, overrides, out)):
         return Needs(str(out)) if out else None
-    run, weights = rec.run, setup.shape_of(rec).trained
-    there = len(checkpoint.complete(run.out))
-    for_good = 0
-    if run.keep_every_steps and run.steps:
-        last = min(run.steps, run.stop_after_steps or run.steps)
-        steps = {*range(run.checkpoint_every_steps, last, run.checkpoint_every_steps), last}
-        for_good = len(checkpoint.for_good(steps, run.keep_every_steps))
-    most = for_good + run.keep_checkpoints + 1 + publishing.most_in_use(rec.publish)  # one is being written
+    run, shape = rec.run, setup.shape_of(rec)
+    there, most = len(checkpoint.complete(run.out)), setup.most_kept(rec, run.steps or 0)
     return Needs(
         str(run.out),
-        checkpoint_gb=3 * FP32 * weights / 1e9,
+        checkpoint_gb=cost.saved(shape) / 1e9,
         checkpoints=max(1, most - there),
         uncounted=bool(run.keep_every_steps and not run.steps),
-        writers=saving.most_writers(weights),
+        writers=saving.most_writers(shape.trained + shape.frozen),
         grace_s=run.grace_s,
     )
 

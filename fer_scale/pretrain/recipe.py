@@ -85,13 +85,18 @@ class Model:
     start_decoder: bool = knob(False, help="start_from's decoder too, published with --parts encoder,decoder")
 
     def __post_init__(self) -> None:
-        patches = self.patch_px < 1 or self.image_px % self.patch_px == 0
+        whole = self.patch_px < 1 or self.image_px % self.patch_px == 0
+        patches = (self.image_px // max(1, self.patch_px)) ** 2
         heads = self.decoder_heads < 1 or self.decoder_width % self.decoder_heads == 0
         require(
             _known_encoder(self.encoder),
             *at_least(self, 1, "image_px", "patch_px", "decoder_width", "decoder_depth", "decoder_heads"),
-            (patches, f"image_px: {self.image_px} px is not a whole number of {self.patch_px} px patches"),
+            (whole, f"image_px: {self.image_px} px is not a whole number of {self.patch_px} px patches"),
             (0 < self.mask_ratio < 1, f"mask_ratio: must lie between 0 and 1, not {self.mask_ratio}"),
+            (
+                self.mask_ratio >= 1 or patches < 1 or patches * (1 - self.mask_ratio) >= 1,
+                f"mask_ratio: {self.mask_ratio} hides all of {patches} patches; the encoder must be shown one",
+            ),
             (
                 heads and self.decoder_width % 4 == 0,
                 f"decoder_width: {self.decoder_width} must be a multiple of 4 and of decoder_heads",

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_scale import checkpoint, tensors
-from fer_scale.checkpoint import CheckpointError, NotSaved
-from fer_scale.pretrain import failures
+from fer_scale import checkpoint, saves, tensors
+from fer_scale.checkpoint import NotSaved
+from fer_scale.peers import by_main
 from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.engine import NOT_LIVE, Engine
 from fer_scale.pretrain.publishing import Publisher
@@ -75,21 +75,21 @@ class Saver:
     def has_room(self) -> None:
         """Refuse to begin where the disk cannot take all that will lie there at one time: `keep_checkpoints` + 1.
 
-        And what publishing keeps from being pruned meanwhile.
+        And what publishing keeps from being pruned meanwhile. Not what `keep_every_steps` will have kept in the end:
+        there is time to move it. `check` counts it.
         """
-        there = len(checkpoint.complete(self._run.out)) if self._us.is_main else 0
-        self._refuse_without_room(max(1, self._run.keep_checkpoints + 1 + self._publisher.most_in_use - there))
+        most = self._run.keep_checkpoints + 1 + self._publisher.most_in_use
+        by_main(self._us, lambda: saves.refuse_to_begin(self._run.out, self._size, most))
 
-    def _refuse_without_room(self, count: int) -> None:
-        size = 4 * (2 * self._engine.numel_trained + self._engine.numel)
-        told = self._us.tell(checkpoint.no_room(self._run.out, size, count) if self._us.is_main else "")
-        if told:
-            raise CheckpointError(told)
+    @property
+    def _size(self) -> int:
+        """Bytes of a checkpoint."""
+        return 4 * (2 * self._engine.numel_trained + self._engine.numel)
 
     def begin(self, progress: dict[str, Any]) -> None:
         """Take the state as it is now, and start to write it. `progress` holds its step."""
         assert not self.under_way, "finish the save before"
-        self._refuse_without_room(1)
+        by_main(self._us, lambda: saves.refuse_without_room(self._run.out, self._size))
         began, self._took = time.monotonic(), 0.0
         self._progress = progress | {"adam_step": self._engine.adam_step}
         self._files = self._found = self._problem = None
@@ -200,18 +200,13 @@ class Saver:
     def _raise_on_all(self) -> None:
         """Where a thread has failed, on whichever rank: nothing of this save stays."""
         problem = self._problem
-        mine = (
-            (f"{self._us.name}: {self._part}: {_why(problem)}", failures.needs_somebody(problem)) if problem else None
-        )
+        mine = saves.not_saved(self._us.name, self._part, problem) if problem else None
         if told := next(filter(None, self._us.collect(mine)), None):
             shutil.rmtree(self._part, ignore_errors=True)
             self._progress = None
             if problem and not isinstance(problem, OSError | UserError):
                 raise problem  # our own bug, or no memory: not in one line
-            text, look = told
-            hint = "free space and start the run again" if look else "the same command goes on from it"
-            kind = CheckpointError if look else NotSaved
-            raise kind(f"{text}; the checkpoint before this one is whole: {hint}") from problem
+            raise told from problem
 
     def __enter__(self) -> None:
         pass
@@ -221,10 +216,6 @@ class Saver:
         self._given_up.set()
         if self._thread:
             self._thread.join()
-
-
-def _why(problem: Exception) -> str:
-    return problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)
 
 
 def most_writers(numel: int) -> int:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from fer_scale import config, disk, encoder, log
+from fer_scale import checkpoint, config, disk, encoder, log
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.loader import Faces, without
 from fer_scale.pretrain import slip
 from fer_scale.pretrain.cost import Shape
 from fer_scale.pretrain.layout import zero_layout
 from fer_scale.pretrain.mae import MaskedAutoencoder, visible_patches
+from fer_scale.pretrain.publishing import most_in_use
 from fer_scale.pretrain.recipe import Data, Plan, Pretrain
 from shards.errors import ShardError
 from shards.index import ShardSet
@@ -100,6 +101,16 @@ def shape_of(rec: Pretrain) -> Shape:
     visible = visible_patches(patches, m.mask_ratio)
     values = 3 * m.patch_px**2
     return Shape(args["embed_dim"], args["depth"], patches, visible, values, m.decoder_width, m.decoder_depth)
+
+
+def most_kept(rec: Pretrain, steps: int) -> int:
+    """How many checkpoints of a run of so many steps lie in its folder at one time, at most: one is being written."""
+    run, for_good = rec.run, 0
+    if run.keep_every_steps:
+        last = min(steps, run.stop_after_steps or steps)
+        saved = {*range(run.checkpoint_every_steps, last, run.checkpoint_every_steps), last}
+        for_good = len(checkpoint.for_good(saved, run.keep_every_steps))
+    return for_good + run.keep_checkpoints + 1 + most_in_use(rec.publish)
 
 
 def describe(

@@ -105,8 +105,10 @@ class Watchdog:
             self._changed.set()
 
     def _watch(self) -> None:
-        while not self._over:
-            self._changed.clear()
+        while True:
+            self._changed.clear()  # before anything is looked at: what changes from here on wakes the wait below
+            if self._over:
+                return
             now = self._now
             limit = self._limits[now.phase]
             left = now.since + limit - time.monotonic()

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shards.errors import Broken
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed
@@ -132,7 +134,7 @@ class World:
 def join(seconds: float) -> World:
     """Meet the other ranks, whoever launched us: deepspeed, torchrun, srun, mpirun, or nobody (then we are alone).
 
-    They wait so long for one another, also in collectives until `limit_waiting` is called.
+    They wait so long for one another, also in collectives until `limit_waiting` is called. Broken where one is missing.
     """
     _name_ourselves()
     # DeepSpeed calls collectives by names that torch has renamed, at every step, and torch says so every time.
@@ -147,7 +149,13 @@ def join(seconds: float) -> World:
         # DeepSpeed would compile this op for over a minute, and hang for ever on the lock of a killed build; it serves
         # only inference.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=seconds), verbose=False)
+    try:
+        deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=seconds), verbose=False)
+    except RuntimeError as error:  # gloo has no type for it
+        raise Broken(
+            "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has "
+            f"one several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
+        ) from error
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 

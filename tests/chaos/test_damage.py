@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from disturbed import RECIPE
+from runs import events, recipe
 
-from fer_scale import checkpoint, config, log
+from fer_scale import checkpoint, config
 from fer_scale.pretrain import begin
-from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.resume import Found
 
 Draw = random.Random
@@ -32,16 +31,12 @@ class Alone:
         return tensor
 
 
-def recipe(run: Path) -> Pretrain:
-    return config.load(Pretrain, Path(RECIPE), ["data.shards=set", f"run.out={run}"])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with three checkpoints of two state files each, all of the same lengths."""
     run, made = tmp_path_factory.mktemp("whole"), torch.Generator().manual_seed(0)
-    (run / "recipe.toml").write_text(config.dump(recipe(run)))
-    progress = {"recipe": config.dump(recipe(run)), "shards": ["print"], "start": None}
+    (run / "recipe.toml").write_text(config.dump(recipe(out=run)))
+    progress = {"recipe": config.dump(recipe(out=run)), "shards": ["print"], "start": None}
     for step in (10, 20, 30):
         place = checkpoint.folder_of(run, step)
         part = checkpoint.part_of(place)
@@ -112,7 +107,7 @@ def test_every_damage_is_found_and_what_a_run_goes_on_from_is_whole(
         incomplete = not (newest / "manifest.json").exists()
         found = resumed(run)
         assert found.folder is not None and found.folder.name in ("step_00000010", "step_00000020"), (seed, found)
-        named = [event["checkpoint"] for event in log.rows(run / "events.jsonl") if event["event"] == "set_aside"]
+        named = [event["checkpoint"] for event in events(run, "set_aside")]
         assert incomplete or any(newest.name in name for name in named), (seed, named)
         assert not newest.exists(), "it is not met again"
         original, progress = checkpoint.read(whole / "checkpoints" / found.folder.name)
@@ -122,7 +117,7 @@ def test_every_damage_is_found_and_what_a_run_goes_on_from_is_whole(
 
 def resumed(run: Path) -> Found:
     """What a run goes on from: what all its ranks would decide and read."""
-    return begin.go_on(recipe(run), [], ["print"], Alone(), [0])  # type: ignore[arg-type]
+    return begin.go_on(recipe(out=run), [], ["print"], Alone(), [0])  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_found(whole: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save as library_save
 
-from fer_scale import checkpoint, tensors
+from fer_scale import checkpoint, saves, tensors
 from fer_scale.checkpoint import CheckpointError, TooNew
 
 
@@ -145,9 +145,10 @@ def test_a_save_that_may_not_count_any_more_leaves_no_manifest(tmp_path: Path) -
 
 
 def test_the_room_that_is_there_and_needed_is_said(tmp_path: Path) -> None:
-    assert checkpoint.no_room(tmp_path, 1000, 3) == ""
-    said = checkpoint.no_room(tmp_path, 10**15, 2)
-    assert said.startswith(f"{tmp_path}: ") and "2 checkpoints of 1000.00 TB are to be written: make room" in said
+    saves.refuse_without_room(tmp_path, 1000, 3)
+    with pytest.raises(CheckpointError, match=r"2 checkpoints of 1000.00 TB are to be written: make room") as refused:
+        saves.refuse_without_room(tmp_path, 10**15, 2)
+    assert str(refused.value).startswith(f"{tmp_path}: ")
 
 
 def test_the_newest_are_kept_and_every_nth_for_good(tmp_path: Path) -> None:

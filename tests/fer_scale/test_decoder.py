@@ -11,19 +11,17 @@ import pytest
 import timm
 import torch
 from hub.looking import contents
-from runs import losses
+from runs import RECIPE, losses, recipe
 from safetensors.torch import load_file, save_file
 
-from fer_scale import artifact, config, decoder, encoder
+from fer_scale import artifact, decoder, encoder
 from fer_scale.artifact import ArtifactError
 from fer_scale.config import ConfigError
 from fer_scale.encoder import EncoderError
 from fer_scale.pretrain import setup, start
 from fer_scale.pretrain.mae import MaskedAutoencoder
-from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.publish import PublishError, publish
 
-RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
 PARTS = ["encoder", "decoder"]
 
 
@@ -51,14 +49,10 @@ def test_pre_training_goes_on_from_a_published_decoder_and_a_step_is_published_a
 # ---- what is taken, and what is refused
 
 
-def recipe(tmp_path: Path, *words: str) -> Pretrain:
-    return config.load(Pretrain, RECIPE, ["data.shards=faces", f"run.out={tmp_path}", *words])
-
-
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     """A model folder with a decoder, whose weights are those of seed 3."""
-    rec = recipe(tmp_path, "run.seed=3")
+    rec = recipe("run.seed=3", out=tmp_path)
     whole = setup.fresh(rec).state_dict()
     model = encoder.build(rec.model.encoder, image_px=32, patch_px=8)
     args = encoder.model_args(rec.model.encoder, image_px=32, patch_px=8)
@@ -75,7 +69,7 @@ def published(tmp_path: Path) -> Path:
 
 def begun(tmp_path: Path, published: Path, *words: str) -> MaskedAutoencoder:
     """A model of seed 0 after its start from the folder."""
-    rec = recipe(tmp_path, f"model.start_from={published}", "model.start_decoder=true", *words)
+    rec = recipe(f"model.start_from={published}", "model.start_decoder=true", *words, out=tmp_path)
     model = setup.fresh(rec)
     start.load(model.encoder, rec.model, model)
     return model
@@ -85,19 +79,19 @@ def test_a_decoder_that_is_not_asked_for_is_told_of(
     tmp_path: Path, published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = begun(tmp_path, published, "model.start_decoder=false")
-    fresh = setup.fresh(recipe(tmp_path)).state_dict()
+    fresh = setup.fresh(recipe(out=tmp_path)).state_dict()
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in decoder.of(model.state_dict()).items())
     assert "its decoder is there too: model.start_decoder=true goes on with it" in capsys.readouterr().err
 
 
 def test_every_weight_of_the_decoder_is_taken_at_another_image_size_too(tmp_path: Path, published: Path) -> None:
-    theirs = setup.fresh(recipe(tmp_path, "run.seed=3")).state_dict()
+    theirs = setup.fresh(recipe("run.seed=3", out=tmp_path)).state_dict()
     ours = begun(tmp_path, published).state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     larger = begun(tmp_path, published, "model.image_px=48").state_dict()
     taken = decoder.of(theirs)
     assert len(taken) == 19 and all(torch.equal(larger[name], taken[name]) for name in taken)
-    fresh = setup.fresh(recipe(tmp_path, "model.image_px=48")).state_dict()
+    fresh = setup.fresh(recipe("model.image_px=48", out=tmp_path)).state_dict()
     assert torch.equal(larger["decoder_positions"], fresh["decoder_positions"])
 
 
@@ -155,7 +149,7 @@ def test_a_decoder_that_is_not_the_recipes_is_refused_with_what_to_set(
 
 def test_a_decoder_is_asked_for_only_where_there_can_be_one(tmp_path: Path, finetuned: Path, pretrained: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.start_decoder: needs start_from, whose decoder it is"):
-        recipe(tmp_path, "model.start_decoder=true")
+        recipe("model.start_decoder=true", out=tmp_path)
     with pytest.raises(PublishError, match="holds one finished model; a decoder is for runs of pre-training"):
         publish(finetuned, str(tmp_path / "out"), licence="mit", parts=PARTS)
     with pytest.raises(PublishError, match="--parts: deocder: write encoder, or encoder,decoder"):

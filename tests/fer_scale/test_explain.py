@@ -17,13 +17,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from runs import recipe
 from safetensors.torch import save_file
 from torch import nn
 
 from fer_scale import checkpoint, config, cuts, encoder, explain, photos, plots
 from fer_scale.__main__ import main
 from fer_scale.pretrain import painted, setup
-from fer_scale.pretrain.recipe import Pretrain
 from shards.detector import Seen
 from shards.errors import UserError
 
@@ -187,8 +187,7 @@ def test_each_face_gets_its_picture_and_figures(
 def autoencoder(tmp_path: Path) -> Path:
     """A run of pre-training with one checkpoint of untrained weights."""
     run = tmp_path / "autoencoder"
-    given = ["data.shards=nowhere", f"run.out={run}"]
-    rec = config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", given)
+    rec = recipe(out=run)
     run.mkdir()
     (run / "recipe.toml").write_text(config.dump(rec))
     model = setup.fresh(rec)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from hub.server import Hub
 from huggingface_hub import constants
+from runs import recipe
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
@@ -24,7 +25,7 @@ from fer_scale.finetune import recipe as finetune_recipe
 from fer_scale.finetune import start as finetune_start
 from fer_scale.hub import HubError
 from fer_scale.pretrain import setup, start
-from fer_scale.pretrain.recipe import Model, Pretrain
+from fer_scale.pretrain.recipe import Model
 from fer_scale.publish import PublishError, publish
 
 ROOT = Path(__file__).parents[2]
@@ -221,9 +222,7 @@ def test_a_licence_is_a_plain_name_and_brings_that_of_the_weights_before(
 
 @pytest.mark.parametrize("changes", [[], ["model.start_from=elsewhere"]])
 def test_a_run_that_goes_on_refuses_another_start_even_as_a_change(tmp_path: Path, changes: list[str]) -> None:
-    given = ["data.shards=set", f"run.out={tmp_path}"]
-    before = config.dump(config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", given))
-    now = config.load(Pretrain, ROOT / "tests/ranks/pretrain.toml", [*given, "model.start_from=elsewhere"])
+    before, now = config.dump(recipe(out=tmp_path)), recipe("model.start_from=elsewhere", out=tmp_path)
     (tmp_path / "recipe.toml").write_text(before)
     with pytest.raises(ConfigError, match=r"are in its checkpoint, and it began with none; .* start from elsewhere"):
         setup.same_run(now, {"shards": ["print"], "recipe": before}, ["print"], changes, tmp_path)

@@ -85,6 +85,22 @@ def test_memory_and_disk_are_those_of_the_state_and_of_the_pictures_at_once(
     assert found["model"]["saved"] == pytest.approx(size, rel=0.1)  # of which names and shapes are a few kB
 
 
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["run.keep_every_steps=0"], 0),
+        (["run.checkpoint_every_steps=2"], 3),  # steps 4, 8 and 12
+        (["run.checkpoint_every_steps=2", "run.stop_after_steps=7"], 1),
+        (["run.checkpoint_every_steps=0"], 2),  # the ends of the two stages
+    ],
+)
+def test_checkpoints_that_are_kept_for_good_are_counted_among_those_on_the_disk(
+    recipe: Callable[..., Path], overrides: list[str], count: int
+) -> None:
+    found = checked(recipe(), "run.keep_every_steps=4", *overrides)
+    assert found["checkpoints_mb"] == pytest.approx((2 + 1 + count) * found["model"]["saved"] / 1e6)
+
+
 def test_rare_expressions_are_seen_more_often_where_the_square_root_counts(
     recipe: Callable[..., Path], labeled_set: Path, split_file: Path, tmp_path: Path
 ) -> None:

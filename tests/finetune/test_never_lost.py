@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from damage import flip
+from runs import events
 
 from fer_scale import checkpoint, checkpoints
 from fer_scale.log import rows
@@ -68,10 +69,6 @@ def go(recipe: Callable[..., Path], tmp_path: Path, launch: Any) -> Go:
 
 def outcome(run: Path) -> dict[str, Any]:
     return json.loads((run / "outcome.json").read_text())
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [row for row in rows(run / "events.jsonl") if row["event"] == kind]
 
 
 def end(run: Path) -> Any:

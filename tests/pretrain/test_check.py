@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import RECIPE, recipe
 
-from fer_scale import config
 from fer_scale.__main__ import main
 from fer_scale.pretrain import check, setup
 from fer_scale.pretrain.check import Wish
-from fer_scale.pretrain.recipe import Pretrain
 from shards.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "tests" / "ranks" / "pretrain.toml"
 KEEPS_MUCH = ["model.patch_px=2", "model.decoder_width=64", "model.decoder_depth=8"]  # 9 MB an image
 LIMIT = 1_500_000_000  # bytes of data of a process; torch and DeepSpeed take about half of it
 
@@ -48,11 +46,16 @@ def test_json_has_every_figure_of_the_table(faces: Path, capsys: pytest.CaptureF
 
 
 def test_the_memory_of_saves_is_that_of_the_whole_state(faces: Path) -> None:
-    words = [f"data.shards={faces}", "run.out=none"]
-    model = setup.build(config.load(Pretrain, RECIPE, words))
+    model = setup.build(recipe())
     whole = sum((12 if weight.requires_grad else 4) * weight.numel() for weight in model.parameters())
     [plan] = checked(faces, Wish())["plans"]
     assert plan["saving_gb"] == whole / 1e9 and plan["checkpoints_gb"] == 3 * whole / 1e9
+
+
+def test_checkpoints_that_are_kept_for_good_are_counted_among_those_on_the_disk(faces: Path) -> None:
+    keeps = ["run.checkpoint_every_steps=2", "run.keep_every_steps=6", "run.steps=none", "run.epochs=4"]
+    [plan] = checked(faces, Wish(), *keeps)["plans"]
+    assert plan["steps"] == 16 and plan["checkpoints_gb"] == pytest.approx((2 + 3) * plan["saving_gb"])  # 6 and 12
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import RECIPE, recipe
 
 from fer_scale import shipped
 from fer_scale.__main__ import main
-from fer_scale.pretrain import doctor, fitness, probe, shared_folder
+from fer_scale.pretrain import doctor, fitness, probe, setup, shared_folder
 from fer_scale.pretrain.fitness import Facts, Folder, Needs
 from shards.errors import UserError
 
@@ -109,15 +110,21 @@ def test_a_checkpoint_is_written_by_the_first_ranks_and_takes_as_long_as_their_s
     assert "takes 4,000 s to write, 4.0 GB of it by c at 1 MB/s" in said
 
 
+def needs(*more: str) -> Needs:
+    """What doctor finds that the recipe wants: 50 steps, a checkpoint every 10, of which 2 are kept."""
+    found = probe._needs(RECIPE, ["data.shards=/none", "run.out=/none", *more], None)
+    assert found
+    return found
+
+
+def test_a_checkpoint_is_as_large_and_has_as_many_writers_as_all_weights_ask_for_frozen_ones_too() -> None:
+    weights = [*setup.build(recipe()).parameters()]
+    whole = sum((12 if weight.requires_grad else 4) * weight.numel() for weight in weights)
+    assert needs().checkpoint_gb == whole / 1e9
+    assert needs("model.image_px=2048", "model.patch_px=2").writers == 3  # 67 M weights, nearly all of them positions
+
+
 def test_room_is_needed_for_checkpoints_that_stay_for_good_too() -> None:
-    recipe = Path("tests/ranks/pretrain.toml")  # 50 steps, a checkpoint every 10, of which 2 are kept
-    words = ["data.shards=faces", "run.out=/none"]
-
-    def needs(*more: str) -> Needs:
-        found = probe._needs(recipe, [*words, *more], None)
-        assert found
-        return found
-
     assert (needs().checkpoints, needs().writers, needs().uncounted) == (3, 1, False)
     assert needs("run.keep_every_steps=10").checkpoints == 5 + 3
     assert needs("run.keep_every_steps=15").checkpoints == 3 + 3  # steps 20, 30 and 50

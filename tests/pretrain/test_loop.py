@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from runs import recipe
 
 from fer_scale import config, log
 from fer_scale.pretrain import begin, loop
 from fer_scale.pretrain.engine import Stepped
 from fer_scale.pretrain.meter import Meter
-from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.resume import Found
 from fer_scale.skips import Skips
 from shards.errors import UserError
@@ -20,12 +20,10 @@ from shards.errors import UserError
 
 def run_of(folder: Path, *overrides: str) -> Any:
     """As much of a run of one rank as the functions here look at."""
-    file = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
-    recipe = config.load(Pretrain, file, ["data.shards=/nowhere", f"run.out={folder}", *overrides])
     us = SimpleNamespace(is_main=True, device=torch.device("cpu"), sum=lambda loss: [loss.item()])
     return SimpleNamespace(
-        recipe=recipe, us=us, journal=log.Journal(folder), skips=Skips(1, folder, in_a_row=1), meter=Meter(),
-        step=7, bad=0, engine=SimpleNamespace(adam_step=6), plan=SimpleNamespace(steps=9),
+        recipe=recipe(*overrides, out=folder), us=us, journal=log.Journal(folder), meter=Meter(), step=7, bad=0,
+        skips=Skips(1, folder, in_a_row=1), engine=SimpleNamespace(adam_step=6), plan=SimpleNamespace(steps=9),
     )  # fmt: skip
 
 

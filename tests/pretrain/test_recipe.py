@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import recipe
 
 from fer_scale import config
 from fer_scale.config import ConfigError
@@ -17,11 +18,6 @@ from shards.mix import Mix, Part
 from shards.order import Order, share
 
 RECIPES = Path(__file__).parents[2] / "configs"
-
-
-def recipe(*overrides: str) -> Pretrain:
-    file = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
-    return config.load(Pretrain, file, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
 
 
 def planned(ranks: int, *overrides: str) -> Plan:
@@ -120,6 +116,10 @@ def test_the_plan_of_a_mixture_counts_each_sets_epochs() -> None:
         (["run.epochs=2"], "run.steps: give exactly one of steps and epochs"),
         (["model.image_px=30"], "model.image_px: 30 px is not a whole number of 8 px patches"),
         (["model.mask_ratio=1.0"], "model.mask_ratio: must lie between 0 and 1, not 1.0"),
+        (
+            ["model.patch_px=16", "model.mask_ratio=0.8"],
+            "model.mask_ratio: 0.8 hides all of 4 patches; the encoder must be shown one",
+        ),
         (["augment.crop_scale=[0.9, 0.2]"], "augment.crop_scale: must be 0 < low <= high <= 1"),
         (["run.precision=fp8"], "run.precision: must be one of 'fp32', 'bf16', not 'fp8'"),
         (["run.steps=0"], "run.steps: must be 1 or more, not 0"),

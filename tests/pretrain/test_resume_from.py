@@ -8,18 +8,12 @@ import torch
 from damage import flip
 from hub import client
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from runs import recipe
 
 from fer_scale import checkpoint, checkpoints, config, ending, log, portable
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
 from fer_scale.pretrain import begin
-from fer_scale.pretrain.recipe import Pretrain
-
-RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
-
-
-def recipe(out: Path, *overrides: str) -> Pretrain:
-    return config.load(Pretrain, RECIPE, ["data.shards=/nowhere", f"run.out={out}", *overrides])
 
 
 @pytest.fixture
@@ -30,7 +24,7 @@ def old(tmp_path: Path) -> Path:
     part = checkpoint.part_of(place)
     state = {"w.x": torch.arange(5.0), "m.x": torch.ones(5)}
     lines = [checkpoint.write_part(part, 0, 1, state)]
-    progress = {"step": 3, "adam_step": 3, "images": 75, "shards": ["print"], "recipe": config.dump(recipe(run))}
+    progress = {"step": 3, "adam_step": 3, "images": 75, "shards": ["print"], "recipe": config.dump(recipe(out=run))}
     checkpoint.finish(part, place, lines, progress)
     (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {1 / step}}}\n' for step in (1, 2, 3, 4)))
     return run
@@ -45,17 +39,17 @@ def new(tmp_path: Path) -> Attempt:
 def test_the_checkpoint_and_the_curve_before_it_become_the_new_runs_own(old: Path, new: Attempt, given: str) -> None:
     place = checkpoint.folder_of(old, 3)
     address = old if given == "run" else place
-    begin.bring(recipe(new.out, f"run.resume_from={address}"), [], ["print"], new)
+    begin.bring(recipe(f"run.resume_from={address}", out=new.out), [], ["print"], new)
     mine = checkpoint.folder_of(new.out, 3)
     assert {f.name: f.read_bytes() for f in mine.iterdir()} == {f.name: f.read_bytes() for f in place.iterdir()}
     assert [row["step"] for row in log.rows(new.out / "metrics.jsonl")] == [1, 2, 3]
     [moved] = log.rows(new.out / "events.jsonl")
     assert (moved["event"], moved["step"], moved["address"]) == ("moved", 3, str(address))
-    begin.bring(recipe(new.out, "run.resume_from=/gone"), [], ["print"], new)  # its own checkpoint wins
+    begin.bring(recipe("run.resume_from=/gone", out=new.out), [], ["print"], new)  # its own checkpoint wins
 
 
 def test_another_recipe_or_other_images_are_refused_and_nothing_is_taken_over(old: Path, new: Attempt) -> None:
-    other = recipe(new.out, f"run.resume_from={old}", "optim.lr=1e-3")
+    other = recipe(f"run.resume_from={old}", "optim.lr=1e-3", out=new.out)
     with pytest.raises(CheckpointError) as refused:
         begin.bring(other, [], ["print"], new)
     said = (
@@ -74,7 +68,7 @@ def test_another_recipe_or_other_images_are_refused_and_nothing_is_taken_over(ol
 def test_a_damaged_state_is_found_before_anything_counts(old: Path, new: Attempt, name: str) -> None:
     flip(checkpoint.folder_of(old, 3) / name)
     with pytest.raises(CheckpointError):
-        begin.bring(recipe(new.out, f"run.resume_from={old}"), [], ["print"], new)
+        begin.bring(recipe(f"run.resume_from={old}", out=new.out), [], ["print"], new)
     assert not checkpoint.complete(new.out)
 
 
@@ -83,7 +77,7 @@ def test_a_start_that_another_one_follows_takes_nothing_over(old: Path, new: Att
     for name in ("recipe.toml", "metrics.jsonl"):
         (new.out / name).write_text("the newer start's")
     with pytest.raises(ending.Superseded):
-        begin.bring(recipe(new.out, f"run.resume_from={old}"), [], ["print"], new)
+        begin.bring(recipe(f"run.resume_from={old}", out=new.out), [], ["print"], new)
     assert not checkpoint.complete(new.out)
     assert {(new.out / name).read_text() for name in ("recipe.toml", "metrics.jsonl")} == {"the newer start's"}
 
@@ -91,7 +85,7 @@ def test_a_start_that_another_one_follows_takes_nothing_over(old: Path, new: Att
 def test_what_is_no_state_is_said(new: Attempt, tmp_path: Path) -> None:
     for address, said in ((tmp_path, "no run"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(CheckpointError, match=said):
-            begin.bring(recipe(new.out, f"run.resume_from={address}"), [], ["print"], new)
+            begin.bring(recipe(f"run.resume_from={address}", out=new.out), [], ["print"], new)
 
 
 GOOD = {"step": 3, "adam_step": 3, "recipe": "[model]"}

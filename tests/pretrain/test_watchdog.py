@@ -9,9 +9,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
-from fer_scale.pretrain import hangs
+from fer_scale import ending
+from fer_scale.pretrain import hangs, limits
+from fer_scale.pretrain.begin import Begun
 from fer_scale.pretrain.hangs import READS, WAITS, WORKS, Report
+from fer_scale.pretrain.watchdog import Watchdog
+from fer_scale.pretrain.world import World
 
 RANKS = Path(__file__).parents[1] / "ranks"
 WATCHED = str(RANKS / "watched.py")
@@ -87,6 +92,29 @@ def test_a_step_that_lasts_too_long_ends_the_process_and_neither_short_steps_nor
     assert said.count(outcome["reason"]) == 1 and ": in watched.py:" in outcome["reason"]
     first, stacks = (folder / "rank-0.stacks").read_text().split("\n", 1)
     assert json.loads(first)["place"].endswith(" hang") and " in hang\n" in stacks
+
+
+def test_a_run_that_ends_while_the_watchdog_begins_to_look_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"):
+        monkeypatch.setenv(name, "")  # so that what the watchdog sets is taken back
+    us, attempt = World(0, 1, torch.device("cpu")), ending.claim(tmp_path)
+    begun = Begun(attempt, attempt.folder / "rank-0.log", [0], [us.name], [us.host])
+    watchdog = Watchdog(limits.of_phases(3600.0), us, begun)
+
+    class Overtaken(threading.Event):
+        """The run ends just before the thread forgets what had changed."""
+
+        def clear(self) -> None:
+            watchdog._over = True
+            self.set()
+            super().clear()
+
+    watchdog._changed = Overtaken()
+    with watchdog:
+        watchdog._thread.join(10)
+        assert not watchdog._thread.is_alive()
 
 
 def test_a_save_that_hangs_beside_the_steps_ends_the_run_and_its_folder_is_named(

@@ -4,18 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from runs import recipe
 
 from fer_scale import checkpoint, config, ending, log
 from fer_scale.config import ConfigError
 from fer_scale.pretrain import publishing
 from fer_scale.pretrain.publishing import Publisher, is_due, refuse
-from fer_scale.pretrain.recipe import Pretrain
-
-RECIPE = Path(__file__).parents[1] / "ranks" / "pretrain.toml"
-
-
-def recipe(*overrides: str) -> Pretrain:
-    return config.load(Pretrain, RECIPE, ["data.shards=/nowhere", "run.out=/nowhere", *overrides])
 
 
 def save(run: Path, step: int) -> None:
@@ -86,7 +80,7 @@ def test_a_run_that_goes_on_is_not_ended_by_what_can_no_longer_be_published(
 ) -> None:
     (tmp_path / "notes.txt").touch()
     save(tmp_path, 1)
-    refuse(recipe(f"run.out={tmp_path}", f"publish.to={tmp_path}", "card.license=mit"))
+    refuse(recipe(f"publish.to={tmp_path}", "card.license=mit", out=tmp_path))
     assert "publish.to: the run goes on, and this may not be published" in "".join(capfd.readouterr())
 
 
@@ -113,7 +107,7 @@ def test_the_disk_never_holds_more_than_has_room_asks_for_while_what_is_read_or_
             return False
 
     monkeypatch.setattr(publishing, "_Publication", Endless)
-    rec = recipe(f"run.out={tmp_path}", "publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=1")
+    rec = recipe("publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=1", out=tmp_path)
     publisher = Publisher(rec, ending.claim(tmp_path), is_main=True)
     most = 0
     for step in (1, 2, 3, 4):
@@ -131,7 +125,7 @@ def test_what_was_published_of_a_course_that_was_left_is_published_again(
     """As after its newest checkpoints were taken away, to go on otherwise, or all of them, to begin anew."""
     begun: list[int] = []
     monkeypatch.setattr(publishing, "_Publication", lambda step, *_: begun.append(step))
-    rec = recipe(f"run.out={tmp_path}", "publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=10")
+    rec = recipe("publish.to=hf://lab/faces", "card.license=mit", "publish.every_steps=10", out=tmp_path)
     journal, attempt = log.Journal(tmp_path), ending.claim(tmp_path)
     for kind, goes_on_from, due in (
         ("start", 0, [10, 20]),

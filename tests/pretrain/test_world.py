@@ -59,11 +59,14 @@ def test_a_process_of_mpirun_knows_its_rank(env: pytest.MonkeyPatch) -> None:
     assert told() == ("1", "2", "1", "127.0.0.1")
 
 
-def test_a_rank_that_waits_for_others_says_for_whom_and_how_long(env: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_nobody_comes_to_meet_says_for_whom_it_waits_and_ends_as_a_machine_that_failed(
+    env: pytest.MonkeyPatch,
+) -> None:
     for name, value in zip(NAMES, ("0", "2", "0", "127.0.0.1", str(world._free_port())), strict=True):
         env.setenv(name, value)
     recipe = ["pretrain", "tests/ranks/pretrain.toml", "data.shards=x", "run.out=y", "run.hang_seconds=4"]
     command = [sys.executable, "-m", "fer_scale", *recipe]
     rank = subprocess.run(command, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, cwd=ROOT)
-    assert rank.returncode and b"Timed out after" in rank.stderr
+    assert rank.returncode == os.EX_TEMPFAIL and b"Traceback" not in rank.stderr, rank.stderr
+    assert b"fer-scale pretrain: the ranks did not find" in rank.stderr and b"Timed out after" in rank.stderr
     assert b"meeting  2 ranks at 127.0.0.1:" in rank.stderr and b"; who is not there in 4s ends it" in rank.stderr

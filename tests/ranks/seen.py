@@ -1,4 +1,4 @@
-"""Three steps of an engine at every ZeRO stage, and what fer_scale/pretrain/health.py sees of them: a line of JSON.
+"""Three steps of an engine in each layout FOLDER/zero*.json, and what health.py sees of them: a line of JSON.
 
 A hidden unit of the first block is dead, and the last images of rank 1 are not finite.
 """
@@ -27,10 +27,7 @@ def ill(rec: Pretrain) -> MaskedAutoencoder:
 
 def main(folder: Path) -> None:
     us = world.join(60)
-    for stage in range(4):
-        layout = folder / f"zero{stage}.json"
-        zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
-        layout.write_text(json.dumps({"zero_optimization": zero}))
+    for layout in sorted(folder.glob("zero*.json")):
         given = ["data.shards=none", "run.out=none", f"run.deepspeed={layout}", "batch.size=24", *sys.argv[2:]]
         rec = config.load(Pretrain, HERE / "pretrain.toml", given)
         plan = Plan(ranks=us.ranks, accumulation=1, images=1, steps=1, views=1, epochs=(1.0,), lr=1e-3, warmup_steps=0)

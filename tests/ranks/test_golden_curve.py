@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import layout
 
 from fer_scale import log
 from shards.index import ShardSet
@@ -38,10 +39,7 @@ def train(faces: Path, poison: str, tmp_path: Path, launch: Any) -> Any:
 
     def start(ranks: int, stage: int, *overrides: str) -> Any:
         command = [str(HERE / "poisoned.py"), "pretrain", str(HERE / "pretrain.toml"), f"data.shards={faces}"]
-        command += [f"run.out={tmp_path / 'run'}", f"run.deepspeed={tmp_path / f'zero{stage}.json'}"]
-        # threshold 0: at stage 3 even the smallest parameter is cut, as in a large model
-        zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
-        (tmp_path / f"zero{stage}.json").write_text(json.dumps({"zero_optimization": zero}))
+        command += [f"run.out={tmp_path / 'run'}", layout(tmp_path, stage)]
         return launch(ranks, *command, *overrides, POISON=poison)
 
     return start

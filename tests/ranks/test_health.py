@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import layout
 
 SEEN = str(Path(__file__).parent / "seen.py")
 KEY_BIASES = 3 * 32  # of three blocks
@@ -12,6 +13,8 @@ DEAD_UNIT = 32 + 1 + 32  # the weights into it, its bias, the weights out of it
 
 
 def test_update_dead_exploding_and_communication_are_what_they_say_at_every_stage(tmp_path: Path, launch: Any) -> None:
+    for stage in range(4):
+        layout(tmp_path, stage)
     said = launch(2, SEEN, str(tmp_path)).wait()
     stages = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert len(stages) == 4

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from hub.server import Hub
-from runs import losses
+from runs import events, losses
 
-from fer_scale import checkpoint, log, processes, signature
+from fer_scale import checkpoint, processes, signature
 
 HERE = Path(__file__).parent
 TO, STATE = "lab/faces", "lab/faces-state"
@@ -56,10 +56,6 @@ def files(server: Hub, repo: str, number: int) -> dict[str, bytes]:
     """Of the commit with this number."""
     made = list(server.store.repos[repo].commits.values())[number].files
     return {name: server.store.blob(file.sha256).read_bytes() for name, file in made.items()}
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [row for row in log.rows(run / "events.jsonl") if row["event"] == kind]
 
 
 def test_each_due_step_is_a_commit_that_can_be_made_again_and_the_state_goes_on_elsewhere_to_the_bit(

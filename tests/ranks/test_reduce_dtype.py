@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import layout
 
 TRAFFIC = str(Path(__file__).parent / "traffic.py")
 
 
 def test_gradients_travel_in_the_type_that_the_recipe_names(tmp_path: Path, launch: Any) -> None:
+    for stage in range(4):
+        layout(tmp_path, stage)
     said = launch(2, TRAFFIC, str(tmp_path)).wait()
     cases = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     found = {(c.pop("precision"), c.pop("stage"), c.pop("reduce_dtype")): c for c in cases}

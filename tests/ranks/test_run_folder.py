@@ -69,6 +69,15 @@ def test_a_peer_whose_recipe_does_not_load_is_named_at_once_and_a_mistake_of_all
         assert ("make all hosts alike" in said) == bool(name) and "Traceback" not in said
 
 
+def test_a_folder_that_no_disk_can_have_is_one_line_and_the_same_code_on_all_ranks(
+    words: list[str], tmp_path: Path, launch: Any
+) -> None:
+    run = launch(2, "-m", "fer_scale", *words, f"run.out={tmp_path / ('n' * 300)}")
+    said = "".join(p.communicate(timeout=100)[0] for p in run.processes)
+    assert [p.returncode for p in run.processes] == [2, 2], said
+    assert said.count("too long for a path") == 1 and "Traceback" not in said, said
+
+
 def test_a_slip_typed_at_a_run_that_runs_does_not_end_it(words: list[str], tmp_path: Path, launch: Any) -> None:
     run = tmp_path / "run"
     runs = launch(1, "-m", "fer_scale", *words, "run.steps=100000", "run.checkpoint_every_steps=100000")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import losses
+from runs import events, losses
 
 from fer_scale import checkpoint, config, log
 from fer_scale.pretrain.recipe import Pretrain
@@ -130,7 +130,7 @@ def test_another_recipe_is_refused_in_one_message_and_a_change_is_recorded(
     assert text.count("holds a run with another recipe:\n  optim.lr: 0.005 -> 0.001\n") == 1
     assert "--change optim.lr=" in text and "Traceback" not in text
     said = launch(1, *words, "--change", "optim.lr=1e-3", "--change", "batch.size=50").wait()
-    resumed = [e for e in log.rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
+    resumed = events(tmp_path / "run", "resume")
     assert resumed[-1]["changes"] == ["optim.lr=1e-3", "batch.size=50"] and resumed[-1]["step"] == 3
     assert "batch.size 25 -> 50: the place in the data is that of step 3 of batches of 50" in said
     assert checkpoint.progress_of(checkpoint.folder_of(tmp_path / "run", 6))["images"] == 3 * 25 + 3 * 50

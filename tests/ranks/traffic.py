@@ -1,6 +1,7 @@
 """Two steps of an engine at every ZeRO stage, with gradients that travel as fp32 and as bf16: a line of JSON for each.
 
-Bytes a weight and step that are given to collectives, by DeepSpeed's own count.
+FOLDER/zero0.json and so on are the layouts. Bytes a weight and step that are given to collectives are DeepSpeed's own
+count.
 """
 
 import hashlib
@@ -58,11 +59,8 @@ def main(folder: Path) -> None:
     us = world.join(60)
     for precision in ("fp32", "bf16"):  # in this order: DeepSpeed's autocast stays on for the process
         for stage in range(4):
-            layout = folder / f"zero{stage}-{us.rank}.json"
-            zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
-            layout.write_text(json.dumps({"zero_optimization": zero}))
             for reduce_dtype in ("fp32", "bf16"):
-                found = measured(layout, stage, precision, reduce_dtype, us)
+                found = measured(folder / f"zero{stage}.json", stage, precision, reduce_dtype, us)
                 if us.is_main:
                     case = {"precision": precision, "stage": stage, "reduce_dtype": reduce_dtype}
                     print(json.dumps(case | found), flush=True)
