@@ -19,7 +19,7 @@ from shards.errors import UserError
 from shards.index import INDEX, check_names, index_from, kinds
 
 MODEL, SET, STATE, SPACE = "model", "shard set", "training state", "Space"
-_STATE = re.compile(r"checkpoint/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|metrics\.json")
+STATE_FILES = re.compile(r"checkpoint/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|metrics\.json")
 _SPACE = re.compile(r"(fer_scale|shards)/.+\.py|model/[^/]+|app\.py|requirements\.txt|LICENSE")
 LICENCE = "LICENSE"
 _LIST_BYTES = 64 << 20  # of the index of the largest set that the Hub takes, and more
@@ -31,7 +31,7 @@ def kinds_of(names: Iterable[str]) -> set[str]:
     found = {MODEL} if {MANIFEST, *artifact.NEEDED} & names else set()
     found |= {SET} if INDEX in names else set()
     found |= {SPACE} if "fer_scale/space.py" in names else set()
-    return found | ({STATE} if any("/" in name and _STATE.fullmatch(name) for name in names) else set())
+    return found | ({STATE} if any("/" in name and STATE_FILES.fullmatch(name) for name in names) else set())
 
 
 def refuse_others(place: Place, there: Iterable[str], wanted: set[str]) -> None:
@@ -52,7 +52,7 @@ def refuse_to_replace(place: Place, names: Iterable[str]) -> None:
 def held(place: Place, commit: str, there: dict[str, Entry]) -> set[str]:
     """The names of the files of a commit that our own list there names; HubError where ours lack a list of ours."""
     found = kinds_of(there)
-    names = {name for name in there if _STATE.fullmatch(name)} if STATE in found else set()
+    names = {name for name in there if STATE_FILES.fullmatch(name)} if STATE in found else set()
     names |= {name for name in there if _SPACE.fullmatch(name)} if SPACE in found else set()
     if MODEL in found:
         names |= _of_model(_fetched(place, commit, there, MANIFEST), place)

@@ -8,7 +8,6 @@ A run that goes on from it, `run.resume_from`, copies the checkpoint to its own 
 """
 
 import json
-import re
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from typing import Any
 from fer_scale import artifact, checkpoint, checkpoints, disk, hub, log, scratch
 from fer_scale.checkpoint import CheckpointError
 from fer_scale.ending import Attempt
+from fer_scale.hub_held import STATE_FILES
 from shards.errors import UserError
 
 _PLACE, _METRICS = "checkpoint", "metrics.json"
-_BELONGS = re.compile(rf"{_PLACE}/(state-\d+-of-\d+\.safetensors|(progress|manifest)\.json)|{_METRICS}")
 _PIECE = 4 << 20  # bytes read at a time
 
 
@@ -60,7 +59,7 @@ def pull(address: str) -> State:
     """The training state at hf://ORG/NAME[@REVISION], in a checkpoint's folder, or in that of a run: its newest."""
     if hub.is_remote(address):
         with log.progress(f"pulling {address}", "bytes") as tick:
-            pulled = hub.pull_files(address, lambda name: bool(_BELONGS.fullmatch(name)), progress=tick)
+            pulled = hub.pull_files(address, lambda name: bool(STATE_FILES.fullmatch(name)), progress=tick)
         folder, address = pulled.folder / _PLACE, pulled.address
         if not (folder / "manifest.json").is_file():
             raise CheckpointError(f"{address}: holds no training state; publish.state=true puts one there")

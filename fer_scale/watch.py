@@ -74,14 +74,14 @@ def _next(run: Path) -> Path | None:
     """The oldest whole checkpoint that was not measured."""
     seen = {row["step"] for row in log.rows(run / LINES)}
     for folder in reversed(checkpoint.complete(run)):
-        if int(folder.name.removeprefix("step_")) not in seen:
+        if checkpoint.step_of(folder) not in seen:
             return folder
     return None
 
 
 def _measure(run: Path, folder: Path, set_path: str, split_file: Path, recipe: Path) -> None:
     """Fine-tune and measure one checkpoint; one that cannot be read is written down as such, and not tried again."""
-    row: dict[str, Any] = {"step": int(folder.name.removeprefix("step_"))}
+    row: dict[str, Any] = {"step": checkpoint.step_of(folder)}
     with scratch.folder() as made:
         encoder, tuned = f"{made}/encoder", f"{made}/run"
         try:

@@ -24,7 +24,7 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2,
 
 def read(file: Path) -> dict[str, Tensor]:
     """The tensors of a file; ValueError says why it is not read, or which of them are NaN or infinite."""
-    header(file)
+    _check_header(file)
     try:
         state = load_file(file)
     except SafetensorError as error:
@@ -35,8 +35,8 @@ def read(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def header(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """Type and shape of every tensor of a file, by name; ValueError where it is not wholly and only that."""
+def _check_header(file: Path) -> None:
+    """ValueError where a file is not wholly and only tensors, each in its place."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -53,7 +53,7 @@ def header(file: Path) -> dict[str, tuple[str, list[int]]]:
     if not isinstance(said, dict):
         raise ValueError("cannot be read: its header names no tensors")
     said.pop("__metadata__", None)  # nothing is read of it
-    return _placed(said, size - 8 - length)
+    _check_places(said, size - 8 - length)
 
 
 def _refuse_many(raw: bytes) -> None:
@@ -62,9 +62,9 @@ def _refuse_many(raw: bytes) -> None:
         raise ValueError(f"its header tells of more than {MOST_TENSORS:,} tensors, or of longer shapes than any has")
 
 
-def _placed(said: dict[str, Any], size: int) -> dict[str, tuple[str, list[int]]]:
-    """The tensors, which must fill the `size` bytes after the header without a hole or an overlap."""
-    found, places = {}, []
+def _check_places(said: dict[str, Any], size: int) -> None:
+    """ValueError where these are no tensors that fill `size` bytes one after the other."""
+    places = []
     for name, one in said.items():
         if not (name.isprintable() and isinstance(one, dict) and one.keys() == _ENTRY):
             raise ValueError(f"cannot be read: {name[:60]!r} in its header is no tensor")
@@ -75,12 +75,10 @@ def _placed(said: dict[str, Any], size: int) -> dict[str, tuple[str, list[int]]]
             raise ValueError(f"cannot be read: {name[:60]} in its header has no shape or no place")
         if place[1] - place[0] != prod(shape) * _BYTES[dtype]:
             raise ValueError(f"cannot be read: {name[:60]} takes other bytes than its shape {shape}")
-        found[name] = (dtype, shape)
         places.append(place)
     ends = [0, *(end for _, end in sorted(places))]
     if [begin for begin, _ in sorted(places)] != ends[:-1] or ends[-1] != size:
         raise ValueError(f"cannot be read: its tensors do not fill its {size:,} bytes of data one after the other")
-    return found
 
 
 def _counts(values: Any, lengths: range) -> bool:

@@ -37,6 +37,8 @@ from shards.errors import ShardError
 from shards.mix import Mix
 from shards.order import Order
 
+_FACES = 8  # of a picture
+
 
 def pretrain(recipe_file: Path, overrides: list[str], changes: list[str]) -> None:
     """Run or go on with a recipe. `changes` may alter a run that goes on."""
@@ -295,12 +297,12 @@ def _saved(run: Run, saved: Saved | None) -> None:
     saves.say_if_slow(saved.seconds, run.recipe.run.grace_s)
 
 
-def _picture(run: Run, batch: Batch, count: int = 8) -> None:
+def _picture(run: Run, batch: Batch) -> None:
     """The curves so far and some reconstructions, by the main rank; the others wait, so that none hangs in a step."""
     out, weights = run.recipe.run.out, run.engine.weights()
     if run.us.is_main:
         plots.curves(log.rows(out / "metrics.jsonl"), out / "curves.png")
-        few = Batch(batch.pixels[:count], batch.sizes[:count], batch.keys[:count], batch.ids[:count], ())
+        few = Batch(batch.pixels[:_FACES], batch.sizes[:_FACES], batch.keys[:_FACES], batch.ids[:_FACES], ())
         [(views, keys)] = _views(run, [few])
         pictures.reconstructions(run.recipe, weights, views, keys, out / "reconstructions.png", run.step)
     run.us.agree(0)

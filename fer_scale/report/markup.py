@@ -25,9 +25,9 @@ def el(tag: str, /, *inside: Any, **attributes: Any) -> Html:
     return Html(f"<{tag}{said}/>" if tag in _EMPTY and not inside else f"<{tag}{said}>{join(inside)}</{tag}>")
 
 
-def join(parts: Iterable[Any], between: str = "") -> Html:
+def join(parts: Iterable[Any]) -> Html:
     """Elements and texts after one another."""
-    return Html(between.join(part if isinstance(part, Html) else html.escape(clean(part)) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else html.escape(clean(part)) for part in parts))
 
 
 def clean(text: Any) -> str:

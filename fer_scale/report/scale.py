@@ -42,9 +42,9 @@ def around(values: Sequence[float], begin: float, end: float, *, log: bool = Fal
     return Axis(low - room, high + room, begin, end)
 
 
-def steps(low: float, high: float, about: int = 5) -> list[float]:
+def steps(low: float, high: float) -> list[float]:
     """Round values 1, 2 or 5 times a power of ten apart, within [low, high]."""
-    rough = (high - low) / about
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
