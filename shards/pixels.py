@@ -124,7 +124,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """An image of wider pixels as 8 bits of grey; others as they are."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
-    values = np.asarray(image)
+    values = np.nan_to_num(np.asarray(image))
     if image.mode == "F":
         white = 1 if values.max() <= 1 else 255  # shares of white, or levels
     else:

@@ -186,6 +186,12 @@ def test_a_picture_of_wider_pixels_is_as_bright_as_it_was(mode: str, white: int)
     assert wide.mode == mode and abs(upright(wide)[:, :, 0].astype(int) - grey).max() <= 1
 
 
+def test_what_is_no_number_in_a_picture_of_floats_is_black_and_says_nothing() -> None:
+    pixels = np.full((8, 8), 200, np.float32)
+    pixels[0] = np.nan
+    assert upright(Image.fromarray(pixels))[:2, 0, 0].tolist() == [0, 200]
+
+
 def test_what_cannot_be_read_in_memory_or_by_its_name_is_a_problem_of_that_photo(model: Path, tmp_path: Path) -> None:
     face(3, 48).save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:600])

@@ -252,6 +252,31 @@ def test_faces_that_the_page_would_not_show_are_not_offered(tmp_path: Path) -> N
     assert "--faces" not in words(parsed(out.read_text()))
 
 
+def test_a_page_on_which_no_face_is_says_nothing_of_publishing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = reported.finetune(tmp_path / "few"), tmp_path / "r.html"
+    shutil.rmtree(run / "evaluation")
+    assert main(["report", str(run), "--out", str(out), "--faces"]) == 0
+    said = words(parsed(out.read_text()))
+    assert "There are no pictures of faces." in said and "publish it" not in said + capsys.readouterr().out
+
+
+def test_mistakes_are_those_of_whoever_was_evaluated_on_the_set_that_it_was_evaluated_on(
+    faces: Path, tmp_path: Path
+) -> None:
+    """The run's own set may be another, or named from another folder."""
+    run, shard_set = reported.finetune(tmp_path / "few"), open_set(faces)
+    said = json.loads((run / "evaluation" / "metrics.json").read_text())
+    said |= {"model": "baseline:pixels", "shards": str(faces), "fingerprint": shard_set.fingerprint}
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(said))
+    row = f"{shard_set.keys(0)[0]},anger,fear,0.9,0.1,0.9"
+    (run / "evaluation" / "predictions.csv").write_text(f"key,expression,predicted,confidence,anger,fear\n{row}\n")
+    assert main(["report", str(run), "--out", str(tmp_path / "r.html"), "--faces"]) == 0
+    said = words(parsed((tmp_path / "r.html").read_text()))
+    assert "1 of 1 mistakes of baseline:pixels, the surest first. fear 0.90" in said
+
+
 def test_faces_of_another_set_are_not_shown(faces: Path, tmp_path: Path) -> None:
     run = reported.finetune(tmp_path / "few")
     (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace("/data/ferplus", str(faces)))

@@ -15,6 +15,7 @@ from fer_scale import app_page, hub, space
 from fer_scale.__main__ import main
 from fer_scale.front_matter import check
 from fer_scale.hub_errors import HubError
+from shards.detector import ON_THE_HUB
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # `hub` is tests/hub
 import served
@@ -38,6 +39,7 @@ def test_a_space_of_a_model_on_the_hub_names_its_commit(
     made = files(tmp_path / "space")
     app, readme = made["app.py"].decode(), made["README.md"].decode()
     assert f'MODEL = "{address}"' in app and not any(name.startswith("model/") for name in made)
+    assert "detector" not in app  # of a model on the Hub YuNet is the default
     ast.parse(app)
     check(readme)
     front = next(yaml.safe_load_all(readme.split("---\n")[1]))
@@ -123,6 +125,8 @@ def test_a_space_runs_by_itself_with_the_packages_that_it_names_and_ends_by_sigt
         assert app_page.SERVED.split(".")[0] in answer.read().decode()
     code, overheard = running.stop(signal.SIGTERM)
     assert code == 143 and overheard["asked"] == [] and not running.left()
+    app = (running.folder / "space" / "app.py").read_text()
+    assert f'detector="{ON_THE_HUB}" if "SPACE_ID" in os.environ else None' in app  # the Hub sets it
     assert "note     whoever reaches this machine can use the page" in running.said()
     place = running.folder / "space"
     ours = {name: file for name, file in overheard["modules"].items() if name.split(".")[0] in ("fer_scale", "shards")}
