@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 
 T = TypeVar("T")
 
@@ -34,6 +34,14 @@ class Peers(Protocol):
 
     def broadcast(self, tensor: Tensor, *, of: int) -> Tensor:
         """Rank `of`'s tensor, on the CPU; the others give an empty one of its shape."""
+
+
+def not_met(error: RuntimeError) -> Broken:
+    """What to raise where torch says that a rank has not come."""
+    return Broken(
+        "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has one "
+        f"several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
+    )
 
 
 def by_main(us: Peers, work: Callable[[], T]) -> T:

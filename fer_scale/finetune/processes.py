@@ -15,6 +15,7 @@ from accelerate.utils import broadcast, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from fer_scale.finetune.recipe import Precision
+from fer_scale.peers import not_met
 from shards.errors import UserError
 
 
@@ -94,7 +95,12 @@ def join(precision: Precision) -> Processes:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1 and "WORLD_SIZE" not in os.environ:  # each would believe itself alone, and end the others' run
         raise UserError(f"fine-tuning in {tasks} tasks of Slurm: it takes one, with --nodes 1 --ntasks-per-node 1")
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    try:
+        accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    except RuntimeError as error:  # gloo has no type for it
+        if "WORLD_SIZE" not in os.environ:
+            raise
+        raise not_met(error) from error
     here = accelerator.process_index, accelerator.num_processes, accelerator.device
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=precision == "fp16")
     return Processes(*here, precision, scaler, accelerator)

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shards.errors import Broken
+from fer_scale.peers import not_met
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -152,10 +152,7 @@ def join(seconds: float) -> World:
     try:
         deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=seconds), verbose=False)
     except RuntimeError as error:  # gloo has no type for it
-        raise Broken(
-            "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has "
-            f"one several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
-        ) from error
+        raise not_met(error) from error
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 

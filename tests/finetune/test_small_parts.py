@@ -10,11 +10,11 @@ from torch import nn
 
 from fer_scale import config, images
 from fer_scale.config import ConfigError
-from fer_scale.finetune import begin, ema, fold, targets
+from fer_scale.finetune import begin, ema, fold, processes, targets
 from fer_scale.finetune.recipe import Finetune, Model
 from fer_scale.finetune.start import SampleDropPath, cuts_matter, draw_paths, start
 from fer_scale.finetune.table import whence
-from shards.errors import UserError
+from shards.errors import Broken, UserError
 from shards.index import ShardSet
 from shards.sample import Face
 
@@ -247,3 +247,15 @@ def test_a_slip_typed_at_a_fine_tuning_that_has_ended_leaves_it_as_it_ended(tmp_
         begin._claimed(slip, [])
     assert (tmp_path / "outcome.json").exists() and not (tmp_path / "attempts").exists()
     assert begin._claimed(slip, ["supervised.lr=1e-3"]).number == 1
+
+
+def test_a_process_that_nobody_comes_to_meet_says_so_and_may_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour later, by torch's patience: so what it says then stands in for it."""
+
+    def alone(**_: object) -> None:
+        raise RuntimeError("Timed out after 1801 seconds waiting for clients. 1/2 clients joined.\nException raised")
+
+    monkeypatch.setattr(processes, "Accelerator", alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Broken, match=r"did not find one another: .* Timed out after 1801 seconds .* joined\.$"):
+        processes.join("fp32")
