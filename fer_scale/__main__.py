@@ -15,9 +15,9 @@ from contextlib import suppress
 from fer_scale import command_line
 from fer_scale.command_line import VERBS
 from fer_scale.verbs import PROBLEM
-from shards.errors import PASSING, Broken, UserError
+from shards.errors import PASSING, UserError, exit_code
 
-EXIT_MISTAKE, EXIT_AGAIN, EXIT_INTERRUPTED = PROBLEM, 75, 130
+EXIT_MISTAKE, EXIT_INTERRUPTED = PROBLEM, 130
 _RUNS = ("pretrain", "finetune", "demo")  # none is done because nobody reads what it says
 _NO_ROOM, _NO_RIGHT = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 _WAYS_OUT = {
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if args.debug:
             raise
-        return _mistake(args, str(error), EXIT_AGAIN if isinstance(error, Broken) else EXIT_MISTAKE)
+        return _mistake(args, str(error), exit_code(error))
     except BrokenPipeError:  # `fer-scale show SET | head`
         if args.verb in _RUNS or not _nobody_reads_on():
             raise
@@ -55,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug or error.errno not in _WAYS_OUT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        code = EXIT_AGAIN if error.errno in PASSING else EXIT_MISTAKE
-        return _mistake(args, f"{where}{error.strerror}; {_WAYS_OUT[error.errno]}", code)
+        return _mistake(args, f"{where}{error.strerror}; {_WAYS_OUT[error.errno]}", exit_code(error))
     except KeyboardInterrupt:
         return _mistake(args, "interrupted; the same command goes on or starts anew", EXIT_INTERRUPTED)
 

@@ -52,7 +52,7 @@ def crops(
     crop_pct: float,
     without: list[Cut],
 ) -> Iterator[Crop]:
-    """The faces of photos as cut_out() cuts them; photos that have none for it are added to `without`."""
+    """The faces of photos as cut_out() cuts them; photos of which it says a problem are added to `without`."""
     for file in files:
         cut = cut_out(str(file), file, px, finder, place, largest=largest, crop_pct=crop_pct)
         if cut.problem:

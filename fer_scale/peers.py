@@ -40,7 +40,7 @@ def not_met(error: RuntimeError) -> Broken:
     """What to raise where torch says that a rank has not come."""
     return Broken(
         "the ranks did not find one another: does one not start, does a firewall stand between the hosts, or has one "
-        f"several networks (INTERFACE=eth0)? {str(error).splitlines()[0]}"
+        f"several networks (INTERFACE=eth0)? {str(error).partition(chr(10))[0]}"
     )
 
 

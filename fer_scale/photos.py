@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fer_scale import log
 from shards.errors import UserError
-from shards.pixels import UPRIGHT, eight_bits, orientation
+from shards.pixels import UPRIGHT, orientation
 from shards.walk import walk
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
@@ -142,7 +142,19 @@ def _turned(pixels: Pixels, lies: int) -> Pixels:
 
 
 def _rgb(picture: Image.Image) -> Pixels:
-    return np.asarray(eight_bits(picture).convert("RGB"))
+    return np.asarray(_eight_bits(picture).convert("RGB"))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of wider pixels as 8 bits of grey; others as they are."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.nan_to_num(np.asarray(image))
+    if image.mode == "F":
+        white = 1 if values.max() <= 1 else 255  # shares of white, or levels
+    else:
+        white = 255 if image.mode == "I" and values.max() <= 255 else 65535  # 32 bits may hold levels of 8
+    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 
 @contextmanager

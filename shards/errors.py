@@ -22,6 +22,12 @@ class Unread(ShardError, Broken):
     """A shard that a disk, or the network before it, does not give; another time it may."""
 
 
+def exit_code(error: Exception) -> int:
+    """What a process ends with by this error: 2, a mistake, or 75 (sysexits.h), where the same again may help."""
+    passes = isinstance(error, Broken) or (isinstance(error, OSError) and error.errno in PASSING)
+    return 75 if passes else 2
+
+
 def unread(error: Exception) -> type[ShardError]:
     """What to raise where a shard cannot be read because of this."""
     return Unread if isinstance(error, OSError) and error.errno in PASSING else ShardError

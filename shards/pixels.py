@@ -120,18 +120,6 @@ def rgb(image: Image.Image) -> Pixels:
         raise BadImage(f"cannot decode: {error}") from None
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """An image of wider pixels as 8 bits of grey; others as they are."""
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    values = np.nan_to_num(np.asarray(image))
-    if image.mode == "F":
-        white = 1 if values.max() <= 1 else 255  # shares of white, or levels
-    else:
-        white = 255 if image.mode == "I" and values.max() <= 255 else 65535  # 32 bits may hold levels of 8
-    return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
-
-
 def orientation(image: Image.Image) -> int:
     """How a picture lies by its EXIF: a key of UPRIGHT, or 1 as it should.
 

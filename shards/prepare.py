@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from shards.errors import PASSING, Broken
@@ -34,7 +35,6 @@ from shards.pixels import (
     Pixels,
     decode,
     decode_jpeg,
-    eight_bits,
     jpeg_size,
     open_image,
     orientation,
@@ -233,7 +233,8 @@ def _picture(image: Image.Image, rules: Rules) -> Image.Image:
         image.load()  # by which Pillow turns a tiff
         if (turn := orientation(image)) in UPRIGHT:
             image = image.transpose(UPRIGHT[turn])
-        image = eight_bits(image)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("L" if image.mode in ("L", "LA", "1") else "RGB")
         if _too_large(image.size, rules) and rules.max_px:
             scale = rules.max_px / max(image.size)

@@ -18,8 +18,8 @@ def refuse(error: OSError) -> NoReturn:
 def walk(root: Path, failed: Callable[[OSError], None] = refuse, *, hidden: bool = False) -> Found:
     """Path under `root` and entry of each file there, sorted by the bytes of the names, folder by folder.
 
-    `failed` is told of a folder that cannot be looked into. `hidden` gives what is hidden too, with folders for one:
-    .snapshot, .ipynb_checkpoints, .Trash-1000.
+    `failed` is told of a folder that cannot be looked into. With `hidden`, what is hidden is given as well, a folder as
+    if it were a file: .snapshot, .ipynb_checkpoints, .Trash-1000.
     """
 
     def inside(below: str, above: tuple[tuple[int, int], ...]) -> Found:

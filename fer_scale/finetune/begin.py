@@ -29,7 +29,7 @@ from fer_scale.finetune.validation import Validation
 from fer_scale.peers import by_main, same_everywhere
 from fer_scale.resume import Found
 from fer_scale.skips import Skips
-from shards.errors import UserError
+from shards.errors import UserError, exit_code
 from shards.remote import open_set
 
 
@@ -73,10 +73,10 @@ def claim(recipe: Finetune, changes: list[str], here: Processes) -> Attempt:
     """Make this start the one that counts, on all processes. Where it may not be, the main one says why."""
     try:
         claimed = by_main(here, lambda: _claimed(recipe, changes))
-    except UserError:
+    except (UserError, OSError) as error:
         if here.is_main:
             raise
-        raise SystemExit(2) from None
+        raise SystemExit(exit_code(error)) from None
     attempt = claimed if here.is_main else resume.as_seen_here(claimed)
     attempt.folder.mkdir(parents=True, exist_ok=True)  # where its supervisor reads how it ended
     return attempt
@@ -181,7 +181,7 @@ def _go_on(run: Run, changes: list[str]) -> None:
     hosts = sorted({*here.collect(here.host)})
     facts = {
         "attempt": attempt.number, "processes": here.ranks, "hosts": hosts, "device": here.device_name,
-        "network": run.start.architecture, "image_px": run.start.image_px,
+        "network": run.start.network, "image_px": run.start.image_px,
     }  # fmt: skip
     versions = {"fer_scale": __version__, "torch": torch.__version__, "timm": timm.__version__}
     run.journal.event(kind, step=run.step, **facts, versions=versions, changes=changes)

@@ -98,7 +98,7 @@ def join(precision: Precision) -> Processes:
     try:
         accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     except RuntimeError as error:  # gloo has no type for it
-        if "WORLD_SIZE" not in os.environ:
+        if "WORLD_SIZE" not in os.environ or isinstance(error, torch.AcceleratorError):  # the latter is of a GPU
             raise
         raise not_met(error) from error
     here = accelerator.process_index, accelerator.num_processes, accelerator.device

@@ -35,6 +35,12 @@ class Start:
     trained_on: tuple[dict[str, Any], ...] = ()  # what base_model, and what that began with, learned labels of
 
     @property
+    def network(self) -> str:
+        """Its sizes, as 192x6x6, or timm's name where that tells them."""
+        args = self.model_args
+        return f"{args['embed_dim']}x{args['depth']}x{args['num_heads']}" if "embed_dim" in args else self.architecture
+
+    @property
     def layers(self) -> int:
         """The blocks of a ViT that was pre-trained; 0 where all layers are to learn at one rate."""
         return len(self.model.blocks) if self.base_model and isinstance(self.model, VisionTransformer) else 0

@@ -19,7 +19,7 @@ from fer_scale.pretrain.recipe import Pretrain
 from fer_scale.pretrain.slip import refuse_slip
 from fer_scale.pretrain.world import World
 from fer_scale.resume import Found
-from shards.errors import Broken, UserError
+from shards.errors import Broken, UserError, exit_code
 
 _TELL_S = 60.0  # a rank that has made a mistake waits so long for the others, to tell them
 
@@ -99,7 +99,7 @@ def _claimed(wanted: Pretrain, changes: list[str]) -> Attempt:
 
 
 def _refuse(problem: UserError | OSError, us: World) -> NoReturn:
-    raise problem if us.is_main else SystemExit(2)  # rank 0 says it
+    raise problem if us.is_main else SystemExit(exit_code(problem))  # rank 0 says it
 
 
 def _kept(file: Path, us: World) -> str:

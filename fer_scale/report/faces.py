@@ -67,7 +67,8 @@ def _mistakes(run: Told) -> Iterator[Html]:
         wrong = _wrong(file)
         rows = wrong[:_MISTAKES]
         whose = f" of {said['model']}" if str(said.get("model")).startswith("baseline:") else ""
-        shard_set = _set(said.get("shards") or str(run.record.recipe["data"]["shards"]), str(said.get("fingerprint")))
+        places = [said["shards"]] if said.get("shards") else []
+        shard_set = _set([*places, str(run.record.recipe["data"]["shards"])], str(said.get("fingerprint")))
         pictures = _pictures(shard_set, [row.key for row in rows])
     except (UserError, OSError, KeyError) as error:
         yield el("p", f"The worst mistakes are not shown: {str(error).partition(chr(10))[0]}.", class_="note")
@@ -96,12 +97,16 @@ def _wrong(file: Path) -> list[Mistake]:
     return sorted(wrong, key=lambda row: -row.sure)
 
 
-def _set(address: str, fingerprint: str) -> ShardSet:
-    """The set that the evaluation was on: UserError where it has become another one."""
-    found = open_set(address)
-    if found.fingerprint != fingerprint:
-        raise UserError(f"{address}: is not the set that was evaluated on")
-    return found
+def _set(places: list[str], fingerprint: str) -> ShardSet:
+    """The set that the evaluation was on, at one of the places; UserError of the last where it is at none."""
+    for place in places:
+        try:
+            if (found := open_set(place)).fingerprint == fingerprint:
+                return found
+            problem = UserError(f"{place}: is not the set that was evaluated on")
+        except UserError as error:
+            problem = error
+    raise problem
 
 
 def _pictures(shard_set: ShardSet, keys: list[str]) -> list[str | None]:

@@ -77,8 +77,9 @@ def threads(processes: int) -> str:
 
 def unpack(data: Path, out: Path) -> None:
     """The two datasets as folders below `out`."""
+    unpacked = (out / "lfw112").exists() and (out / "ferplus" / "fer2013new.csv").exists()
     wanted = [data / name for name in ("lfw/lfw112.tar", "ferplus/ferplus_train.tar.gz", "ferplus/fer2013new.csv")]
-    if missing := [str(file) for file in wanted if not file.exists()]:
+    if not unpacked and (missing := [str(file) for file in wanted if not file.exists()]):
         sys.exit(f"no {', '.join(missing)}; --data FOLDER says where they are")
     if not (out / "lfw112").exists():
         with tarfile.open(data / "lfw" / "lfw112.tar") as tar:

@@ -113,10 +113,10 @@ def agreement(model: str, address: str, split: str, detector: str, count: str, l
         scenes = [pasted(crop, px, rng) for crop in crops]
         for share in (0.0, 0.05, 0.25):
             more = share * px / 2
-            cuts = [(x - more, y - more, x + px + more, y + px + more) for _, x, y in scenes]
+            wider = [(x - more, y - more, x + px + more, y + px + more) for _, x, y in scenes]
             inputs = [
                 cuts.as_input(photo, whole.px, cuts.middle(cut, whole.crop_pct))
-                for (photo, *_), cut in zip(scenes, cuts, strict=True)
+                for (photo, *_), cut in zip(scenes, wider, strict=True)
             ]
             answers = [row for at in range(0, len(inputs), BATCH) for row in whole.ask(inputs[at : at + BATCH])]
             line(f"{px} px, cut {100 * share:.0f} % too wide", list(range(len(crops))), answers)

@@ -1,5 +1,6 @@
 """How the command line ends: pipes that break, and what an exit code promises whoever starts it again."""
 
+import errno
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from shards.errors import Broken, UserError, exit_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +73,11 @@ def test_a_name_that_is_no_text_is_said_on_any_terminal(monkeypatch: pytest.Monk
 def test_a_bug_of_ours_shows_its_traceback() -> None:
     code, said = ended((), "pretrain", "{}['step']")
     assert code == 1 and said.startswith("Traceback") and said.endswith("KeyError: 'step'\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("x"), 2), (Broken("x"), 75), (OSError(errno.ESTALE, "x"), 75), (OSError(errno.ENAMETOOLONG, "x"), 2)],
+)
+def test_what_may_pass_and_what_somebody_must_mend_end_otherwise(error: Exception, code: int) -> None:
+    assert exit_code(error) == code
