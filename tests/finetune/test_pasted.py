@@ -9,17 +9,16 @@ from scenes import pasted
 
 import fer_scale
 from fer_scale import cuts
+from fer_scale.finetune import sweep_rows
 from fer_scale.finetune.loop import finetune
 from fer_scale.finetune.split import split
+from fer_scale.finetune.sweep_rows import SCRATCH
 from shards.boxes import iou
 from shards.index import ShardSet
 from shards.pixels import decode
 
 ROOT = Path(__file__).parents[2]
-CNN = (  # from scratch, as in the ladder of fer-scale sweep
-    "model.start_from=none", "model.architecture=resnet10t", "model.image_px=64", "semi.steps=0",
-    "supervised.steps=400", "supervised.lr=1e-3", "supervised.layer_decay=1.0", "run.checkpoint_every_steps=0",
-)  # fmt: skip
+CNN = (*SCRATCH, *sweep_rows.CNN, "semi.steps=0", "supervised.steps=400", "run.checkpoint_every_steps=0")
 
 
 @pytest.mark.slow
