@@ -79,7 +79,10 @@ def test_the_code_in_the_cards_runs_as_it_is_printed_over_grey_photos_too(found:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*compatibility.shapes()} - {SMALL}))
-def test_the_encoder_of_each_recipe_is_the_same_in_timm_and_transformers(name: str, tmp_path: Path) -> None:
+def test_the_encoder_of_each_recipe_is_the_same_in_timm_and_transformers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)  # the tests' canary is nobody's
     assert compatibility.measure(name, compatibility.shapes()[name], tmp_path) == dict.fromkeys(COLUMNS, 0.0)
 
 
