@@ -5,8 +5,8 @@ python tests/mutants.py SOURCE[:FUNCTION,...] TESTS...
 
 Changed are operators, comparisons, numbers (by one), words, conditions, max and min and their like, early returns, and
 calls that may be left out (clip, round, ...); what people, types or asserts read is not. Objects that tests make while
-they are collected, as parameters, stay of the unchanged classes. Killed on 2026-11-27 (boxes: a day later), with the
-tests of each module:
+they are collected, as parameters, stay of the unchanged classes. Killed on 2026-11-27 (boxes, metrics and cuts: a day
+later), with the tests of each module:
 
 shards/boxes.py     96 of  96  100.0 %    finetune/pseudo_labels.py               139 of 142   97.9 %
 pretrain/mae.py    221 of 234   94.4 %    finetune/metrics.py                     281 of 282   99.6 %
