@@ -33,6 +33,7 @@ T = TypeVar("T")
 _MOST_FILES = 65_536
 _STACKS, _SAYING_S = "fer_scale-stacks", 0.5
 _ENDING_S = 10.0  # for a reader to finish its item, which may come from afar
+_FILLING_S = 1.0  # for the thread of a queue that was closed
 
 
 class Slots:
@@ -141,6 +142,13 @@ def _dismiss(stream: Any) -> None:
     with suppress(RuntimeError):
         stream._shutdown_workers()
     late.cancel()
+    # Where a reader was killed torch has left its queues open. The threads that fill them would end with this process,
+    # and one that is cut off while it takes a semaphore down leaves Python's tracker to tell of that.
+    for queue in stream._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
+        if queue._thread:
+            queue._thread.join(_FILLING_S)
     for reader in stream._workers:
         if reader.is_alive():
             reader.kill()

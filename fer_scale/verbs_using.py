@@ -152,7 +152,7 @@ def _report(args: Namespace) -> None:
     what = ", ".join(log.plural(len(all_), noun) for all_, noun in ((runs, "run"), (sweeps, "sweep")) if all_)
     say = log.say if disk.straight(args.out) else print  # not behind the page
     say(f"{args.out}: {what}, {log.size(len(written.encode()))}; any browser shows it")
-    if faces and "<img" in faces:
+    if page.shows_people(faces):
         say("It shows faces of real people: do not publish it.")
 
 

@@ -67,8 +67,8 @@ def _mistakes(run: Told) -> Iterator[Html]:
         wrong = _wrong(file)
         rows = wrong[:_MISTAKES]
         whose = f" of {said['model']}" if str(said.get("model")).startswith("baseline:") else ""
-        places = [said["shards"]] if said.get("shards") else []
-        shard_set = _set([*places, str(run.record.recipe["data"]["shards"])], str(said.get("fingerprint")))
+        places = [said.get("shards"), run.record.recipe["data"]["shards"]]
+        shard_set = _set([str(place) for place in places if place], str(said.get("fingerprint")))
         pictures = _pictures(shard_set, [row.key for row in rows])
     except (UserError, OSError, KeyError) as error:
         yield el("p", f"The worst mistakes are not shown: {str(error).partition(chr(10))[0]}.", class_="note")
